@@ -1,0 +1,1 @@
+"""Edge-Eval: the deployment lifecycle of language models, measured."""
