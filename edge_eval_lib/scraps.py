@@ -1,0 +1,110 @@
+"""Scraps: what a run recorded, glued into its executed notebook.
+
+`record` is called in a notebook; `collect` reads many executed notebooks into one table.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pandas as pd
+
+SCRAP_MIME = "application/scrapbook.scrap.json+json"
+RUN_COMPLETE = "run_complete"
+
+_recorded: set[str] = set()
+
+
+def record(name: str, value: Any) -> None:
+    """Keep `value` under `name` in the executed notebook.
+
+    Takes None, booleans, text, numbers (NumPy's too), and lists and mappings of these. Raises
+    ValueError for NaN, infinity, a type that would not come back as it went in, or a name that
+    this notebook recorded already.
+    """
+    import scrapbook
+
+    if name in _recorded:
+        raise ValueError(f"{name!r} is already recorded; a second value would hide the first")
+    plain = _plain(value, name)
+    # scrapbook has no encoder for None at the top level; a list of one keeps it readable there.
+    scrapbook.glue(name, [plain], encoder="json")
+    _recorded.add(name)
+
+
+def record_all(values: dict[str, Any]) -> None:
+    """`record` every item of a mapping."""
+    for name, value in values.items():
+        record(name, value)
+
+
+def complete() -> None:
+    """The last cell of a stage notebook: without it the runner does not publish the run."""
+    record(RUN_COMPLETE, True)
+
+
+def _plain(value: Any, name: str) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, (bool, str, int)):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{name!r} is {value}; record None and the reason instead")
+        return value
+    if isinstance(value, list):
+        return [_plain(item, f"{name}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {key: _plain(item, f"{name}.{key}") for key, item in value.items()}
+    raise ValueError(f"{name!r} is a {type(value).__name__}, which a scrap cannot keep")
+
+
+def read_scraps(notebook: Path) -> dict[str, Any]:
+    """The scraps of one executed notebook by name; ValueError if it is not a notebook.
+
+    Reads the outputs directly: scrapbook's own reader checks the schema of every notebook, which
+    takes minutes for a thousand runs.
+    """
+    try:
+        cells = orjson.loads(notebook.read_bytes())["cells"]
+        found: dict[str, Any] = {}
+        for cell in cells:
+            for output in cell.get("outputs", []):
+                scrap = output.get("data", {}).get(SCRAP_MIME)
+                if scrap is not None:
+                    found[scrap["name"]] = scrap["data"][0]
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{notebook} is not an executed notebook: {error!r}") from error
+    return found
+
+
+def is_complete(notebook: Path) -> bool:
+    """Whether the notebook ran to its last cell and recorded so."""
+    try:
+        return read_scraps(notebook).get(RUN_COMPLETE) is True
+    except (OSError, ValueError):
+        return False
+
+
+def collect(directory: str | Path) -> pd.DataFrame:
+    """One row a completed run below `directory`, a column a scrap, and `notebook` its path.
+
+    Unreadable or incomplete notebooks are no runs; they are named in `.attrs["unreadable"]`.
+    """
+    rows, unreadable = [], []
+    for path in sorted(Path(directory).rglob("*.ipynb")):
+        try:
+            scraps = read_scraps(path)
+        except (OSError, ValueError):
+            scraps = {}
+        if scraps.get(RUN_COMPLETE) is True:
+            rows.append(scraps | {"notebook": str(path)})
+        else:
+            unreadable.append(str(path))
+    table = pd.DataFrame(rows)
+    table.attrs["unreadable"] = unreadable
+    return table

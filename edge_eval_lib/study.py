@@ -1,0 +1,495 @@
+"""Studies: params/*.yaml -> Study, its variants, and the runs that measure them.
+
+Pure code: it imports neither torch nor a notebook, so that planning starts at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+import orjson
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+
+from edge_eval_lib.errors import UserError
+
+Task = Literal["rag", "summarization", "dialogue"]
+Method = Literal["lora", "qlora", "none"]
+Precision = Literal["fp16", "int8", "int4"]
+STAGES = ("preflight", "adapt", "compress", "serve", "score")
+NOTEBOOKS = {
+    "preflight": "00_preflight.ipynb",
+    "adapt": "01_adapt.ipynb",
+    "compress": "02_compress.ipynb",
+    "serve": "03_serve.ipynb",
+    "score": "04_score.ipynb",
+    "synthesis": "05_synthesis.ipynb",
+    "paper": "06_paper.ipynb",
+}
+# Names become file names and parts of `family-size_task_method_precision`.
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.\-]*$")]
+Count = Annotated[int, Field(ge=1)]
+Schema = TypeVar("Schema", bound=BaseModel)
+
+
+def project_root() -> Path:
+    """The directory that holds notebooks/, params/ and outputs/."""
+    return Path(__file__).resolve().parents[1]
+
+
+class Strict(BaseModel):
+    """A part of a study file: unknown fields are refused, values are never converted."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Model(Strict):
+    """Where a model's weights come from and what its model card says.
+
+    `location` is `PACKAGE/FILE.gguf` for source `package`, a directory of safetensors for
+    `local` (relative to the study file), a repository name for `hub`.
+    """
+
+    family: Name
+    size: Name
+    source: Literal["package", "local", "hub"]
+    location: str
+    revision: str
+    licence: str
+    parameters: Count
+    nominal_gb: dict[Precision, Annotated[float, Field(gt=0)]]
+    gated: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.family}-{self.size}"
+
+
+class Configuration(Strict):
+    """One cell of the grid beside model and task: how to adapt and at which precision to serve."""
+
+    method: Method
+    precision: Precision
+
+
+class Data(Strict):
+    """Which examples a task uses; `source` is `embedded`, `hub` or a path (see tasks.load_task)."""
+
+    source: str
+    train_examples: Count
+    heldout_examples: Count
+    evaluation_examples: Count
+
+
+class Training(Strict):
+    """LoRA and QLoRA share every one of these: the methods differ in the base's precision alone."""
+
+    lora_rank: Count
+    lora_alpha: Count
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)]
+    target_modules: list[str]
+    learning_rate: Annotated[float, Field(gt=0)]
+    batch_size: Count
+    epochs: Count
+    max_tokens: Count
+    compute_dtype: Literal["float32", "float16", "bfloat16"]
+    gradient_checkpointing: bool
+
+
+class Workload(Strict):
+    """What a serving run does: all evaluation prompts at `headline_concurrency`, and the first
+    `latency_prompts` of them at every other concurrency."""
+
+    engine: Literal["transformers"]
+    output_tokens: Annotated[int, Field(ge=2)]
+    concurrency: list[Count]
+    headline_concurrency: Count
+    latency_prompts: Count
+    warmup_requests: Count
+
+    @model_validator(mode="after")
+    def _concurrencies(self) -> Workload:
+        for needed in (1, self.headline_concurrency):
+            if needed not in self.concurrency:
+                raise ValueError(f"workload.concurrency must contain {needed}: latency is told at 1")
+        return self
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One model adapted to one task by one method and served at one precision."""
+
+    family: str
+    size: str
+    task: str
+    method: str
+    precision: str
+
+    @property
+    def model(self) -> str:
+        return f"{self.family}-{self.size}"
+
+    @property
+    def adapter(self) -> str:
+        return f"{self.model}_{self.task}_{self.method}"
+
+    def __str__(self) -> str:
+        return f"{self.adapter}_{self.precision}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One stage notebook executed once in a process of its own.
+
+    `settings` is everything that the run's figures depend on (a change re-runs it);
+    `needs` are the (stage, name) of the runs whose artefacts it reads.
+    """
+
+    stage: str
+    name: str
+    parameters: dict[str, Any]
+    settings: dict[str, Any] = field(compare=False, repr=False)
+    needs: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def settings_json(self) -> bytes:
+        return orjson.dumps(self.settings, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS)
+
+    @property
+    def settings_hash(self) -> str:
+        return _hash(self.settings)
+
+
+def _hash(settings: Any) -> str:
+    return hashlib.sha256(orjson.dumps(settings, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
+
+
+class Study(Strict):
+    """A validated study file. `outputs` of a run go by `name`."""
+
+    name: Name
+    description: str
+    hardware: str
+    models: list[Model]
+    tasks: list[Task]
+    configurations: list[Configuration]
+    data: Data
+    training: Training
+    workload: Workload
+    repetitions: Count
+    prices: str
+    seed: int
+
+    _path: Path = PrivateAttr()
+
+    @model_validator(mode="after")
+    def _no_repeats(self) -> Study:
+        for what, items in {
+            "models": [m.name for m in self.models],
+            "tasks": self.tasks,
+            "configurations": [f"{c.method}/{c.precision}" for c in self.configurations],
+            "workload.concurrency": self.workload.concurrency,
+        }.items():
+            if not items:
+                raise ValueError(f"{what} is empty: a study needs at least one")
+            repeated = sorted({str(i) for i in items if items.count(i) > 1})
+            if repeated:
+                raise ValueError(f"{what} names {', '.join(repeated)} twice")
+        return self
+
+    @property
+    def path(self) -> Path:
+        """The study file."""
+        return self._path
+
+    @property
+    def directory(self) -> Path:
+        """Where everything that this study's runs make goes."""
+        return project_root() / "outputs" / self.name
+
+    def model(self, name: str) -> Model:
+        """The model stanza called `family-size`; UserError if the study has none."""
+        return _pick({m.name: m for m in self.models}, name, "model", f"study {self.name}")
+
+    def variants(self) -> list[Variant]:
+        """Every model x task x configuration, in the study's order."""
+        return [
+            Variant(m.family, m.size, task, c.method, c.precision)
+            for m in self.models
+            for task in self.tasks
+            for c in self.configurations
+        ]
+
+    def reference_variants(self) -> list[Variant]:
+        """The unadapted base of each model on each task, served at FP16."""
+        return [
+            Variant(m.family, m.size, task, "none", "fp16") for m in self.models for task in self.tasks
+        ]
+
+    def served_variants(self) -> list[Variant]:
+        """Variants and references, each once."""
+        return list(dict.fromkeys(self.variants() + self.reference_variants()))
+
+    def with_repetitions(self, repetitions: int) -> Study:
+        """The same study with another number of serving repetitions."""
+        study = self.model_copy(update={"repetitions": repetitions})
+        study._path = self._path
+        return study
+
+    @cached_property
+    def measured_hash(self) -> str:
+        """Identifies what the study measures: its name aside, everything its runs depend on."""
+        return _hash([run.settings for run in self.runs()])
+
+    def runs(self) -> list[Run]:
+        """Every run of the grid, in an order in which each comes after what it needs."""
+        return _enumerate_runs(self)
+
+    def run(self, stage: str, name: str) -> Run:
+        """One run by stage and name; UserError if the grid has none."""
+        runs = {r.name: r for r in self.runs() if r.stage == stage}
+        return _pick(runs, name, f"{stage} run", f"study {self.name}")
+
+
+def _pick(mapping: dict[str, Any], name: str, what: str, where: str) -> Any:
+    if name in mapping:
+        return mapping[name]
+    near = difflib.get_close_matches(name, list(mapping), n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there is: {', '.join(mapping) or 'none'}."
+    raise UserError(f"{where} has no {what} {name!r}; {hint}")
+
+
+def _enumerate_runs(study: Study) -> list[Run]:
+    from edge_eval_lib.tasks import data_fingerprint  # late: reads the data files
+
+    data = study.data
+    fingerprints = {
+        task: data_fingerprint(
+            task, data.source, data.train_examples + data.heldout_examples, data.evaluation_examples
+        )
+        for task in study.tasks
+    }
+    runs = [Run("preflight", "preflight", {}, {"stage": "preflight", "hardware": study.hardware})]
+    by_adapter: dict[str, list[Variant]] = {}
+    for variant in study.served_variants():
+        by_adapter.setdefault(variant.adapter, []).append(variant)
+    prepared: dict[str, dict[str, Any]] = {}
+    for adapter, variants in by_adapter.items():
+        first = variants[0]
+        model = study.model(first.model)
+        base = {
+            "model": model.model_dump(include={"family", "size", "source", "location", "revision"}),
+            "task": first.task,
+            "data": {**data.model_dump(), "fingerprint": fingerprints[first.task]},
+            "seed": study.seed,
+        }
+        parameters = {"model": model.name, "task": first.task, "method": first.method}
+        prepared[adapter] = base
+        if first.method == "none":  # the base itself is served: nothing to adapt or compress
+            continue
+        adapt = base | {"method": first.method, "training": study.training.model_dump()}
+        precisions = [v.precision for v in variants]
+        compress = adapt | {"precisions": precisions}
+        prepared[adapter] = adapt
+        runs.append(Run("adapt", adapter, parameters, {"stage": "adapt", **adapt}))
+        runs.append(
+            Run(
+                "compress",
+                adapter,
+                parameters,
+                {"stage": "compress", **compress},
+                needs=(("adapt", adapter),),
+            )
+        )
+    serving = []
+    for repetition in range(1, study.repetitions + 1):
+        for variant in study.served_variants():
+            settings = {
+                "stage": "serve",
+                **prepared[variant.adapter],
+                "method": variant.method,
+                "precision": variant.precision,
+                "workload": study.workload.model_dump(),
+                "repetition": repetition,
+            }
+            serving.append(
+                Run(
+                    "serve",
+                    f"{variant}_r{repetition:02d}",
+                    {
+                        "model": variant.model,
+                        "task": variant.task,
+                        "method": variant.method,
+                        "precision": variant.precision,
+                        "repetition": repetition,
+                    },
+                    settings,
+                    needs=() if variant.method == "none" else (("compress", variant.adapter),),
+                )
+            )
+    runs += serving
+    runs.append(
+        Run(
+            "score",
+            "score",
+            {},
+            {"stage": "score", "runs": {r.name: r.settings_hash for r in serving}},
+            needs=tuple(("serve", r.name) for r in serving),
+        )
+    )
+    return runs
+
+
+def load_study(path_or_name: str | Path, repetitions: int | None = None) -> Study:
+    """Read and check a study.
+
+    `path_or_name` is a file name in params/ without its ending (`embedded`) or the path of a
+    YAML file. Models are stanzas in the file itself or names in a `models.yaml` beside it or
+    in params/. Raises UserError, in one sentence naming the field, for anything wrong.
+    """
+    path = find_study(path_or_name)
+    content = read_yaml(path)
+    if not isinstance(content, dict) or "configurations" not in content:
+        raise UserError(f"{path} is not a study: it has no field 'configurations'.")
+    if isinstance(content.get("models"), list):
+        content["models"] = [_resolve_model(entry, path) for entry in content["models"]]
+    study = validate(Study, content, path)
+    study._path = path
+    return study if repetitions is None else study.with_repetitions(repetitions)
+
+
+def find_study(path_or_name: str | Path) -> Path:
+    """The study file that a path or a name in params/ means; UserError if there is none."""
+    text = str(path_or_name)
+    if text.endswith((".yaml", ".yml")) or "/" in text:
+        path = Path(text).expanduser().resolve()
+        if not path.is_file():
+            raise UserError(f"There is no study file {path}; give a YAML file or a name in params/.")
+        return path
+    folder = project_root() / "params"
+    path = folder / f"{text}.yaml"
+    if not path.is_file():
+        studies = sorted(p.stem for p in folder.glob("*.yaml") if "configurations:" in p.read_text())
+        near = difflib.get_close_matches(text, studies, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there is: {', '.join(studies)}."
+        raise UserError(f"There is no study {text!r} in params/; {hint}")
+    return path
+
+
+def find_beside(study_path: Path, file_name: str) -> Path:
+    """`file_name` beside the study file if it is there, else the one in params/."""
+    beside = study_path.parent / file_name
+    return beside if beside.is_file() else project_root() / "params" / file_name
+
+
+def read_yaml(path: Path) -> Any:
+    """A YAML file's content; UserError with the line for a broken or unreadable file."""
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" at line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "it cannot be read"
+        raise UserError(f"{path} is not valid YAML{line}: {problem}.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}.") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people mean it: 1e-3 is a number, no and on are words, a repeated key is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for key, _ in node.value:
+            if keys.count(key.value) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the field {key.value!r} stands there twice", key.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [pair for pair in pairs if not pair[0].endswith((":bool", ":float"))]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_FLOAT = r"^[-+]?(\d[\d_]*\.\d*|\.\d+|\d+)([eE][-+]?\d+)?$|^[-+]?\.inf$|^\.nan$"
+
+
+def _add_resolvers() -> None:
+    import re
+
+    _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|false)$"), "tf")
+    _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(_FLOAT), "-+.0123456789")
+
+
+_add_resolvers()
+
+
+def _resolve_model(entry: Any, study_path: Path) -> Any:
+    """A model stanza as it stands, or the one of that name in models.yaml."""
+    if isinstance(entry, str):
+        stanzas: dict[str, Any] = {}
+        for path in {project_root() / "params" / "models.yaml", find_beside(study_path, "models.yaml")}:
+            stanzas |= {name: (stanza, path) for name, stanza in read_yaml(path).items()}
+        entry, origin = _pick(stanzas, entry, "model", "models.yaml")
+    else:
+        origin = study_path
+    if isinstance(entry, dict) and entry.get("source") == "local":
+        entry = entry | {"location": str((origin.parent / str(entry["location"])).resolve())}
+    return entry
+
+
+def validate(schema: type[Schema], content: Any, path: Path) -> Schema:
+    """`content` as `schema`; UserError naming the field, and the nearest right name, otherwise."""
+    try:
+        return schema.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{path}: {_explain(schema, error.errors()[0])}") from None
+
+
+def _explain(schema: type[BaseModel], problem: Any) -> str:
+    field_name = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        known = _fields_at(schema, problem["loc"][:-1])
+        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there is: {', '.join(known)}."
+        return f"unknown field {field_name!r}; {hint}"
+    if problem["type"] == "missing":
+        return f"the field {field_name!r} is missing."
+    message = problem["msg"].removeprefix("Value error, ").replace("Input should", "it should")
+    if not field_name:
+        return f"{message}."
+    return f"the field {field_name!r} is {problem['input']!r}, but {message}."
+
+
+def _fields_at(schema: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
+    """Names of the fields that the schema has where `location` points."""
+    current: Any = schema
+    for part in location:
+        if isinstance(part, int):
+            continue
+        annotation = current.model_fields[part].annotation
+        current = next(
+            (a for a in (annotation, *get_args(annotation)) if _is_schema(a)),
+            None,
+        )
+        if current is None:
+            return []
+    return list(current.model_fields)
+
+
+def _is_schema(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
