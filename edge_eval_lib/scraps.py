@@ -15,25 +15,21 @@ import pandas as pd
 
 SCRAP_MIME = "application/scrapbook.scrap.json+json"
 RUN_COMPLETE = "run_complete"
-
-_recorded: set[str] = set()
+MISSING = {"missing": True}  # scrapbook's schema has no null
 
 
 def record(name: str, value: Any) -> None:
     """Keep `value` under `name` in the executed notebook.
 
     Takes None, booleans, text, numbers (NumPy's too), and lists and mappings of these. Raises
-    ValueError for NaN, infinity, a type that would not come back as it went in, or a name that
-    this notebook recorded already.
+    ValueError for NaN, infinity or a type that would not come back as it went in.
     """
     import scrapbook
 
-    if name in _recorded:
-        raise ValueError(f"{name!r} is already recorded; a second value would hide the first")
     plain = _plain(value, name)
-    # scrapbook has no encoder for None at the top level; a list of one keeps it readable there.
-    scrapbook.glue(name, [plain], encoder="json")
-    _recorded.add(name)
+    plain = MISSING if plain is None else plain
+    # Named encoders: scrapbook would parse text as JSON by itself.
+    scrapbook.glue(name, plain, encoder="text" if isinstance(plain, str) else "json")
 
 
 def record_all(values: dict[str, Any]) -> None:
@@ -64,7 +60,10 @@ def _plain(value: Any, name: str) -> Any:
 
 
 def read_scraps(notebook: Path) -> dict[str, Any]:
-    """The scraps of one executed notebook by name; ValueError if it is not a notebook.
+    """The scraps of one executed notebook by name.
+
+    Raises ValueError if it is not a notebook or records one name in two places: the second
+    would hide the first.
 
     Reads the outputs directly: scrapbook's own reader checks the schema of every notebook, which
     takes minutes for a thousand runs.
@@ -75,8 +74,11 @@ def read_scraps(notebook: Path) -> dict[str, Any]:
         for cell in cells:
             for output in cell.get("outputs", []):
                 scrap = output.get("data", {}).get(SCRAP_MIME)
-                if scrap is not None:
-                    found[scrap["name"]] = scrap["data"][0]
+                if scrap is None:
+                    continue
+                if scrap["name"] in found:
+                    raise ValueError(f"{notebook} records {scrap['name']!r} twice")
+                found[scrap["name"]] = None if scrap["data"] == MISSING else scrap["data"]
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{notebook} is not an executed notebook: {error!r}") from error
     return found

@@ -124,7 +124,9 @@ class Workload(Strict):
     def _concurrencies(self) -> Workload:
         for needed in (1, self.headline_concurrency):
             if needed not in self.concurrency:
-                raise ValueError(f"workload.concurrency must contain {needed}: latency is told at 1")
+                raise ValueError(
+                    f"workload.concurrency must contain {needed}: latency is told at 1"
+                )
         return self
 
 
@@ -236,7 +238,9 @@ class Study(Strict):
     def reference_variants(self) -> list[Variant]:
         """The unadapted base of each model on each task, served at FP16."""
         return [
-            Variant(m.family, m.size, task, "none", "fp16") for m in self.models for task in self.tasks
+            Variant(m.family, m.size, task, "none", "fp16")
+            for m in self.models
+            for task in self.tasks
         ]
 
     def served_variants(self) -> list[Variant]:
@@ -377,12 +381,16 @@ def find_study(path_or_name: str | Path) -> Path:
     if text.endswith((".yaml", ".yml")) or "/" in text:
         path = Path(text).expanduser().resolve()
         if not path.is_file():
-            raise UserError(f"There is no study file {path}; give a YAML file or a name in params/.")
+            raise UserError(
+                f"There is no study file {path}; give a YAML file or a name in params/."
+            )
         return path
     folder = project_root() / "params"
     path = folder / f"{text}.yaml"
     if not path.is_file():
-        studies = sorted(p.stem for p in folder.glob("*.yaml") if "configurations:" in p.read_text())
+        studies = sorted(
+            p.stem for p in folder.glob("*.yaml") if "configurations:" in p.read_text()
+        )
         near = difflib.get_close_matches(text, studies, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there is: {', '.join(studies)}."
         raise UserError(f"There is no study {text!r} in params/; {hint}")
@@ -442,7 +450,10 @@ def _resolve_model(entry: Any, study_path: Path) -> Any:
     """A model stanza as it stands, or the one of that name in models.yaml."""
     if isinstance(entry, str):
         stanzas: dict[str, Any] = {}
-        for path in {project_root() / "params" / "models.yaml", find_beside(study_path, "models.yaml")}:
+        for path in {
+            project_root() / "params" / "models.yaml",
+            find_beside(study_path, "models.yaml"),
+        }:
             stanzas |= {name: (stanza, path) for name, stanza in read_yaml(path).items()}
         entry, origin = _pick(stanzas, entry, "model", "models.yaml")
     else:
