@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 import pandas as pd
 
-SCRAP_MIME = "application/scrapbook.scrap.json+json"
+SCRAP_MIMES = tuple(f"application/scrapbook.scrap.{encoder}+json" for encoder in ("json", "text"))
 RUN_COMPLETE = "run_complete"
 MISSING = {"missing": True}  # scrapbook's schema has no null
 
@@ -73,12 +73,13 @@ def read_scraps(notebook: Path) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for cell in cells:
             for output in cell.get("outputs", []):
-                scrap = output.get("data", {}).get(SCRAP_MIME)
-                if scrap is None:
-                    continue
-                if scrap["name"] in found:
-                    raise ValueError(f"{notebook} records {scrap['name']!r} twice")
-                found[scrap["name"]] = None if scrap["data"] == MISSING else scrap["data"]
+                for mime in SCRAP_MIMES:
+                    scrap = output.get("data", {}).get(mime)
+                    if scrap is None:
+                        continue
+                    if scrap["name"] in found:
+                        raise ValueError(f"{notebook} records {scrap['name']!r} twice")
+                    found[scrap["name"]] = None if scrap["data"] == MISSING else scrap["data"]
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{notebook} is not an executed notebook: {error!r}") from error
     return found
