@@ -1,0 +1,136 @@
+"""Prices: params/prices.yaml -> what a request costs at an API and on one's own machine.
+
+Two accountings of the same figures. `paper`: electricity at the meter against one API price a
+request. `full`: electricity times PUE, hardware by the hour of use and set-up labour against the
+API's prices for the tokens in and out.
+"""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from edge_eval_lib.errors import UserError
+from edge_eval_lib.study import Strict, project_root, read_yaml, validate
+
+JOULES_PER_KWH = 3.6e6
+HOURS_PER_YEAR = 8760.0
+
+NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Range = Annotated[list[NotNegative], Field(min_length=2, max_length=2)]
+
+
+class Prices(Strict):
+    """One set of prices and assumptions; USD. params/prices.yaml says what each means."""
+
+    electricity_usd_per_kwh: NotNegative
+    api_usd_per_request: NotNegative
+    api_input_usd_per_mtok: NotNegative
+    api_output_usd_per_mtok: NotNegative
+    api_input_tokens_per_request: NotNegative
+    pue: Annotated[float, Field(ge=1)]
+    hardware_usd: NotNegative
+    hardware_lifetime_years: Positive
+    discount_rate: NotNegative
+    utilisation: Annotated[float, Field(gt=0, le=1)]
+    setup_hours: NotNegative
+    labour_usd_per_hour: NotNegative
+
+    @property
+    def setup_usd(self) -> float:
+        """Labour before the first request."""
+        return self.setup_hours * self.labour_usd_per_hour
+
+    @property
+    def hardware_usd_per_hour(self) -> float:
+        """The machine's price by the hour of use: price x capital recovery factor / used hours."""
+        rate, years = self.discount_rate, self.hardware_lifetime_years
+        recovery = rate / (1 - (1 + rate) ** -years) if rate > 0 else 1 / years
+        return self.hardware_usd * recovery / (HOURS_PER_YEAR * self.utilisation)
+
+    def electricity_usd(self, energy_j):
+        """Electricity at the meter, without PUE; joules, a number or a Series."""
+        return energy_j / JOULES_PER_KWH * self.electricity_usd_per_kwh
+
+    def machine_usd(self, energy_j, seconds):
+        """Electricity with PUE, and hardware, for `seconds` of use that took `energy_j`."""
+        return self.electricity_usd(energy_j) * self.pue + self.hardware_usd_per_hour * (
+            seconds / 3600
+        )
+
+    def api_request_usd(self, input_tokens, output_tokens):
+        """One API request of so many tokens, at the prices per million."""
+        return (
+            input_tokens * self.api_input_usd_per_mtok
+            + output_tokens * self.api_output_usd_per_mtok
+        ) / 1e6
+
+
+class ApiPrice(Strict):
+    """A published list price; `valid_from` is when the provider put it in force."""
+
+    provider: str
+    model: str
+    input_usd_per_mtok: NotNegative
+    output_usd_per_mtok: NotNegative
+    valid_from: date
+    source: str
+
+
+class Scenarios(Strict):
+    """[least, most] of what the full accounting is varied over, beside the API prices."""
+
+    electricity_usd_per_kwh: Range
+    setup_hours: Range
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Scenarios:
+        for name, (least, most) in self:
+            if least > most:
+                raise ValueError(f"scenarios.{name} must be [least, most]")
+        return self
+
+
+class PriceBook(Strict):
+    """The whole of a prices.yaml."""
+
+    sets: dict[str, Prices]
+    scenarios: Scenarios
+    api_prices: Annotated[list[ApiPrice], Field(min_length=1)]
+
+    def prices(self, name: str) -> Prices:
+        """The set called `name`; UserError naming the others if there is none."""
+        if name not in self.sets:
+            known = ", ".join(self.sets)
+            raise UserError(f"There is no set of prices {name!r}; there is: {known}.")
+        return self.sets[name]
+
+    def scenario_prices(self, prices: Prices) -> list[Prices]:
+        """`prices` at every published API price and both ends of each scenario's range.
+
+        Requests to break even rise with electricity and set-up hours and fall with what the API
+        would have charged, so the least and the most over these bound everything between.
+        """
+        return [
+            prices.model_copy(
+                update={
+                    "api_input_usd_per_mtok": api.input_usd_per_mtok,
+                    "api_output_usd_per_mtok": api.output_usd_per_mtok,
+                    "electricity_usd_per_kwh": electricity,
+                    "setup_hours": hours,
+                }
+            )
+            for api in self.api_prices
+            for electricity in self.scenarios.electricity_usd_per_kwh
+            for hours in self.scenarios.setup_hours
+        ]
+
+
+def load_price_book(path: str | Path | None = None) -> PriceBook:
+    """Read a prices.yaml (by default the one in params/); UserError naming a wrong field."""
+    path = Path(path) if path else project_root() / "params" / "prices.yaml"
+    return validate(PriceBook, read_yaml(path), path)

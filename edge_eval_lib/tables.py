@@ -1,0 +1,627 @@
+"""Tables: observations and answers -> variants, frontier, adaptation, serving, reference.
+
+Published and measured figures take the same way. `observations` has a row a serving run at one
+concurrency (`OBSERVATION_COLUMNS`), `answers` a row a variant, repetition and prompt. A figure
+that is missing stays empty and `notes` says why; it is never 0.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from edge_eval_lib import metrics
+from edge_eval_lib.economics.prices import Prices
+from edge_eval_lib.uncertainty import mean_interval, paired_ratio_interval
+
+MODEL = ["family", "size"]
+VARIANT = [*MODEL, "task", "method", "precision"]
+ADAPTATION = [
+    "adapt_energy_j",
+    "adapt_energy_lo_j",
+    "adapt_energy_hi_j",
+    "adapt_s",
+    "adapt_peak_memory_gb",
+    "adapt_power_w",
+]
+COMPRESSION = ["compress_energy_j", "compress_s"]
+LOAD = ["load_energy_j", "load_s"]
+SERVING = [
+    "energy_per_request_j",
+    "energy_per_request_net_j",
+    "energy_per_token_j",
+    "throughput_tok_s",
+    "ttft_ms",
+    "ttft_p95_ms",
+    "tpot_ms",
+    "tpot_p95_ms",
+    "memory_gb",
+    "reserved_gb",
+    "memory_nominal_gb",
+    "power_w",
+    "requests",
+    "input_tokens_per_request",
+    "output_tokens_per_request",
+    "natural_tokens_per_request",
+]
+TEXTS = ["engine", "host", "merge_base", "energy_source", "settings_hash"]
+MEASURED = [*ADAPTATION, *COMPRESSION, *LOAD, *SERVING]
+OBSERVATION_COLUMNS = [
+    *VARIANT,
+    "repetition",
+    "concurrency",
+    "gpus",
+    *TEXTS,
+    *MEASURED,
+    "run",
+    "notes",
+]
+# A cold serving run is one observation of these.
+OVER_RUNS = [
+    "energy_per_request_j",
+    "energy_per_request_net_j",
+    "energy_per_token_j",
+    "throughput_tok_s",
+    "ttft_ms",
+    "tpot_ms",
+    "memory_gb",
+]
+METRICS = ["n_break", "ipw", "rho_sys", "q_ret_pct", "c_tax"]
+_ORDER = {
+    "task": ["rag", "summarization", "dialogue"],
+    "method": ["none", "lora", "qlora"],
+    "precision": ["fp16", "int8", "int4"],
+}
+
+
+# --- variants ---------------------------------------------------------------------------------
+
+
+def variants_table(
+    observations: pd.DataFrame,
+    answers: pd.DataFrame | None,
+    prices: Prices,
+    scenarios: Sequence[Prices] = (),
+    confidence: float = 0.95,
+) -> pd.DataFrame:
+    """A row a variant: means over repetitions, the five metrics, and their intervals.
+
+    `observations` holds one concurrency (ValueError otherwise). Rows of method `none` are left
+    out: they belong to `reference_table`. Without `answers` the scores are those of a `score`
+    column of the observations, one a variant. `<column>_lo` and `<column>_hi` bound the interval
+    of a column where it has two observations or more: runs for what is measured while serving,
+    for c_tax, ipw and rho_sys (both terms of a ratio from the same run) and, pooled over the tasks
+    of a configuration, for `*_pooled` loads; prompts for score and q_ret_pct. n_break rests on one
+    adaptation: it has no interval. n_break_full_least and _most are its range over `scenarios`.
+    """
+    runs = _checked(observations)
+    runs = runs[runs["method"] != "none"]
+    _refuse_repeats(runs)
+    table = _means_over_runs(runs)
+    notes = _Notes(table.index, runs)
+
+    prompts = None if answers is None else _per_prompt(answers)
+    table = table.join(_scores(runs, prompts, confidence))
+    if answers is not None:
+        notes.add_unscored(answers)
+        runs = runs.join(
+            answers.groupby([*VARIANT, "repetition"])["score"].mean().rename("score"),
+            on=[*VARIANT, "repetition"],
+        )
+    table = table.join(_intervals_over_runs(runs, OVER_RUNS, confidence))
+    table = table.join(_pooled_loads(runs, table.index, confidence))
+
+    _add_metrics(table, prices, scenarios, notes)
+    table = table.join(_run_ratio_intervals(runs, confidence))
+    table = table.join(_fidelity(table["score"], prompts, confidence, notes))
+
+    for column in ["adapt_energy_j", *COMPRESSION, *LOAD, *OVER_RUNS, "score"]:
+        notes.add_missing(table[column])
+    table["notes"] = notes.text()
+    return sort_variants(table.reset_index())[_variant_columns(table)]
+
+
+def _checked(observations: pd.DataFrame) -> pd.DataFrame:
+    """Observations with every column; absent figures are NaN."""
+    absent = [c for c in [*VARIANT, "repetition", "concurrency"] if c not in observations]
+    if absent:
+        raise ValueError(f"observations lack the columns {', '.join(absent)}")
+    extra = ["score"] if "score" in observations else []
+    runs = observations.reindex(columns=[*OBSERVATION_COLUMNS, *extra]).reset_index(drop=True)
+    numbers = [*MEASURED, "gpus", *extra]
+    runs[numbers] = runs[numbers].apply(pd.to_numeric).astype(float)
+    return runs
+
+
+def _refuse_repeats(runs: pd.DataFrame) -> None:
+    repeated = runs[runs.duplicated([*VARIANT, "repetition"])]
+    if len(repeated):
+        first = repeated.iloc[0]
+        raise ValueError(
+            f"{variant_name(first)} has two observations of repetition {first['repetition']}; "
+            "a table of variants takes one concurrency and each repetition once"
+        )
+
+
+def _means_over_runs(runs: pd.DataFrame) -> pd.DataFrame:
+    groups = runs.groupby(VARIANT, sort=False)
+    return pd.concat(
+        [
+            groups.size().rename("repetitions"),
+            groups[["concurrency", "gpus"]].first(),
+            groups[TEXTS].agg(_joined),
+            groups[MEASURED].mean(),
+        ],
+        axis=1,
+    )
+
+
+def _joined(values: pd.Series) -> str | None:
+    return "; ".join(dict.fromkeys(str(v) for v in values.dropna())) or None
+
+
+def _per_prompt(answers: pd.DataFrame) -> pd.DataFrame:
+    """Numbers of a prompt, averaged over repetitions: index variant and prompt_id."""
+    numbers = answers.select_dtypes("number").columns.difference(["repetition", "prompt_id"])
+    return answers.groupby([*VARIANT, "prompt_id"], sort=False)[list(numbers)].mean()
+
+
+def _scores(runs: pd.DataFrame, prompts: pd.DataFrame | None, confidence: float) -> pd.DataFrame:
+    """Mean scores of a variant; the interval of `score` is over prompts."""
+    if prompts is None:
+        if "score" not in runs:
+            raise ValueError("without answers, observations need a column 'score'")
+        return runs.groupby(VARIANT, sort=False)[["score"]].mean()
+    groups = prompts.groupby(VARIANT, sort=False)
+    means = groups.mean()
+    means["scored_prompts"] = groups["score"].count()
+    rows = {
+        key: mean_interval(values.dropna().to_numpy(), confidence)[1:]
+        for key, values in groups["score"]
+        if values.count() > 1
+    }
+    return means.join(_bounds(rows, "score"))
+
+
+def _bounds(rows: dict, column: str) -> pd.DataFrame:
+    """Variants -> (lo, hi), as the two columns beside `column`."""
+    index = pd.MultiIndex.from_tuples(rows, names=VARIANT) if rows else _no_variants()
+    return pd.DataFrame(
+        list(rows.values()), index=index, columns=[f"{column}_lo", f"{column}_hi"], dtype=float
+    )
+
+
+def _no_variants() -> pd.MultiIndex:
+    return pd.MultiIndex.from_arrays([[]] * len(VARIANT), names=VARIANT)
+
+
+def _intervals_over_runs(
+    runs: pd.DataFrame, columns: Sequence[str], confidence: float, by: Sequence[str] = VARIANT
+) -> pd.DataFrame:
+    found = []
+    for column in columns:
+        known = runs.dropna(subset=[column])
+        rows = {
+            key: mean_interval(values.to_numpy(), confidence)[1:]
+            for key, values in known.groupby(list(by), sort=False)[column]
+            if len(values) > 1
+        }
+        index = pd.MultiIndex.from_tuples(rows, names=by) if rows else None
+        found.append(
+            pd.DataFrame(
+                list(rows.values()),
+                index=index if rows else pd.MultiIndex.from_arrays([[]] * len(by), names=by),
+                columns=[f"{column}_lo", f"{column}_hi"],
+                dtype=float,
+            )
+        )
+    return pd.concat(found, axis=1)
+
+
+def _pooled_loads(runs: pd.DataFrame, index: pd.MultiIndex, confidence: float) -> pd.DataFrame:
+    """Loads of a configuration over all its tasks: the same weights' size, hence more runs."""
+    by = [*MODEL, "method", "precision"]
+    pooled = runs.groupby(by, sort=False)[LOAD].mean()
+    pooled = pooled.join(_intervals_over_runs(runs, LOAD, confidence, by))
+    pooled.columns = [re.sub(r"(_lo|_hi|)$", r"_pooled\1", c, count=1) for c in pooled]
+    at = index.droplevel("task")
+    return pooled.reindex(at).set_axis(index)
+
+
+def _add_metrics(
+    table: pd.DataFrame, prices: Prices, scenarios: Sequence[Prices], notes: _Notes
+) -> None:
+    table["ipw"] = _where_known(
+        metrics.intelligence_per_watt, table["score"], table["energy_per_request_j"]
+    )
+    table["score_per_watt"] = table["score"] / table["power_w"]
+    table["rho_sys"] = _where_known(
+        metrics.system_density, table["throughput_tok_s"], table["memory_gb"]
+    )
+    table["rho_sys_nominal"] = _where_known(
+        metrics.system_density, table["throughput_tok_s"], table["memory_nominal_gb"]
+    )
+    table["c_tax"] = _where_known(
+        metrics.cold_start_tax, table["load_energy_j"], table["energy_per_request_j"]
+    )
+    table["n_break"] = paper_break_even(table, prices)
+    table["n_break_full"] = full_break_even(table, prices)
+    if scenarios:
+        ranges = pd.concat([full_break_even(table, s) for s in scenarios], axis=1)
+        table["n_break_full_least"] = ranges.min(axis=1)
+        table["n_break_full_most"] = ranges.max(axis=1)
+    for metric in ("n_break", "n_break_full"):
+        notes.add(np.isinf(table[metric]), f"{metric}: the API is not dearer than serving here")
+    notes.add(
+        table["n_break_full"].notna() & table["input_tokens_per_request"].isna(),
+        f"n_break_full: input tokens assumed, {prices.api_input_tokens_per_request:g} a request",
+    )
+
+
+def paper_break_even(table: pd.DataFrame, prices: Prices) -> pd.Series:
+    """Requests until adaptation has paid, electricity alone counted (the paper's accounting)."""
+    return _where_known(
+        lambda train, local: metrics.break_even(train, 0.0, prices.api_usd_per_request, local),
+        prices.electricity_usd(table["adapt_energy_j"]),
+        prices.electricity_usd(table["energy_per_request_j"]),
+    )
+
+
+def full_break_even(table: pd.DataFrame, prices: Prices) -> pd.Series:
+    """Requests until everything spent before the first one has paid.
+
+    Before: electricity (times PUE) and hardware time of adaptation, compression and load, and
+    set-up labour. A request here costs electricity (times PUE) and its share of hardware time,
+    output tokens over throughput; at the API its input and output tokens.
+    """
+    before = prices.machine_usd(
+        table["adapt_energy_j"] + table["compress_energy_j"] + table["load_energy_j"],
+        table["adapt_s"] + table["compress_s"] + table["load_s"],
+    )
+    local = prices.machine_usd(
+        table["energy_per_request_j"],
+        table["output_tokens_per_request"] / table["throughput_tok_s"],
+    )
+    inputs = table["input_tokens_per_request"].fillna(prices.api_input_tokens_per_request)
+    api = prices.api_request_usd(inputs, table["output_tokens_per_request"])
+    return _where_known(
+        lambda b, a, c: metrics.break_even(b, prices.setup_usd, a, c), before, api, local
+    )
+
+
+def _where_known(function: Callable, *columns: pd.Series) -> pd.Series:
+    """`function` of the rows in which no argument is missing; NaN in the others."""
+    known = np.logical_and.reduce([c.notna() for c in columns])
+    result = pd.Series(np.nan, index=columns[0].index)
+    if known.any():
+        result[known] = np.asarray(function(*(c[known].to_numpy(float) for c in columns)))
+    return result
+
+
+def _run_ratio_intervals(runs: pd.DataFrame, confidence: float) -> pd.DataFrame:
+    """Intervals of the metrics whose two terms come from the same run."""
+    terms = {
+        "c_tax": ("load_energy_j", "energy_per_request_j"),
+        "ipw": ("score", "energy_per_request_j"),
+        "rho_sys": ("throughput_tok_s", "memory_gb"),
+    }
+    found = []
+    for metric, pair in terms.items():
+        known = runs.dropna(subset=list(pair))
+        rows = {
+            key: paired_ratio_interval(
+                group[pair[0]].to_numpy(), group[pair[1]].to_numpy(), confidence
+            )[1:]
+            for key, group in known.groupby(VARIANT, sort=False)
+            if len(group) > 1
+        }
+        found.append(_bounds(rows, metric))
+    return pd.concat(found, axis=1)
+
+
+def _fidelity(
+    scores: pd.Series, prompts: pd.DataFrame | None, confidence: float, notes: _Notes
+) -> pd.DataFrame:
+    """q_ret_pct: the score against lora/fp16 of the same model and task, prompt by prompt."""
+    is_base = (scores.index.get_level_values("method") == "lora") & (
+        scores.index.get_level_values("precision") == "fp16"
+    )
+    at = [*MODEL, "task"]
+    base_scores = scores[is_base].droplevel(["method", "precision"])
+    base = base_scores.reindex(scores.index.droplevel(["method", "precision"])).to_numpy()
+    notes.add(np.isnan(base), "q_ret_pct: lora/fp16 has no score")
+    notes.add(base == 0, "q_ret_pct: lora/fp16 scored 0")
+    result = pd.DataFrame(
+        {"q_ret_pct": np.nan, "q_ret_pct_lo": np.nan, "q_ret_pct_hi": np.nan}, index=scores.index
+    )
+    comparable = pd.Series(base > 0, index=scores.index) & scores.notna()
+    if prompts is None:
+        result["q_ret_pct"] = _where_known(
+            metrics.quantization_fidelity,
+            scores.where(comparable),
+            pd.Series(base, index=scores.index).where(comparable),
+        )
+        return result
+    by_prompt = prompts["score"].dropna()
+    for key in scores.index[comparable]:
+        own = by_prompt.xs(key, level=VARIANT)
+        other = by_prompt.xs((*key[: len(at)], "lora", "fp16"), level=VARIANT)
+        own, other = own.align(other, join="inner")
+        if other.sum() == 0:
+            continue
+        if len(own) == 1:
+            ratio = (metrics.quantization_fidelity(own.iloc[0], other.iloc[0]), np.nan, np.nan)
+        else:
+            ratio = 100 * np.array(
+                paired_ratio_interval(own.to_numpy(), other.to_numpy(), confidence)
+            )
+        result.loc[key] = ratio
+    return result
+
+
+class _Notes:
+    """Why a figure is empty, variant by variant."""
+
+    def __init__(self, index: pd.MultiIndex, runs: pd.DataFrame) -> None:
+        own = runs.groupby(VARIANT, sort=False)["notes"].agg(_joined)
+        self._texts = pd.Series(
+            [[t] if isinstance(t, str) else [] for t in own.reindex(index)], index=index
+        )
+
+    def add(self, where, text: str) -> None:
+        for texts in self._texts[np.asarray(where, dtype=bool)]:
+            texts.append(text)
+
+    def add_missing(self, column: pd.Series) -> None:
+        """Say that a figure is missing, unless the runs' own notes say why."""
+        told = self._texts.map(lambda texts: f"{column.name}:" in "; ".join(texts))
+        self.add(column.isna() & ~told, f"{column.name}: not measured")
+
+    def add_unscored(self, answers: pd.DataFrame) -> None:
+        unscored = answers[answers["score"].isna()]
+        for key, group in unscored.groupby(VARIANT, sort=False):
+            if key in self._texts.index:
+                reasons = _joined(group["score_reason"]) or "no reason recorded"
+                count = group["prompt_id"].nunique()
+                self._texts[key].append(f"score: {count} prompts not scored ({reasons})")
+
+    def text(self) -> pd.Series:
+        return self._texts.map(lambda texts: "; ".join(dict.fromkeys(texts)) or None)
+
+
+def _variant_columns(table: pd.DataFrame) -> list[str]:
+    """Column order: what it is, what was measured, the metrics, each beside its interval."""
+    first = [*VARIANT, "repetitions", "concurrency", "engine", "gpus"]
+    last = ["energy_source", "merge_base", "host", "settings_hash", "notes"]
+    middle = [
+        *ADAPTATION,
+        *COMPRESSION,
+        *LOAD,
+        *(f"{c}_pooled" for c in LOAD),
+        *SERVING,
+        "score",
+        "scored_prompts",
+        "n_break",
+        "n_break_full",
+        "n_break_full_least",
+        "n_break_full_most",
+        "ipw",
+        "score_per_watt",
+        "rho_sys",
+        "rho_sys_nominal",
+        "q_ret_pct",
+        "c_tax",
+    ]
+    middle = [c for name in middle for c in (name, f"{name}_lo", f"{name}_hi") if c in table]
+    others = [c for c in table if c not in {*first, *middle, *last}]
+    return [*first, *middle, *others, *last]
+
+
+# --- names and order --------------------------------------------------------------------------
+
+
+def variant_name(row) -> str:
+    """`llama-1B_rag_lora_int4`."""
+    return f"{row['family']}-{row['size']}_{row['task']}_{row['method']}_{row['precision']}"
+
+
+def parameters_of(size: str) -> float:
+    """`135M` -> 1.35e8, `1.5B` -> 1.5e9; infinity for a size that is no number (sorts last)."""
+    match = re.fullmatch(r"([\d.]+)([KMBT])", str(size))
+    return (
+        float(match[1]) * 10.0 ** {"K": 3, "M": 6, "B": 9, "T": 12}[match[2]] if match else np.inf
+    )
+
+
+def sort_variants(table: pd.DataFrame) -> pd.DataFrame:
+    """By family, number of parameters, and the paper's order of tasks, methods, precisions."""
+
+    def rank(column: pd.Series) -> pd.Series:
+        if column.name == "size":
+            return column.map(parameters_of)
+        order = _ORDER.get(column.name)
+        if order is None:
+            return column
+        return column.map(lambda value: (order.index(value) if value in order else 99, str(value)))
+
+    by = [c for c in [*VARIANT, "concurrency"] if c in table]
+    return table.sort_values(by, key=rank, kind="stable", ignore_index=True)
+
+
+# --- frontier ---------------------------------------------------------------------------------
+
+
+def frontier_table(
+    variants: pd.DataFrame, rule: str = "paper", methods: Sequence[str] = ("lora", "qlora")
+) -> pd.DataFrame:
+    """A row a model: the five metrics over its INT4 variants.
+
+    `rule` "paper" takes for each column the statistic that the paper's headline table follows:
+    the mean for n_break, rho_sys and c_tax, the largest for ipw, the mean over tasks for
+    q_ret_pct. "mean" and "median" take that one statistic for every column. `<metric>_median`
+    stands beside each. q_ret_pct is taken over LoRA-INT4 alone where `methods` has it (INT4
+    against FP16 of the same adapter), the others over the INT4 variants of all `methods`.
+    """
+    if rule not in ("paper", "mean", "median"):
+        raise ValueError(f"rule is {rule!r}; it must be 'paper', 'mean' or 'median'")
+    int4 = variants[(variants["precision"] == "int4") & variants["method"].isin(methods)]
+    fidelity = int4[int4["method"] == "lora"] if "lora" in methods else int4
+    statistic = dict.fromkeys(METRICS, "mean" if rule == "paper" else rule)
+    if rule == "paper":
+        statistic["ipw"] = "max"
+
+    columns: dict[str, pd.Series] = {}
+    for metric in METRICS:
+        groups = (fidelity if metric == "q_ret_pct" else int4).groupby(MODEL, sort=False)[metric]
+        columns[metric] = groups.agg(statistic[metric])
+        columns[f"{metric}_median"] = groups.median()
+    models = variants[MODEL].drop_duplicates().set_index(MODEL).index
+    table = pd.DataFrame(columns).reindex(models)
+    groups = int4.groupby(MODEL, sort=False)
+    table["int4_variants"] = groups.size().reindex(models, fill_value=0)
+    table["notes"] = [_empty_of(groups, key) for key in models]
+    table = table.reset_index()
+    table.insert(0, "model", table["family"] + "-" + table["size"])
+    return sort_variants(table)
+
+
+def _empty_of(groups, model: tuple) -> str | None:
+    if model not in groups.groups:
+        return "no INT4 variant"
+    empty = groups.get_group(model)[METRICS].isna().sum()
+    return "; ".join(f"{m}: {n} INT4 variants empty" for m, n in empty.items() if n) or None
+
+
+# --- adaptation -------------------------------------------------------------------------------
+
+
+def adaptation_table(observations: pd.DataFrame) -> pd.DataFrame:
+    """LoRA beside QLoRA per model and task; every ratio is QLoRA over LoRA.
+
+    `*_with_merge_energy_j` adds the compression energy of lora/fp16 (the merge alone) and of
+    qlora/int4. One adaptation a method: no intervals.
+    """
+    runs = _checked(observations)
+    runs = runs[runs["method"].isin(["lora", "qlora"])]
+    at = [*MODEL, "task"]
+    adapters = runs.groupby([*at, "method"], sort=False)[ADAPTATION].mean()
+    served = runs[runs["precision"] == runs["method"].map({"lora": "fp16", "qlora": "int4"})]
+    merges = served.groupby([*at, "method"], sort=False)["compress_energy_j"].mean()
+    adapters["with_merge_energy_j"] = adapters["adapt_energy_j"] + merges.reindex(adapters.index)
+    adapters.columns = [c.removeprefix("adapt_") for c in adapters]
+
+    by_method = adapters.unstack("method")
+    table = pd.DataFrame(index=by_method.index)
+    for column in adapters:
+        for method in ("lora", "qlora"):
+            pair = (column, method)
+            table[f"{method}_{column}"] = by_method[pair] if pair in by_method else np.nan
+    for name, column in {
+        "energy_ratio": "energy_j",
+        "seconds_ratio": "s",
+        "power_ratio": "power_w",
+        "memory_ratio": "peak_memory_gb",
+        "with_merge_energy_ratio": "with_merge_energy_j",
+    }.items():
+        table[name] = table[f"qlora_{column}"] / table[f"lora_{column}"]
+    facts = runs.groupby(at, sort=False)[["energy_source", "merge_base", "host"]].agg(_joined)
+    table = table.join(facts)
+    table["notes"] = [
+        "; ".join(
+            f"{method} {what}: not measured"
+            for what, column in {"energy": "energy_j", "peak memory": "peak_memory_gb"}.items()
+            for method in ("lora", "qlora")
+            if np.isnan(row[f"{method}_{column}"])
+        )
+        or None
+        for _, row in table.iterrows()
+    ]
+    return sort_variants(table.reset_index())
+
+
+# --- serving ----------------------------------------------------------------------------------
+
+
+def serving_table(observations: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
+    """A row a variant (the unadapted base among them) and concurrency: means and t-intervals."""
+    runs = _checked(observations)
+    by = [*VARIANT, "concurrency"]
+    groups = runs.groupby(by, sort=False)
+    table = pd.concat(
+        [
+            groups.size().rename("repetitions"),
+            groups["gpus"].first(),
+            groups[["engine", "host", "energy_source", "notes"]].agg(_joined),
+            groups[[*LOAD, *SERVING]].mean(),
+        ],
+        axis=1,
+    ).join(_intervals_over_runs(runs, OVER_RUNS, confidence, by))
+    columns = [*LOAD, *SERVING]
+    columns = [c for name in columns for c in (name, f"{name}_lo", f"{name}_hi") if c in table]
+    first = ["repetitions", "engine", "gpus"]
+    table = table[[*first, *columns, "energy_source", "host", "notes"]]
+    return sort_variants(table.reset_index())
+
+
+# --- reference --------------------------------------------------------------------------------
+
+
+def reference_table(
+    observations: pd.DataFrame, answers: pd.DataFrame, confidence: float = 0.95
+) -> pd.DataFrame:
+    """The unadapted base model on each task, and every adapted variant set beside it.
+
+    For each score and measure of the answers: the mean, and for adapted variants
+    `<column>_difference`, adapted less base over the same prompts, with its interval. A negative
+    gold_nll_difference is an improvement; answer_tokens shows whether brevity alone did it.
+    """
+    runs = _checked(observations)
+    prompts = _per_prompt(answers)
+    measures = sorted(prompts.columns, key=lambda c: (c != "score", c != "gold_nll", c))
+    table = prompts.groupby(VARIANT, sort=False)[measures].mean()
+    table["prompts"] = prompts.groupby(VARIANT, sort=False).size()
+
+    differences: dict[tuple, dict[str, float]] = {}
+    for key in table.index:
+        base_key = (*key[:3], "none", "fp16")
+        if key == base_key or base_key not in table.index:
+            continue
+        paired = prompts.xs(key, level=VARIANT) - prompts.xs(base_key, level=VARIANT)
+        row = differences.setdefault(key, {})
+        for measure in measures:
+            values = paired[measure].dropna().to_numpy()
+            if not len(values):
+                continue
+            row[f"{measure}_difference"] = values.mean()
+            if len(values) > 1:
+                _, lo, hi = mean_interval(values, confidence)
+                row[f"{measure}_difference_lo"], row[f"{measure}_difference_hi"] = lo, hi
+    names = [f"{m}_difference{end}" for m in measures for end in ("", "_lo", "_hi")]
+    index = pd.MultiIndex.from_tuples(differences, names=VARIANT) if differences else _no_variants()
+    compared = pd.DataFrame(list(differences.values()), index=index).reindex(columns=names)
+    table = table.join(compared)
+
+    cost = runs.groupby(VARIANT, sort=False)[[*LOAD, *OVER_RUNS]].mean()
+    facts = runs.groupby(VARIANT, sort=False)[["energy_source", "host"]].agg(_joined)
+    order = [c for m in measures for c in (m, *(n for n in names if n.startswith(f"{m}_diff")))]
+    table = table[["prompts", *order]].join(cost).join(facts)
+    has_base = {key[:3] for key in table.index if key[3] == "none"}
+    table["notes"] = [
+        None if key[:3] in has_base else "the unadapted base was not served" for key in table.index
+    ]
+    return sort_variants(table.reset_index())
+
+
+# --- writing ----------------------------------------------------------------------------------
+
+
+def write_table(table: pd.DataFrame, path: str | Path) -> Path:
+    """Write CSV, values not rounded, a missing value empty; makes the directory."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.to_csv(path, index=False)
+    return path
