@@ -1,0 +1,82 @@
+"""Where a task's rows come from: the shipped files, a hub, or a local copy of a hub set."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from edge_eval_lib.errors import UserError
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class HubSet:
+    """One dataset repository, pinned, and the splits that serve training and evaluation."""
+
+    repository: str
+    revision: str
+    train_split: str
+    evaluation_split: str
+
+
+def shipped_bytes(name: str) -> bytes:
+    """Content of a file of edge_eval_lib/tasks/data."""
+    return (files("edge_eval_lib.tasks") / "data" / name).read_bytes()
+
+
+def shipped_rows(name: str) -> list[Row]:
+    """Rows of a JSONL file of edge_eval_lib/tasks/data."""
+    return [json.loads(line) for line in shipped_bytes(name).decode().splitlines()]
+
+
+def hub_rows(hub_set: HubSet, split: str, seed: int) -> Iterator[Row]:
+    """Rows of a hub split, shuffled within a buffer, fetched only as far as they are read."""
+    from datasets import load_dataset
+
+    try:
+        rows = load_dataset(
+            hub_set.repository, revision=hub_set.revision, split=split, streaming=True
+        )
+        yield from rows.shuffle(seed=seed, buffer_size=10_000)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"The data set {hub_set.repository} could not be read from the hub ({error}); "
+            "check the network, or give the path of a local copy as the source."
+        ) from error
+
+
+def local_files(path: Path, hub_set: HubSet) -> dict[str, Path]:
+    """The JSONL file of each split of a local copy; a single file holds both splits.
+
+    A directory must hold `<train_split>.jsonl` and `<evaluation_split>.jsonl`.
+    """
+    if path.is_file():
+        return {hub_set.train_split: path, hub_set.evaluation_split: path}
+    found = {
+        split: path / f"{split}.jsonl" for split in (hub_set.train_split, hub_set.evaluation_split)
+    }
+    for file in found.values():
+        if not file.is_file():
+            raise UserError(
+                f"The task data {file} does not exist; a source is 'embedded', 'hub', or the path "
+                f"of a directory with {hub_set.train_split}.jsonl and "
+                f"{hub_set.evaluation_split}.jsonl."
+            )
+    return found
+
+
+def local_rows(file: Path) -> Iterator[Row]:
+    """Rows of a local JSONL file in file order."""
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetGenerationError
+
+    try:
+        yield from load_dataset("json", data_files=str(file), split="train", streaming=True)
+    except (OSError, ValueError, DatasetGenerationError) as error:
+        raise UserError(
+            f"The task data {file} could not be read as JSONL ({error}); "
+            "each line must be one JSON object."
+        ) from error

@@ -1,0 +1,48 @@
+"""Summaries in one line: embedded town notices, or XSum."""
+
+from edge_eval_lib.tasks.base import Example, TaskData
+from edge_eval_lib.tasks.sources import HubSet, Row, shipped_rows
+
+# How a prompt is made; part of data_fingerprint.
+PROMPT = {"system": "Sum up the notice in one line, topic first.", "user": "{text}"}
+# A hub document is cut after this many words, so that the prompt fits small context windows.
+MAX_DOCUMENT_WORDS = 400
+
+# The repository's own branch holds a loading script, which `datasets` no longer runs; the hub's
+# automatic conversion has a branch name, no fixed commit.
+HUB = HubSet("EdinburghNLP/xsum", "refs/convert/parquet", "train", "test")
+SHIPPED_FILES = ("summarization_train.jsonl", "summarization_evaluation.jsonl")
+
+
+def shipped() -> tuple[list[Row], list[Row]]:
+    """Training and evaluation rows of the embedded set."""
+    train, evaluation = (shipped_rows(name) for name in SHIPPED_FILES)
+    return train, evaluation
+
+
+def from_hub(row: Row) -> Row | None:
+    """An XSum row in our shape; None if its document or summary is empty."""
+    words = row["document"].split()
+    summary = row["summary"].strip()
+    if not words or not summary:
+        return None
+    text = " ".join(words[:MAX_DOCUMENT_WORDS])
+    return {"id": str(row["id"]), "key": text, "text": text, "summary": summary}
+
+
+def build(train: list[Row], evaluation: list[Row], source: str) -> TaskData:
+    """Examples whose prompt is the text and whose answer is its summary."""
+    return TaskData(
+        "summarization", [_example(row) for row in train], [_example(row) for row in evaluation]
+    )
+
+
+def _example(row: Row) -> Example:
+    return Example(
+        id=row["id"],
+        messages=[
+            {"role": "system", "content": PROMPT["system"]},
+            {"role": "user", "content": PROMPT["user"].format(text=row["text"])},
+        ],
+        answer=row["summary"],
+    )
