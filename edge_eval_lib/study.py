@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -48,6 +49,11 @@ Schema = TypeVar("Schema", bound=BaseModel)
 def project_root() -> Path:
     """The directory that holds notebooks/, params/ and outputs/."""
     return Path(__file__).resolve().parents[1]
+
+
+def outputs_root() -> Path:
+    """Where runs write: outputs/, or the directory that EDGE_EVAL_OUTPUTS names."""
+    return Path(os.environ.get("EDGE_EVAL_OUTPUTS") or project_root() / "outputs").resolve()
 
 
 class Strict(BaseModel):
@@ -220,7 +226,7 @@ class Study(Strict):
     @property
     def directory(self) -> Path:
         """Where everything that this study's runs make goes."""
-        return project_root() / "outputs" / self.name
+        return outputs_root() / self.name
 
     def model(self, name: str) -> Model:
         """The model stanza called `family-size`; UserError if the study has none."""

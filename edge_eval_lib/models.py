@@ -1,0 +1,207 @@
+"""Where weights come from, and how a stage loads them.
+
+Weights are read from safetensors only and no code that comes with a model is ever executed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge_eval_lib.errors import UserError
+from edge_eval_lib.study import Model, outputs_root
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+HUB_FILES = ("*.safetensors", "*.json", "tokenizer*", "*.model", "merges.txt", "vocab*", "*.jinja")
+
+
+@contextmanager
+def published_directory(target: Path) -> Iterator[Path]:
+    """A temporary directory that takes the name `target` only when the body succeeded."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        yield temporary
+        if target.exists():
+            shutil.rmtree(target)
+        temporary.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def model_directory(model: Model) -> Path:
+    """A local directory with the model's safetensors, configuration and tokenizer.
+
+    Source `package` is converted once from the GGUF file that an installed package carries (FP16
+    of its dequantised weights); `hub` is downloaded at its revision, with the token from HF_TOKEN
+    if one is needed; `local` is checked and used as it is. Raises UserError if it is not there.
+    """
+    return {"package": _from_package, "local": _from_local, "hub": _from_hub}[model.source](model)
+
+
+def _from_local(model: Model) -> Path:
+    directory = Path(model.location)
+    if not (directory / "config.json").is_file() or not any(directory.glob("*.safetensors")):
+        raise UserError(
+            f"Model {model.name}: {directory} must hold config.json, a tokenizer and *.safetensors."
+        )
+    return directory
+
+
+def _from_hub(model: Model) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    if model.gated and not os.environ.get("HF_TOKEN"):
+        raise UserError(
+            f"Model {model.name}: {model.location} is gated; accept its licence on the hub and set "
+            "the environment variable HF_TOKEN."
+        )
+    try:
+        path = snapshot_download(
+            model.location, revision=model.revision, allow_patterns=list(HUB_FILES)
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise UserError(
+            f"Model {model.name}: {model.location} at revision {model.revision} cannot be had from "
+            f"the hub ({type(error).__name__}); check the name, the revision and the network."
+        ) from error
+    return Path(path)
+
+
+def _from_package(model: Model) -> Path:
+    target = outputs_root() / "models" / f"{model.name}-{model.revision}"
+    if target.is_dir():
+        return target
+    package, _, file_name = model.location.partition("/")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(f"Model {model.name}: the package {package!r} is not installed; run make setup.")
+    folder = Path(next(iter(spec.submodule_search_locations)))
+    if not (folder / file_name).is_file():
+        raise UserError(f"Model {model.name}: the package {package!r} has no file {file_name!r}.")
+
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    with published_directory(target) as directory:
+        weights = AutoModelForCausalLM.from_pretrained(
+            folder,
+            gguf_file=file_name,
+            quantization_config=GgufConfig(gguf_file=file_name, dequantize=True),
+            dtype=torch.float16,
+        )
+        weights.hf_quantizer = None  # or save_pretrained would try to write GGUF
+        weights.save_pretrained(directory)
+        AutoTokenizer.from_pretrained(folder, gguf_file=file_name).save_pretrained(directory)
+    return target
+
+
+def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model directory, padding on the left as batched generation needs."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(directory, padding_side="left")
+    if tokenizer.chat_template is None:
+        raise UserError(f"{directory} has no chat template; an instruction-tuned model is needed.")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(directory: Path, compute_dtype: str, quantization: Any = None) -> PreTrainedModel:
+    """A causal language model on the GPU if there is one, else on the CPU, ready to run.
+
+    `quantization` is None, or a transformers quantisation configuration for weights that are to be
+    quantised while they load; a directory that holds quantised weights needs none.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(
+        directory,
+        dtype=getattr(torch, compute_dtype),
+        quantization_config=quantization,
+        use_safetensors=True,
+        device_map=default_device(),
+    )
+
+
+def default_device() -> str:
+    """`cuda:0` where the runner left a GPU visible, else `cpu`."""
+    import torch
+
+    return "cuda:0" if torch.cuda.is_available() else "cpu"
+
+
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> list[int]:
+    """Token ids of a chat up to where the assistant begins to answer."""
+    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def answer_ids(tokenizer: PreTrainedTokenizerBase, answer: str) -> list[int]:
+    """Token ids of an answer, its end-of-sequence token included."""
+    ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
+    return [*ids, tokenizer.eos_token_id]
+
+
+def executed_dtype(model: PreTrainedModel) -> str:
+    """The arithmetic that the model's linear layers really execute, found by measuring one.
+
+    Compares the first attention projection's output with the same product in float64 and reads
+    the type off the relative error: 4-bit layers may compute in another type than they are told
+    (bitsandbytes uses bfloat16 in evaluation mode on CPUs that have it). INT8 layers quantise
+    their input, which is told as `int8`.
+    """
+    import bitsandbytes as bnb
+    import torch
+
+    name, layer = next(
+        (name, module)
+        for name, module in model.named_modules()
+        if name.endswith(("q_proj", "q_proj.base_layer"))
+        and not hasattr(module, "base_layer")
+        and hasattr(module, "in_features")
+    )
+    if isinstance(layer, bnb.nn.Linear8bitLt):
+        return "int8"
+    weight = layer.weight
+    if isinstance(layer, bnb.nn.Linear4bit):
+        if getattr(weight, "quant_state", None) is None:
+            raise ValueError(f"{name} is not quantised yet")
+        if getattr(weight.quant_state, "packing_format_for_cpu", False):
+            return "bfloat16"  # the packed layout is read by the bfloat16 kernel alone
+        weight = bnb.functional.dequantize_4bit(weight.data, weight.quant_state)
+    generator = torch.Generator().manual_seed(0)
+    probe = torch.randn(16, layer.in_features, generator=generator).to(weight.device)
+    probe = probe.to(next(p.dtype for p in model.parameters() if p.is_floating_point()))
+    with torch.no_grad():
+        measured = layer(probe).double()
+    exact = probe.double() @ weight.double().reshape(layer.out_features, -1).T
+    if layer.bias is not None:
+        exact = exact + layer.bias.double()
+    return dtype_of_error(float((measured - exact).norm() / exact.norm()))
+
+
+def dtype_of_error(relative_error: float) -> str:
+    """The floating-point type whose rounding explains a product's relative error.
+
+    Rounding to a type of unit roundoff u leaves a relative error of the order u: 6e-8 for
+    float32, 4.9e-4 for float16, 3.9e-3 for bfloat16.
+    """
+    for dtype, bound in (("float32", 5e-6), ("float16", 9e-4), ("bfloat16", 1e-2)):
+        if relative_error < bound:
+            return dtype
+    return "unknown"
+
+
