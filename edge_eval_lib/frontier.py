@@ -1,0 +1,70 @@
+"""Pareto fronts: which rows of a table nothing else beats, and how far they reach."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import moocore
+import numpy as np
+import pandas as pd
+
+from edge_eval_lib.checks import require_finite
+
+
+def non_dominated(
+    table: pd.DataFrame, objectives: Mapping[str, Literal["min", "max"]]
+) -> pd.Series:
+    """Which rows are on the Pareto front of `objectives`, e.g. {"score": "max"}: True or False.
+
+    A row is dominated where another is at least as good in every objective and better in one;
+    duplicates of a row on the front are all on it. A row in which an objective is missing (NaN)
+    cannot be compared: it is not on the front and dominates nothing. ValueError for no objective,
+    a column that the table lacks or that is not numeric, or a direction that is not min or max.
+    """
+    points = _minimised(table, objectives)
+    known = ~np.isnan(points).any(axis=1)
+    front = np.zeros(len(points), dtype=bool)
+    if known.any():
+        front[known] = moocore.is_nondominated(points[known], keep_weakly=True)
+    return pd.Series(front, index=table.index, name="non_dominated")
+
+
+def hypervolume(points, reference) -> float:
+    """Volume between `points` and the worst point `reference`, every objective minimised.
+
+    `points` has a row a point and a column an objective (array or DataFrame), `reference` a number
+    an objective. Points that are not better than the reference everywhere add nothing. ValueError
+    for NaN, infinity or shapes that do not fit.
+    """
+    require_finite(points=np.asarray(points).ravel(), reference=reference)
+    points = np.asarray(points, dtype=float)
+    reference = np.asarray(reference, dtype=float)
+    if points.ndim != 2:
+        raise ValueError(f"points must have two dimensions, not {points.ndim}")
+    if reference.shape != (points.shape[1],):
+        raise ValueError(
+            f"reference must have {points.shape[1]} numbers, one an objective, "
+            f"not the shape {reference.shape}"
+        )
+    if len(points) == 0:
+        return 0.0
+    return float(moocore.hypervolume(points, ref=reference))
+
+
+def _minimised(table: pd.DataFrame, objectives: Mapping[str, str]) -> np.ndarray:
+    """The objectives' columns, those to maximise negated; (rows, objectives)."""
+    if not objectives:
+        raise ValueError("objectives is empty: a front needs at least one")
+    columns = []
+    for column, direction in objectives.items():
+        if column not in table:
+            known = ", ".join(map(str, table.columns))
+            raise ValueError(f"objectives names {column!r}, which is no column of: {known}")
+        if direction not in ("min", "max"):
+            raise ValueError(f"objectives[{column!r}] must be 'min' or 'max', not {direction!r}")
+        if not pd.api.types.is_numeric_dtype(table[column]):
+            raise ValueError(f"objectives names {column!r}, which does not hold numbers")
+        values = table[column].to_numpy(float, na_value=np.nan)
+        columns.append(values if direction == "min" else -values)
+    return np.column_stack(columns)
