@@ -1,0 +1,1 @@
+"""Makes tests/tiny.py importable as `tiny` from every test."""
