@@ -519,7 +519,7 @@ def adaptation_table(observations: pd.DataFrame) -> pd.DataFrame:
     for column in adapters:
         for method in ("lora", "qlora"):
             pair = (column, method)
-            table[f"{method}_{column}"] = by_method[pair] if pair in by_method else np.nan
+            table[f"{method}_{column}"] = by_method.get(pair, np.nan)
     for name, column in {
         "energy_ratio": "energy_j",
         "seconds_ratio": "s",

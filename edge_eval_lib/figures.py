@@ -1,0 +1,501 @@
+"""Figures: tables -> matplotlib figures.
+
+Each function takes a table of `tables.py` and returns a Figure; `save_figure` writes PNG and SVG.
+`stamp` stands at the foot of a figure: the host and where its energy comes from. Colour and marker
+say the configuration, everywhere the same; missing values are not drawn, and a figure for which
+nothing was measured says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from adjustText import adjust_text
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from edge_eval_lib.tables import VARIANT, sort_variants
+
+_STYLE = {
+    **sns.axes_style("ticks"),
+    "figure.dpi": 110,
+    "savefig.dpi": 160,
+    "font.size": 9.5,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9.5,
+    "axes.edgecolor": "#777777",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e8e8e8",
+    "grid.linewidth": 0.8,
+    "xtick.color": "#555555",
+    "ytick.color": "#333333",
+    "xtick.minor.visible": False,
+    "ytick.minor.visible": False,
+    "svg.hashsalt": "edge-eval",
+}
+_COLOURS = sns.color_palette("colorblind").as_hex()
+_CONFIGURATIONS = {
+    ("lora", "fp16"): (_COLOURS[0], "o"),
+    ("lora", "int8"): (_COLOURS[1], "s"),
+    ("lora", "int4"): (_COLOURS[2], "D"),
+    ("qlora", "int4"): (_COLOURS[4], "^"),
+    ("none", "fp16"): ("#777777", "X"),
+}
+_OTHER_MARKERS = ["v", "P", "<", ">", "h", "*"]
+_STAGES = {
+    "adapt_energy_j": ("adapt, once", _COLOURS[3], "v"),
+    "compress_energy_j": ("compress, once", _COLOURS[5], "P"),
+    "load_energy_j": ("load, each cold start", _COLOURS[9], ">"),
+    "serving_energy_j": ("serve", "#333333", "o"),
+}
+_GREY = "#666666"
+
+
+# --- the figures ------------------------------------------------------------------------------
+
+
+def roi_ipw_quadrants(variants: pd.DataFrame, stamp: str | None = None) -> Figure:
+    """Requests to break even over intelligence per watt, a panel a task, quadrants at the medians.
+
+    Up and to the right is better. Variants that never break even stand at the lower edge.
+    """
+    table = variants.dropna(subset=["n_break", "ipw"])
+    title = "Which variants pay back soon and answer cheaply?"
+    if table.empty:
+        return _nothing(title, "n_break and ipw", variants, stamp)
+    finite = table["n_break"][np.isfinite(table["n_break"])]
+    worst = finite.max() * 3 if len(finite) else 1.0
+    table = table.assign(n_break=table["n_break"].where(np.isfinite(table["n_break"]), worst))
+    fig, axes = _panels(
+        table, title, "up: pays back after fewer requests; right: more score a joule"
+    )
+    middle = table["ipw"].median(), table["n_break"].median()
+    for axis, (_, part) in zip(axes, table.groupby("task", sort=False), strict=True):
+        _log_axis(axis.yaxis)
+        axis.axvline(middle[0], color="#aaaaaa", lw=1, zorder=1)
+        axis.axhline(middle[1], color="#aaaaaa", lw=1, zorder=1)
+        _points(axis, part, "ipw", "n_break")
+        axis.set_xlabel("IPW, score per joule [1/J]")
+    axes[0].invert_yaxis()
+    axes[0].set_ylabel("N_break, requests to break even [log]")
+    corners = {
+        (0.98, 0.985): ("soon, cheap to run", "right", "top"),
+        (0.02, 0.985): ("soon, dear to run", "left", "top"),
+        (0.98, 0.015): ("late, cheap to run", "right", "bottom"),
+        (0.02, 0.015): ("late, dear to run", "left", "bottom"),
+    }
+    for axis in axes:
+        for (x, y), (text, horizontal, vertical) in corners.items():
+            axis.text(
+                x, y, text, transform=axis.transAxes, ha=horizontal, va=vertical,
+                fontsize=7.5, color="#999999", style="italic", zorder=1,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
+            )  # fmt: skip
+    return _finish(fig, variants, stamp)
+
+
+def system_density(variants: pd.DataFrame, stamp: str | None = None) -> Figure:
+    """rho_sys of every variant, tokens per second for each GB, with its interval over runs."""
+    return _rows_figure(
+        variants,
+        ["rho_sys"],
+        "How much speed does a gigabyte buy?",
+        "further right: more tokens a second for each GB of memory",
+        "system density [tok/s/GB]",
+        stamp,
+    )
+
+
+def quality_stability(variants: pd.DataFrame, stamp: str | None = None) -> Figure:
+    """Q_ret (what is left of LoRA-FP16's score) over the score, with intervals over prompts."""
+    table = variants.dropna(subset=["score", "q_ret_pct"])
+    title = "Is quality kept when precision is lost?"
+    if table.empty:
+        return _nothing(title, "score and q_ret_pct", variants, stamp)
+    fig, axes = _panels(
+        table, title, "right: better answers; on the line: as good as LoRA-FP16 of the same model"
+    )
+    for axis, (_, part) in zip(axes, table.groupby("task", sort=False), strict=True):
+        axis.axhline(100, color="#999999", lw=1, zorder=1)
+        _points(axis, part, "score", "q_ret_pct")
+        axis.set_xlabel("score, 0 to 1")
+    axes[0].set_ylabel("Q_ret [% of LoRA-FP16]")
+    return _finish(fig, variants, stamp)
+
+
+def adaptation_energy(adaptation: pd.DataFrame, stamp: str | None = None) -> Figure:
+    """LoRA beside QLoRA: energy of one adaptation per model and task, and their ratio."""
+    table = adaptation.dropna(subset=["lora_energy_j", "qlora_energy_j"], how="all")
+    title = "What does adapting cost: LoRA beside QLoRA"
+    if table.empty:
+        return _nothing(title, "adapt_energy_j", adaptation, stamp)
+    table = sort_variants(table)
+    unit, scale = _energy_unit(table[["lora_energy_j", "qlora_energy_j"]].to_numpy())
+    labels = (table["family"] + "-" + table["size"] + "  " + table["task"]).tolist()
+    with plt.rc_context(_STYLE):
+        fig, axis = plt.subplots(figsize=(8.2, 1.7 + 0.33 * len(table)), layout="constrained")
+        ys = np.arange(len(table))
+        axis.hlines(
+            ys, table["lora_energy_j"] * scale, table["qlora_energy_j"] * scale,
+            color="#bbbbbb", lw=3, zorder=2,
+        )  # fmt: skip
+        for method, offset, colour, marker in (
+            ("lora", -0.16, _COLOURS[0], "o"),
+            ("qlora", 0.16, _COLOURS[4], "^"),
+        ):
+            xs = table[f"{method}_energy_j"] * scale
+            low, high = table[f"{method}_energy_lo_j"], table[f"{method}_energy_hi_j"]
+            axis.hlines(ys + offset, low * scale, high * scale, color=colour, lw=1.2, alpha=0.7)
+            label = {"lora": "LoRA", "qlora": "QLoRA"}[method]
+            axis.scatter(xs, ys, color=colour, marker=marker, s=46, zorder=3, label=label)
+        rightmost = table[["lora_energy_j", "qlora_energy_j", "lora_energy_hi_j",
+                           "qlora_energy_hi_j"]].max(axis=1) * scale  # fmt: skip
+        for y, x, ratio in zip(ys, rightmost, table["energy_ratio"], strict=True):
+            if np.isfinite(ratio):
+                axis.annotate(
+                    f"×{ratio:.3g}", (x, y), xytext=(8, 0), textcoords="offset points",
+                    va="center", fontsize=9, color="#333333",
+                )  # fmt: skip
+        axis.set_yticks(ys, labels)
+        axis.set_ylim(len(table) - 0.4, -0.6)
+        axis.grid(axis="y", visible=False)
+        if rightmost.max() > 8 * (table["lora_energy_j"].min() * scale):
+            axis.set_xscale("log")
+            _log_axis(axis.xaxis)
+        else:
+            axis.set_xlim(0, rightmost.max() * 1.15)
+        axis.set_xlabel(f"energy of one adaptation [{unit}]")
+        _headline(
+            fig, title, "×: QLoRA over LoRA; thin lines: range of an estimate, where it is one"
+        )
+        _legend(fig, axis.get_legend_handles_labels())
+    return _finish(fig, adaptation, stamp)
+
+
+def lifecycle_energy(
+    variants: pd.DataFrame, requests: int = 1000, stamp: str | None = None
+) -> Figure:
+    """Energy by stage of every variant: adapt, compress, load, and serve so many requests."""
+    table = variants.assign(serving_energy_j=variants["energy_per_request_j"] * requests)
+    return _rows_figure(
+        table,
+        list(_STAGES),
+        "Where does a lifecycle's energy go?",
+        f"each gridline is ten times the one before; serve: {requests:,} requests",
+        "energy [J]",
+        stamp,
+    )
+
+
+def latency_distributions(requests: pd.DataFrame, stamp: str | None = None) -> Figure:
+    """TTFT and TPOT of single requests: `variant`, `ttft_ms` and `tpot_ms`, a row a request.
+
+    Variants come in the order of their first row. Boxes hold the middle half, the line is the
+    median, whiskers reach the 5th and 95th percentile.
+    """
+    title = "How long does a single request wait?"
+    if requests.empty or requests[["ttft_ms", "tpot_ms"]].isna().all(axis=None):
+        return _nothing(title, "ttft_ms and tpot_ms of single requests", requests, stamp)
+    order = list(dict.fromkeys(requests["variant"]))
+    colours = {name: _colour_of_name(name) for name in order}
+    with plt.rc_context(_STYLE):
+        fig, axes = plt.subplots(
+            1, 2, figsize=(9.6, 1.8 + 0.32 * len(order)), sharey=True, layout="constrained"
+        )
+        for axis, column, label in (
+            (axes[0], "ttft_ms", "time to first token, TTFT [ms]"),
+            (axes[1], "tpot_ms", "time per output token, TPOT [ms]"),
+        ):
+            known = requests.dropna(subset=[column])
+            spread = known[column].max() / max(known[column].min(), 1e-9)
+            common = {
+                "data": known, "x": column, "y": "variant", "hue": "variant", "order": order,
+                "hue_order": order, "palette": colours, "legend": False, "ax": axis,
+                "log_scale": bool(spread > 20),
+            }  # fmt: skip
+            sns.stripplot(**common, size=2.6, alpha=0.45, jitter=0.22, rasterized=True)
+            sns.boxplot(**common, whis=(5, 95), width=0.62, fliersize=0, linewidth=1.1, fill=False)
+            medians = known.groupby("variant")[column].median()
+            for y, name in enumerate(order):
+                if name in medians:
+                    axis.annotate(
+                        _number(medians[name]), (1.0, y), xycoords=("axes fraction", "data"),
+                        xytext=(4, 0), textcoords="offset points", va="center",
+                        fontsize=8, color="#333333",
+                    )  # fmt: skip
+            if spread > 20:
+                _log_axis(axis.xaxis)
+            else:
+                axis.set_xlim(left=0)
+            axis.set_xlabel(label)
+            axis.set_ylabel("")
+            axis.grid(axis="y", visible=False)
+        axes[0].set_yticks(range(len(order)), [_short(name) for name in order])
+        _headline(fig, title, "a dot a request; box: middle half, whiskers 5-95 %; right: median")
+    return _finish(fig, requests, stamp)
+
+
+def save_figure(figure: Figure, path_without_suffix: str | Path) -> list[Path]:
+    """Write PNG and SVG; makes the directory. Returns both paths."""
+    base = Path(path_without_suffix)
+    base.parent.mkdir(parents=True, exist_ok=True)
+    paths = [base.parent / f"{base.name}.{suffix}" for suffix in ("png", "svg")]
+    with plt.rc_context(_STYLE):
+        figure.savefig(paths[0], facecolor="white", bbox_inches="tight", pad_inches=0.15)
+        # No date: the same table gives the same file.
+        figure.savefig(
+            paths[1], facecolor="white", bbox_inches="tight", pad_inches=0.15,
+            metadata={"Date": None},
+        )  # fmt: skip
+    return paths
+
+
+# --- parts ------------------------------------------------------------------------------------
+
+
+def configuration_name(method: str, precision: str) -> str:
+    """`LoRA INT4`, `QLoRA INT4`, `base FP16`."""
+    names = {"lora": "LoRA", "qlora": "QLoRA", "none": "base"}
+    return f"{names.get(method, method)} {precision.upper()}"
+
+
+def _look(method: str, precision: str) -> tuple[str, str]:
+    """Colour and marker of a configuration."""
+    known = _CONFIGURATIONS.get((method, precision))
+    if known:
+        return known
+    number = sum(map(ord, method + precision))  # the same in every figure
+    colours = [_COLOURS[i] for i in (3, 5, 6, 8, 9)]
+    return colours[number % len(colours)], _OTHER_MARKERS[number % len(_OTHER_MARKERS)]
+
+
+def _panels(table: pd.DataFrame, title: str, reading: str) -> tuple[Figure, Sequence[Axes]]:
+    """A panel a task in one row, y shared, with headline and legend of configurations."""
+    tasks = list(dict.fromkeys(table["task"]))
+    with plt.rc_context(_STYLE):
+        fig, axes = plt.subplots(
+            1, len(tasks), figsize=(max(3.5 * len(tasks), 6.0), 5.0), sharey=True,
+            layout="constrained", squeeze=False,
+        )  # fmt: skip
+        for axis, task in zip(axes[0], tasks, strict=True):
+            axis.set_title(task)
+        _headline(fig, title, reading)
+        _configuration_legend(fig, table)
+    return fig, axes[0]
+
+
+def _points(axis: Axes, part: pd.DataFrame, x: str, y: str) -> None:
+    """A marker a variant with its intervals; where there are several models, a line through each
+    model's variants (dotted to QLoRA) and its name."""
+    names = []
+    several_models = part.groupby(["family", "size"]).ngroups > 1
+    for (family, size), model in part.groupby(["family", "size"], sort=False):
+        if several_models:
+            model = sort_variants(model)
+            lora = model[model["method"] == "lora"]
+            last = (lora if len(lora) else model).iloc[-1]
+            axis.plot(lora[x], lora[y], color="#c4c4c4", lw=1, zorder=2)
+            for _, row in model[model["method"] != "lora"].iterrows():
+                axis.plot(
+                    [last[x], row[x]], [last[y], row[y]], color="#c4c4c4", lw=1, ls=":", zorder=2
+                )
+            names.append(axis.text(last[x], last[y], f"{family}-{size}", fontsize=7.5, zorder=6))
+        for _, row in model.iterrows():
+            colour, marker = _look(row["method"], row["precision"])
+            axis.errorbar(
+                row[x], row[y], xerr=_error(row, x), yerr=_error(row, y), fmt=marker,
+                color=colour, markersize=6.5, markeredgecolor="white", markeredgewidth=0.6,
+                elinewidth=1, capsize=0, zorder=4,
+            )  # fmt: skip
+    axis.margins(0.16, 0.2)
+    if names:
+        axis.figure.canvas.draw()  # labels are moved apart where they will stand
+        adjust_text(
+            names, x=part[x].to_numpy(), y=part[y].to_numpy(), ax=axis, expand=(1.25, 1.6),
+            arrowprops={"arrowstyle": "-", "color": "#999999", "lw": 0.6},
+        )  # fmt: skip
+
+
+def _error(row: pd.Series, column: str) -> list[list[float]] | None:
+    """Distances to the ends of the interval; None without one or where it is unbounded."""
+    low, high = row.get(f"{column}_lo", np.nan), row.get(f"{column}_hi", np.nan)
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return None
+    return [[max(row[column] - low, 0)], [max(high - row[column], 0)]]
+
+
+def _rows_figure(
+    table: pd.DataFrame, columns: list[str], title: str, reading: str, unit: str, stamp: str | None
+) -> Figure:
+    """A row a model and configuration, a panel a task; a marker a column, on a log axis."""
+    drawn = table.dropna(subset=columns, how="all")
+    if drawn.empty:
+        return _nothing(title, " and ".join(columns), table, stamp)
+    drawn = sort_variants(drawn)
+    rows = list(
+        dict.fromkeys(zip(drawn.family, drawn["size"], drawn.method, drawn.precision, strict=True))
+    )
+    # A gap between models.
+    places, y = {}, 0.0
+    for number, row in enumerate(rows):
+        y += 0.7 if number and row[:2] != rows[number - 1][:2] else 0
+        places[row] = y
+        y += 1
+    several_models = len({row[:2] for row in rows}) > 1
+    tasks = list(dict.fromkeys(drawn["task"]))
+    with plt.rc_context(_STYLE):
+        fig, axes = plt.subplots(
+            1, len(tasks), figsize=(2.2 + 3.1 * len(tasks), 1.9 + 0.26 * y), sharex=True,
+            sharey=True, layout="constrained", squeeze=False,
+        )  # fmt: skip
+        for axis, task in zip(axes[0], tasks, strict=True):
+            axis.set_title(task)
+            axis.set_xscale("log")
+            for _, row in drawn[drawn["task"] == task].iterrows():
+                at = places[(row["family"], row["size"], row["method"], row["precision"])]
+                _row_of_markers(axis, row, columns, at)
+            _log_axis(axis.xaxis)
+            axis.margins(x=0.16 if len(columns) == 1 else 0.06)
+            axis.set_xlabel(unit)
+            axis.grid(axis="y", visible=len(columns) > 1)
+        labels = [configuration_name(*row[2:]) for row in rows]
+        if several_models:
+            labels = [
+                f"{'-'.join(row[:2])}   {label}" if number == 0 or row[:2] != rows[number - 1][:2]
+                else label
+                for number, (row, label) in enumerate(zip(rows, labels, strict=True))
+            ]  # fmt: skip
+        axes[0][0].set_yticks(list(places.values()), labels)
+        axes[0][0].set_ylim(y - 0.4, -0.6)
+        for axis in axes[0]:
+            axis.tick_params(axis="y", length=0)
+        _headline(fig, title, reading)
+        if len(columns) > 1:
+            handles = [
+                plt.Line2D([], [], color=c, marker=m, ls="", ms=6) for _, c, m in _STAGES.values()
+            ]
+            _legend(fig, (handles, [name for name, _, _ in _STAGES.values()]))
+    return _finish(fig, table, stamp)
+
+
+def _row_of_markers(axis: Axes, row: pd.Series, columns: list[str], y: float) -> None:
+    single = len(columns) == 1
+    for column in columns:
+        if not row[column] > 0:
+            continue
+        _, colour, marker = _STAGES.get(column, (None, *_look(row["method"], row["precision"])))
+        axis.errorbar(
+            row[column], y, xerr=_error(row, column), fmt=marker, color=colour, markersize=6,
+            markeredgecolor="white", markeredgewidth=0.5, elinewidth=1.2, zorder=3,
+        )  # fmt: skip
+        if single:
+            axis.annotate(
+                _number(row[column]), (row[column], y), xytext=(7, 0),
+                textcoords="offset points", va="center", fontsize=7.5, color="#333333",
+            )  # fmt: skip
+
+
+def _headline(fig: Figure, title: str, reading: str) -> None:
+    """Title and, below it, how to read the figure; a third line is free for a legend."""
+    fig.suptitle(f"{title}\n\n", x=0.01, ha="left", fontsize=13, fontweight="bold")
+    fig.text(
+        0.01, 1.0, f"\n\n{reading}", transform=fig.transFigure, ha="left", va="top",
+        fontsize=9, color=_GREY, linespacing=1.05,
+    )  # fmt: skip
+
+
+def _configuration_legend(fig: Figure, table: pd.DataFrame) -> None:
+    pairs = sort_variants(table[["method", "precision"]].drop_duplicates())
+    handles, names = [], []
+    for method, precision in pairs.itertuples(index=False):
+        colour, marker = _look(method, precision)
+        handles.append(plt.Line2D([], [], color=colour, marker=marker, ls="", ms=6.5))
+        names.append(configuration_name(method, precision))
+    _legend(fig, (handles, names))
+
+
+def _legend(fig: Figure, handles_and_names: tuple[list, list]) -> None:
+    """The third line of the headline."""
+    handles, names = handles_and_names
+    fig.legend(
+        handles, names, loc="upper left", ncols=len(names), frameon=False, handletextpad=0.1,
+        columnspacing=1.4, fontsize=9, borderaxespad=0, borderpad=0,
+        bbox_to_anchor=(0.008, 1 - 0.52 / fig.get_figheight()),
+    )  # fmt: skip
+
+
+def _finish(fig: Figure, table: pd.DataFrame, stamp: str | None) -> Figure:
+    if stamp:
+        fig.supxlabel(stamp, x=0.01, ha="left", fontsize=8, color=_GREY)
+    plt.close(fig)  # the caller shows or saves it; pyplot must not keep it
+    return fig
+
+
+def _nothing(title: str, columns: str, table: pd.DataFrame, stamp: str | None) -> Figure:
+    """A figure that says what was not measured, and why where the table's notes tell."""
+    notes = table["notes"].dropna().unique() if "notes" in table else []
+    why = f"\n({notes[0]})" if len(notes) else ""
+    with plt.rc_context(_STYLE):
+        fig, axis = plt.subplots(figsize=(7, 2.2), layout="constrained")
+        axis.axis("off")
+        axis.text(
+            0.0, 0.5, f"Nothing to draw: {columns} not measured.{why}", wrap=True, va="center"
+        )
+        fig.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
+    return _finish(fig, table, stamp)
+
+
+def _log_axis(axis) -> None:
+    """A log scale whose ticks are plain numbers."""
+    owner = axis.axes
+    (owner.set_xscale if axis is owner.xaxis else owner.set_yscale)("log")
+    low, high = sorted(axis.get_view_interval())
+    decades = np.log10(max(high, 1e-300) / max(low, 1e-300))
+    if decades < 0.4:
+        axis.set_major_locator(MaxNLocator(4))
+    else:  # as many labels as fit beside each other
+        fits_one_two_five = decades < (1.3 if axis is owner.xaxis else 3)
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if fits_one_two_five else (1.0,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _number(value)))
+    axis.set_minor_locator(NullLocator())
+
+
+def _number(value: float) -> str:
+    """Three significant digits, with k, M, G for thousands."""
+    for factor, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= factor:
+            return f"{value / (1e3 if letter == 'k' else factor):.3g} {letter}"
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def _energy_unit(joules: np.ndarray) -> tuple[str, float]:
+    """A unit in which the largest value reads well, and joules to it."""
+    largest = np.nanmax(joules)
+    for unit, factor in (("MJ", 1e6), ("kJ", 1e3)):
+        if largest >= factor:
+            return unit, 1 / factor
+    return "J", 1.0
+
+
+def _short(name: str) -> str:
+    """`llama-1B_rag_lora_int4` -> `llama-1B  rag  LoRA INT4`; other names as they are."""
+    parts = name.split("_")
+    if len(parts) != len(VARIANT) - 1:
+        return name
+    return f"{parts[0]}  {parts[1]}  {configuration_name(parts[2], parts[3])}"
+
+
+def _colour_of_name(name: str) -> str:
+    parts = name.split("_")
+    return _look(*parts[-2:])[0] if len(parts) == len(VARIANT) - 1 else _COLOURS[0]
