@@ -475,9 +475,7 @@ def decode_bound_tok_s(
     context = input_tokens + serving["output_tokens"] / serving["requests"] / 2
     read = _weight_bytes(serving, models) + batch * context * kv_bytes_per_token(serving, models)
     compute = 2 * _of_models(serving, models, "decode_parameters") * batch
-    step_s = np.maximum(
-        read / (CARDS * T4_BANDWIDTH_BYTES_S), compute / (CARDS * T4_FP16_FLOPS)
-    )
+    step_s = np.maximum(read / (CARDS * T4_BANDWIDTH_BYTES_S), compute / (CARDS * T4_FP16_FLOPS))
     return batch / step_s
 
 
@@ -591,8 +589,6 @@ def _compression_of(compression: pd.DataFrame, serving: pd.DataFrame) -> pd.Data
     merges = compression[compression["operation"] == "merge"].set_index(ADAPTER)[columns]
     quantised = compression[compression["operation"] == "quantize"].set_index(VARIANT)[columns]
     merge = merges.reindex(pd.MultiIndex.from_frame(serving[ADAPTER])).set_axis(serving.index)
-    quantise = quantised.reindex(pd.MultiIndex.from_frame(serving[VARIANT])).set_axis(
-        serving.index
-    )
+    quantise = quantised.reindex(pd.MultiIndex.from_frame(serving[VARIANT])).set_axis(serving.index)
     needs_quantising = (serving["method"] == "lora") & (serving["precision"] != "fp16")
     return merge + quantise.where(needs_quantising, 0.0)

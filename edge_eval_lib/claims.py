@@ -1,0 +1,681 @@
+"""What the paper claims, judged by rule from its own published figures.
+
+`judge(figures)` gives one row a claim. Each rule is a function of the claim and the evidence; the
+verdict is computed, so that other figures or another printed value give another verdict.
+
+A printed value is met when ours, rounded to the digits that were printed, is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import brentq
+
+from edge_eval_lib import published, tables
+from edge_eval_lib.economics.prices import Prices, load_price_book
+from edge_eval_lib.frontier import non_dominated
+from edge_eval_lib.published import MODEL, Published
+
+Verdict = Literal["reproduced", "other statistic", "not reproduced", "not checkable"]
+VERDICTS: tuple[Verdict, ...] = (
+    "reproduced",
+    "other statistic",
+    "not reproduced",
+    "not checkable",
+)
+JOULES_PER_KWH = 3.6e6
+# "Small" in the paper is a model below two thousand million parameters, "7B" its largest class.
+SMALL_PARAMETERS = 2e9
+LARGE_PARAMETERS = 7e9
+# What words without a number are taken to mean.
+ABOUT = 0.01  # "about", relative
+ABOUT_POINTS = 5.0  # "about 60 %", points
+GENERALLY = 0.9  # share of cases
+OFTEN = 0.5  # share of cases
+EQUAL_QUALITY_POINTS = 1.0  # of Q_ret
+EQUAL_COMPUTE = 1.25  # largest over smallest
+MOST_SAMPLES = 1000
+
+# The statistics that a headline cell may have been, the one its caption names first.
+STATISTICS: dict[str, Callable[[pd.DataFrame, str], float]] = {
+    "median": lambda int4, metric: int4[metric].median(),
+    "mean": lambda int4, metric: int4[metric].mean(),
+    "largest": lambda int4, metric: int4[metric].max(),
+    "mean, LoRA-INT4 alone": lambda int4, metric: _lora(int4)[metric].mean(),
+    "median, LoRA-INT4 alone": lambda int4, metric: _lora(int4)[metric].median(),
+}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The figures, and the table of variants that the shared code makes of them."""
+
+    figures: Published
+    variants: pd.DataFrame
+
+    @property
+    def int4(self) -> pd.DataFrame:
+        return self.variants[self.variants["precision"] == "int4"]
+
+    @property
+    def lora_int4(self) -> pd.DataFrame:
+        return _lora(self.int4)
+
+    def model(self, claim: pd.Series) -> pd.DataFrame:
+        """The INT4 variants of the claim's model."""
+        return _of(self.int4, claim["family"], claim["size"])
+
+    def parameters(self, table: pd.DataFrame) -> pd.Series:
+        known = self.figures.models.set_index(MODEL)["parameters"]
+        return pd.Series(
+            known.reindex(pd.MultiIndex.from_frame(table[MODEL])).to_numpy(), index=table.index
+        )
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`ours` is the value by the claim's own words; `statistic` what met the printed one."""
+
+    verdict: Verdict
+    ours: float | str | None
+    rule: str
+    statistic: str = ""
+    note: str = ""
+
+
+Rule = Callable[[pd.Series, Evidence], Finding]
+_RULES: dict[str, Rule] = {}
+
+
+def rule(name: str) -> Callable[[Rule], Rule]:
+    """Register the function that judges the claims whose column `rule` is `name`."""
+
+    def register(function: Rule) -> Rule:
+        _RULES[name] = function
+        return function
+
+    return register
+
+
+def evidence(figures: Published | None = None, prices: Prices | None = None) -> Evidence:
+    """What claims are judged by; prices are the paper's own unless others are given."""
+    figures = figures or published.load()
+    prices = prices or load_price_book().prices("paper")
+    variants = tables.variants_table(published.observations(figures), None, prices)
+    return Evidence(figures, variants)
+
+
+def judge(figures: Published | None = None, prices: Prices | None = None) -> pd.DataFrame:
+    """Every claim with its verdict; a row a claim, in the order of claims.csv.
+
+    Columns: claim_id, statement, source, paper_value (as printed), unit, ours, rule, verdict,
+    statistic (what meets the printed value where it is not what the claim says), note.
+    """
+    proof = evidence(figures, prices)
+    rows = []
+    for _, claim in proof.figures.claims.iterrows():
+        if claim["rule"] not in _RULES:
+            raise ValueError(f"claim {claim['claim_id']} names no known rule: {claim['rule']!r}")
+        finding = _RULES[claim["rule"]](claim, proof)
+        rows.append(
+            {
+                "claim_id": claim["claim_id"],
+                "statement": claim["statement"],
+                "source": claim["source"],
+                "paper_value": claim["value"],
+                "unit": claim["unit"],
+                "ours": finding.ours,
+                "rule": finding.rule,
+                "verdict": finding.verdict,
+                "statistic": finding.statistic,
+                "note": finding.note,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def agrees(printed: str, value: float) -> bool:
+    """Whether `value`, rounded to the digits of `printed`, is `printed`."""
+    digits = len(printed.partition(".")[2])
+    return bool(abs(value - float(printed)) <= 0.5 * 10**-digits + 1e-9)
+
+
+def headline(proof: Evidence) -> pd.DataFrame:
+    """The 30 cells of the headline table, a row a cell: printed, and ours by every statistic.
+
+    `statistic` is the one statistic that meets all six cells of its column, `ours` its value;
+    both are empty where no single statistic does.
+    """
+    claims = proof.figures.claims
+    cells = claims[claims["rule"].isin(tables.METRICS)]
+    rows = []
+    for _, claim in cells.iterrows():
+        int4 = proof.model(claim)
+        qlora = int4[int4["method"] == "qlora"]
+        rows.append(
+            {
+                "family": claim["family"],
+                "size": claim["size"],
+                "metric": claim["rule"],
+                "printed": claim["value"],
+                **{name: value(int4, claim["rule"]) for name, value in STATISTICS.items()},
+                "mean, QLoRA-INT4 alone": qlora[claim["rule"]].mean(),
+            }
+        )
+    table = pd.DataFrame(rows)
+    found = {
+        metric: _column_statistic(cells_of_metric)
+        for metric, cells_of_metric in table.groupby("metric")
+    }
+    table["statistic"] = table["metric"].map(found)
+    table["ours"] = [
+        row[row["statistic"]] if row["statistic"] else np.nan for _, row in table.iterrows()
+    ]
+    return table
+
+
+def _column_statistic(cells: pd.DataFrame) -> str | None:
+    for name in STATISTICS:
+        if all(agrees(p, v) for p, v in zip(cells["printed"], cells[name], strict=True)):
+            return name
+    return None
+
+
+def _lora(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["method"] == "lora"]
+
+
+def _of(table: pd.DataFrame, family: str, size: str) -> pd.DataFrame:
+    return table[(table["family"] == family) & (table["size"] == size)]
+
+
+def _first_that_agrees(
+    candidates: Mapping[str, float], meets: Callable[[float], bool], rule_text: str, note: str = ""
+) -> Finding:
+    """The first candidate is what the claim says; another that meets it is another statistic."""
+    stated, ours = next(iter(candidates.items()))
+    for name, value in candidates.items():
+        if meets(value):
+            if name == stated:
+                return Finding("reproduced", ours, rule_text, note=note)
+            told = f"the {stated} is {ours:.4g}; the {name}, {value:.4g}, gives the printed value"
+            return Finding("other statistic", ours, rule_text, name, _sentences(told, note))
+    others = ", ".join(f"{name} {value:.4g}" for name, value in candidates.items())
+    return Finding("not reproduced", ours, rule_text, note=_sentences(others, note))
+
+
+def _sentences(*parts: str) -> str:
+    return "; ".join(p for p in parts if p)
+
+
+# --- the headline table -----------------------------------------------------------------------
+
+
+def _judge_cell(claim: pd.Series, proof: Evidence) -> Finding:
+    int4 = proof.model(claim)
+    candidates = {name: value(int4, claim["rule"]) for name, value in STATISTICS.items()}
+    by_method = int4.groupby("method")[claim["rule"]].mean()
+    return _first_that_agrees(
+        candidates,
+        lambda value: agrees(claim["value"], value),
+        "median over the model's INT4 variants, to the digits printed",
+        f"mean of LoRA-INT4 alone {by_method['lora']:.4g}, of QLoRA-INT4 {by_method['qlora']:.4g}",
+    )
+
+
+for _metric in tables.METRICS:
+    rule(_metric)(_judge_cell)
+
+
+@rule("headline_statistic")
+def _headline_statistic(claim: pd.Series, proof: Evidence) -> Finding:
+    cells = headline(proof)
+    medians = sum(agrees(p, v) for p, v in zip(cells["printed"], cells["median"], strict=True))
+    found = cells.groupby("metric", sort=False)["statistic"].first()
+    text = "each of the 30 cells is the median over the model's INT4 variants"
+    ours = f"{medians} of {len(cells)} cells are medians"
+    if medians == len(cells):
+        return Finding("reproduced", ours, text)
+    told = ", ".join(f"{metric}: {name or 'none'}" for metric, name in found.items())
+    if found.notna().all():
+        return Finding(
+            "other statistic", ours, text, told, "one statistic a column gives all 30 cells"
+        )
+    return Finding("not reproduced", ours, text, note=f"statistic of a column: {told}")
+
+
+@rule("ipw_ranking")
+def _ipw_ranking(claim: pd.Series, proof: Evidence) -> Finding:
+    highest, lowest = claim["value"].split("-")
+    found = {}
+    for name, value in STATISTICS.items():
+        by_model = proof.int4.groupby(MODEL).apply(lambda int4, f=value: f(int4, "ipw"))
+        found[name] = (by_model.idxmax(), by_model.max(), by_model.idxmin(), by_model.min())
+
+    def meets(name: str) -> bool:
+        most, most_value, least, least_value = found[name]
+        return (
+            most == ("qwen", "1.5B")
+            and least == ("qwen", "7B")
+            and agrees(highest, most_value)
+            and agrees(lowest, least_value)
+        )
+
+    def told(name: str) -> str:
+        most, most_value, least, least_value = found[name]
+        return (
+            f"{'-'.join(most)} highest ({most_value:.3f}), "
+            f"{'-'.join(least)} lowest ({least_value:.3f})"
+        )
+
+    text = "both models and both values, by the median over INT4 variants"
+    for name in STATISTICS:
+        if meets(name):
+            verdict: Verdict = "reproduced" if name == "median" else "other statistic"
+            return Finding(
+                verdict, told("median"), text, "" if name == "median" else name, told(name)
+            )
+    return Finding("not reproduced", told("median"), text)
+
+
+def _large_int4(proof: Evidence) -> pd.DataFrame:
+    return proof.int4[proof.parameters(proof.int4) >= LARGE_PARAMETERS]
+
+
+def _llama_1b_over_large(claim: pd.Series, proof: Evidence, metric: str) -> Finding:
+    small, large = _of(proof.int4, "llama", "1B"), _large_int4(proof)
+    ratios = {
+        name: value(small, metric) / value(large, metric) for name, value in STATISTICS.items()
+    }
+    return _first_that_agrees(
+        {k: v for k, v in ratios.items() if "alone" not in k},
+        lambda value: agrees(claim["value"], value),
+        "LLaMA-1B over the INT4 variants of the 7B and 8B models, median over median",
+    )
+
+
+@rule("density_ratio")
+def _density_ratio(claim: pd.Series, proof: Evidence) -> Finding:
+    return _llama_1b_over_large(claim, proof, "rho_sys")
+
+
+@rule("ipw_ratio")
+def _ipw_ratio(claim: pd.Series, proof: Evidence) -> Finding:
+    return _llama_1b_over_large(claim, proof, "ipw")
+
+
+@rule("density_exceeds")
+def _density_exceeds(claim: pd.Series, proof: Evidence) -> Finding:
+    int4 = proof.model(claim)
+    return _first_that_agrees(
+        {name: STATISTICS[name](int4, "rho_sys") for name in ("median", "mean", "largest")},
+        lambda value: value > float(claim["value"]),
+        "the median over INT4 variants is above the printed value",
+    )
+
+
+@rule("cold_start_range")
+def _cold_start_range(claim: pd.Series, proof: Evidence) -> Finding:
+    low, high = (float(v) for v in claim["value"].split("-"))
+    ranges = {}
+    for name in ("median", "mean"):
+        by_model = proof.int4.groupby(MODEL)["c_tax"].agg(name)
+        ranges[name] = (by_model.min(), by_model.max())
+    text = f"smallest and largest model median, both within {ABOUT:.0%}"
+    single = proof.variants["c_tax"]
+    note = f"single variants reach from {single.min():.0f} to {single.max():.0f}"
+    ours = "{:.0f}-{:.0f}".format(*ranges["median"])
+    for name, (least, most) in ranges.items():
+        if abs(least / low - 1) <= ABOUT and abs(most / high - 1) <= ABOUT:
+            if name == "median":
+                return Finding("reproduced", ours, text, note=note)
+            told = f"means reach from {least:.0f} to {most:.0f}"
+            return Finding("other statistic", ours, text, name, _sentences(told, note))
+    return Finding("not reproduced", ours, text, note=note)
+
+
+@rule("cold_start_large")
+def _cold_start_large(claim: pd.Series, proof: Evidence) -> Finding:
+    bound = float(claim["value"])
+    large = proof.variants[proof.parameters(proof.variants) >= LARGE_PARAMETERS]
+    every = int((proof.variants["c_tax"] > bound).sum())
+    return Finding(
+        "reproduced" if (large["c_tax"] > bound).all() else "not reproduced",
+        large["c_tax"].min(),
+        "every variant of the 7B and 8B models is above the printed value",
+        note=f"{every} of all {len(proof.variants)} variants are above it: it does not tell "
+        "large from small",
+    )
+
+
+@rule("n_break_often_below")
+def _n_break_often_below(claim: pd.Series, proof: Evidence) -> Finding:
+    small = proof.int4[proof.parameters(proof.int4) < SMALL_PARAMETERS]
+    below = small["n_break"] < float(claim["value"])
+    by_method = below.groupby(small["method"]).agg(["sum", "size"])
+    counts = ", ".join(f"{m} {r['sum']} of {r['size']}" for m, r in by_method.iterrows())
+    return Finding(
+        "reproduced" if below.mean() >= OFTEN else "not reproduced",
+        f"{below.sum()} of {len(below)}",
+        f"at least {OFTEN:.0%} of the INT4 variants below 2B parameters",
+        note=counts,
+    )
+
+
+@rule("api_price")
+def _api_price(claim: pd.Series, proof: Evidence) -> Finding:
+    cells = proof.figures.claims[proof.figures.claims["rule"] == "n_break"]
+    prices = load_price_book().prices("paper")
+
+    def mean_n_break(api_usd: float, cell: pd.Series) -> float:
+        trial = prices.model_copy(update={"api_usd_per_request": api_usd})
+        return tables.paper_break_even(proof.model(cell), trial).mean()
+
+    implied = [
+        brentq(lambda p, c=cell: mean_n_break(p, c) - float(c["value"]), 1e-5, 1.0)
+        for _, cell in cells.iterrows()
+    ]
+    met = sum(
+        agrees(c["value"], mean_n_break(float(claim["value"]), c)) for _, c in cells.iterrows()
+    )
+    return Finding(
+        "reproduced" if met == len(cells) else "not reproduced",
+        float(np.median(implied)),
+        "N_break at this price gives the six printed values",
+        note=f"{met} of {len(cells)} at the stated price; the printed values imply "
+        f"{min(implied):.6f} to {max(implied):.6f} USD a request",
+    )
+
+
+# --- adaptation energy ------------------------------------------------------------------------
+
+
+def adaptation_kwh(proof: Evidence) -> pd.DataFrame:
+    """Mean over tasks, kWh; index model, columns (lora, qlora) x (adapt, with_merge, hours)."""
+    table = tables.adaptation_table(published.observations(proof.figures))
+    means = table.groupby(MODEL, sort=False)
+    return pd.DataFrame(
+        {
+            "lora": means["lora_energy_j"].mean() / JOULES_PER_KWH,
+            "qlora": means["qlora_energy_j"].mean() / JOULES_PER_KWH,
+            "lora_with_merge": means["lora_with_merge_energy_j"].mean() / JOULES_PER_KWH,
+            "qlora_with_merge": means["qlora_with_merge_energy_j"].mean() / JOULES_PER_KWH,
+            "lora_hours": means["lora_s"].mean() / 3600,
+            "qlora_hours": means["qlora_s"].mean() / 3600,
+        }
+    )
+
+
+def _judge_kwh(claim: pd.Series, proof: Evidence) -> Finding:
+    method = claim["rule"].removesuffix("_kwh")
+    row = adaptation_kwh(proof).loc[(claim["family"], claim["size"])]
+    ours = row[f"{method}_with_merge"]
+    return Finding(
+        "reproduced" if agrees(claim["value"], ours) else "not reproduced",
+        ours,
+        "adaptation and merge, mean over tasks, to the digits printed",
+        note=f"adaptation alone {row[method]:.4f} kWh",
+    )
+
+
+rule("lora_kwh")(_judge_kwh)
+rule("qlora_kwh")(_judge_kwh)
+
+
+@rule("qlora_ratio")
+def _qlora_ratio(claim: pd.Series, proof: Evidence) -> Finding:
+    row = adaptation_kwh(proof).loc[(claim["family"], claim["size"])]
+    ours = row["qlora_with_merge"] / row["lora_with_merge"]
+    return Finding(
+        "reproduced" if agrees(claim["value"], ours) else "not reproduced",
+        ours,
+        "QLoRA over LoRA, adaptation and merge, means over tasks",
+        note=f"adaptation alone {row['qlora'] / row['lora']:.2f}",
+    )
+
+
+@rule("qlora_ratio_max")
+def _qlora_ratio_max(claim: pd.Series, proof: Evidence) -> Finding:
+    energies = adaptation_kwh(proof)
+    ratios = energies["qlora_with_merge"] / energies["lora_with_merge"]
+    table = tables.adaptation_table(published.observations(proof.figures))
+    single = table.loc[table["energy_ratio"].idxmax()]
+    return Finding(
+        "reproduced" if agrees(claim["value"], ratios.max()) else "not reproduced",
+        ratios.max(),
+        "the largest ratio of a model, adaptation and merge, means over tasks",
+        note=f"{'-'.join(ratios.idxmax())}; of a single task {single['energy_ratio']:.1f} "
+        f"({single['family']}-{single['size']} {single['task']})",
+    )
+
+
+@rule("qlora_memory")
+def _qlora_memory(claim: pd.Series, proof: Evidence) -> Finding:
+    adaptation = proof.figures.adaptation
+    text = f"peak memory of QLoRA against LoRA, mean over models, within {ABOUT_POINTS:g} points"
+    if adaptation["adapt_peak_memory_gb"].isna().any():
+        return Finding("not checkable", None, text, note="no memory of adaptation was published")
+    by_method = adaptation.groupby("method")["adapt_peak_memory_gb"].mean()
+    ours = 100 * (1 - by_method["qlora"] / by_method["lora"])
+    close = abs(ours - float(claim["value"])) <= ABOUT_POINTS
+    return Finding("reproduced" if close else "not reproduced", ours, text)
+
+
+def eases_with_size(proof: Evidence) -> pd.DataFrame:
+    """QLoRA over LoRA along size, a row a family and series; `falls` where each step is lower.
+
+    Series: each task, and `means` (ratio of the means over tasks); `energy` and `seconds`.
+    """
+    table = tables.adaptation_table(published.observations(proof.figures))
+    rows = []
+    for quantity, column in {"energy": "energy_j", "seconds": "s"}.items():
+        pair = [f"lora_{column}", f"qlora_{column}"]
+        means = table.groupby(MODEL, sort=False)[pair].mean().reset_index().assign(task="means")
+        every = pd.concat([table[[*MODEL, "task", *pair]], means])
+        every["ratio"] = every[pair[1]] / every[pair[0]]
+        for (family, task), series in every.groupby(["family", "task"], sort=False):
+            series = series.sort_values("size", key=lambda s: s.map(tables.parameters_of))
+            rows.append(
+                {
+                    "family": family,
+                    "series": task,
+                    "quantity": quantity,
+                    "ratios": " > ".join(f"{r:.2f}" for r in series["ratio"]),
+                    "falls": bool((np.diff(series["ratio"]) < 0).all()),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+@rule("qlora_eases")
+def _qlora_eases(claim: pd.Series, proof: Evidence) -> Finding:
+    series = eases_with_size(proof)
+    energy = series[series["quantity"] == "energy"]
+    means, tasks = energy[energy["series"] == "means"], energy[energy["series"] != "means"]
+    return Finding(
+        "reproduced" if means["falls"].all() else "not reproduced",
+        "; ".join(f"{r['family']} {r['ratios']}" for _, r in means.iterrows()),
+        "QLoRA over LoRA energy, ratio of means over tasks, falls at each step of size in a family",
+        note=f"it falls in {tasks['falls'].sum()} of {len(tasks)} families and tasks; LoRA of the "
+        "7B and 8B models drew from two cards",
+    )
+
+
+@rule("equal_compute")
+def _equal_compute(claim: pd.Series, proof: Evidence) -> Finding:
+    kwh = adaptation_kwh(proof)["lora"].groupby("family")
+    spread = (kwh.max() / kwh.min()).max()
+    return Finding(
+        "reproduced" if spread <= EQUAL_COMPUTE else "not reproduced",
+        spread,
+        f"LoRA energy of a family's sizes within a factor of {EQUAL_COMPUTE:g}",
+    )
+
+
+# --- quality ----------------------------------------------------------------------------------
+
+
+@rule("fidelity_generally")
+def _fidelity_generally(claim: pd.Series, proof: Evidence) -> Finding:
+    kept = proof.lora_int4
+    above = kept["q_ret_pct"] > float(claim["value"])
+    worst = kept.loc[kept["q_ret_pct"].idxmin()]
+    return Finding(
+        "reproduced" if above.mean() >= GENERALLY else "not reproduced",
+        f"{above.sum()} of {len(above)}",
+        f"at least {GENERALLY:.0%} of the LoRA-INT4 variants are above the printed value",
+        note=f"lowest {worst['q_ret_pct']:.1f} % ({tables.variant_name(worst)})",
+    )
+
+
+@rule("fidelity_rag_summarization")
+def _fidelity_rag_summarization(claim: pd.Series, proof: Evidence) -> Finding:
+    kept = proof.lora_int4[proof.lora_int4["task"].isin(["rag", "summarization"])]["q_ret_pct"]
+    bound = float(claim["value"])
+    finding = _first_that_agrees(
+        {"lowest": kept.min(), "mean": kept.mean()},
+        lambda value: value > bound,
+        "every LoRA-INT4 variant of the two tasks is above the printed value",
+        f"{(kept > bound).sum()} of {len(kept)} variants are above it",
+    )
+    return finding
+
+
+@rule("int4_free")
+def _int4_free(claim: pd.Series, proof: Evidence) -> Finding:
+    at = [*MODEL, "task"]
+    lora = _lora(proof.variants).set_index(at)
+    int4, fp16 = (lora[lora["precision"] == p]["throughput_tok_s"] for p in ("int4", "fp16"))
+    speedup = int4 / fp16.reindex(int4.index)
+    fidelity = proof.lora_int4["q_ret_pct"]
+    faster, equal = (speedup > 1).all(), abs(fidelity.mean() - 100) <= EQUAL_QUALITY_POINTS
+    return Finding(
+        "reproduced" if faster and equal else "not reproduced",
+        f"{speedup.min():.2f} to {speedup.max():.2f} times as fast, mean Q_ret "
+        f"{fidelity.mean():.1f} %",
+        "LoRA-INT4 faster than LoRA-FP16 in every pair, mean Q_ret within "
+        f"{EQUAL_QUALITY_POINTS:g} point of 100",
+        note=f"lowest Q_ret {fidelity.min():.1f} %",
+    )
+
+
+@rule("evaluation_samples")
+def _evaluation_samples(claim: pd.Series, proof: Evidence) -> Finding:
+    ours = samples_per_pass(proof.figures.quality)
+    text = "the fewest samples of which every published pass median can be a mean"
+    if ours is None:
+        return Finding("not checkable", None, text, note=f"none up to {MOST_SAMPLES}")
+    fits = _fit(proof.figures.quality["score_median"], int(claim["value"]))
+    served = sorted(set(proof.figures.serving["requests"]))
+    return Finding(
+        "reproduced" if ours == int(claim["value"]) else "not reproduced",
+        float(ours),
+        text,
+        note=f"{fits.sum()} of {len(fits)} medians can be means of {claim['value']} samples; "
+        f"requests served: {', '.join(map(str, served))}",
+    )
+
+
+def samples_per_pass(quality: pd.DataFrame) -> int | None:
+    """Fewest samples of integer scores whose mean can be each published median; None if too many."""
+    for samples in range(1, MOST_SAMPLES + 1):
+        if _fit(quality["score_median"], samples).all():
+            return samples
+    return None
+
+
+def _fit(medians: pd.Series, samples: int) -> pd.Series:
+    """Whether a sum of `samples` whole scores can have each mean, at the six digits published."""
+    sums = medians * samples
+    return (sums - sums.round()).abs() <= 0.5e-6 * samples + 1e-9
+
+
+@rule("judge_model")
+def _judge_model(claim: pd.Series, proof: Evidence) -> Finding:
+    dialogue = proof.figures.quality[proof.figures.quality["task"] == "dialogue"]
+    text = "the judge named beside the published dialogue scores"
+    if dialogue["judge_model"].isna().any():
+        return Finding(
+            "not checkable",
+            None,
+            text,
+            note="no judge is named beside the scores; the released scoring code calls another one",
+        )
+    judges = sorted(set(dialogue["judge_model"]))
+    same = judges == [claim["value"]]
+    return Finding("reproduced" if same else "not reproduced", ", ".join(judges), text)
+
+
+# --- method -----------------------------------------------------------------------------------
+
+
+@rule("batch_size")
+def _batch_size(claim: pd.Series, proof: Evidence) -> Finding:
+    in_flight = published.requests_in_flight(proof.figures.serving)
+    stated = float(claim["value"])
+    one = (in_flight - stated).abs() <= 0.5
+    return Finding(
+        "reproduced" if one.all() else "not reproduced",
+        in_flight.mean(),
+        "tokens per second x seconds per token = requests in flight, in every row",
+        note=f"{in_flight.min():.0f} to {in_flight.max():.0f} in flight over {len(in_flight)} rows",
+    )
+
+
+@rule("runs")
+def _runs(claim: pd.Series, proof: Evidence) -> Finding:
+    serving = proof.figures.serving
+    text = "serving rows of each variant"
+    if serving["repetition"].isna().all():
+        return Finding(
+            "not checkable",
+            None,
+            text,
+            note="one row a variant was published and no repetition is told: no interval over runs",
+        )
+    fewest = serving.groupby(published.VARIANT).size().min()
+    verdict: Verdict = "reproduced" if fewest == int(claim["value"]) else "not reproduced"
+    return Finding(verdict, float(fewest), text)
+
+
+@rule("variants")
+def _variants(claim: pd.Series, proof: Evidence) -> Finding:
+    count = len(proof.variants)
+    verdict: Verdict = "reproduced" if count == int(claim["value"]) else "not reproduced"
+    return Finding(verdict, float(count), "variants with figures of serving and of quality")
+
+
+@rule("small_frontier")
+def _small_frontier(claim: pd.Series, proof: Evidence) -> Finding:
+    models = tables.frontier_table(proof.variants)
+    front = models[non_dominated(models, HEADLINE_OBJECTIVES)]
+    small = proof.parameters(front) < SMALL_PARAMETERS
+    with_score = {
+        task: part[non_dominated(part, {"score": "max", "energy_per_request_j": "min"})]
+        for task, part in proof.variants.groupby("task", sort=False)
+    }
+    larger = ", ".join(
+        f"{task} {(proof.parameters(part) >= SMALL_PARAMETERS).sum()} of {len(part)}"
+        for task, part in with_score.items()
+    )
+    return Finding(
+        "reproduced" if len(front) and small.all() else "not reproduced",
+        ", ".join(front["model"]),
+        "models that no other beats in the five headline columns are all below 2B parameters",
+        note=f"none of the five columns is the score; with score and energy per request as "
+        f"objectives larger models hold places on the front: {larger}",
+    )
+
+
+HEADLINE_OBJECTIVES: dict[str, Literal["min", "max"]] = {
+    "n_break": "min",
+    "ipw": "max",
+    "rho_sys": "max",
+    "q_ret_pct": "max",
+    "c_tax": "min",
+}
