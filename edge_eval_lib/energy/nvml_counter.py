@@ -1,0 +1,97 @@
+"""`nvml-counter`: the energy counter of NVIDIA GPUs from Volta on.
+
+The driver adds up millijoules and refreshes the value every 20-100 ms, so a window's energy is
+uncertain by up to one refresh at its edges.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import pynvml
+
+from edge_eval_lib import nvml
+from edge_eval_lib.energy.meter import MeterError, Reading
+
+DEFAULT_UPDATE_PERIOD_S = 0.1  # the longest seen on data-centre GPUs (arXiv 2312.02741)
+
+
+class NvmlCounter:
+    """Joules by the counters of all visible GPUs; opened by its constructor or Unavailable."""
+
+    name = "nvml-counter"
+    poll_interval_s = None
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._gpus = nvml.measurable_devices()
+        self.devices = [gpu.label for gpu in self._gpus]
+        for gpu in self._gpus:
+            try:
+                pynvml.nvmlDeviceGetTotalEnergyConsumption(gpu.handle)
+            except pynvml.NVMLError as error:
+                raise nvml.Unavailable(
+                    f"{gpu.label} has no energy counter; {nvml.text(error)}"
+                ) from None
+        try:
+            found = update_period_s(lambda: self.begin()[self._gpus[0].index], clock, sleep)
+        except MeterError as error:
+            raise nvml.Unavailable(str(error)) from None
+        self.calibrated = found is not None
+        self.resolution_s = found if found is not None else DEFAULT_UPDATE_PERIOD_S
+
+    def begin(self) -> dict[int, int]:
+        """Millijoules since the driver was loaded, by device index."""
+        mark = {}
+        for gpu in self._gpus:
+            try:
+                mark[gpu.index] = pynvml.nvmlDeviceGetTotalEnergyConsumption(gpu.handle)
+            except pynvml.NVMLError as error:
+                raise MeterError(f"{gpu.label} could not be read; {nvml.text(error)}") from error
+        return mark
+
+    end = begin
+
+    def reading(self, begin: dict[int, int], end: dict[int, int]) -> Reading:
+        for gpu in self._gpus:
+            if end[gpu.index] < begin[gpu.index]:
+                return Reading(
+                    None, f"the counter of {gpu.label} went back: it was reset within the window"
+                )
+            if end[gpu.index] == begin[gpu.index]:
+                return Reading(None, f"the counter of {gpu.label} stood still")
+        return Reading(sum(end[gpu.index] - begin[gpu.index] for gpu in self._gpus) / 1e3)
+
+    def poll(self) -> None:
+        raise NotImplementedError("a counter needs no visits")
+
+
+def update_period_s(
+    read: Callable[[], float],
+    clock: Callable[[], float],
+    sleep: Callable[[float], None],
+    limit_s: float = 1.0,
+    changes: int = 6,
+    step_s: float = 0.002,
+) -> float | None:
+    """The period at which a value that `read` returns is refreshed, s, by watching it change.
+
+    The median time between changes; None if fewer than four were seen within `limit_s` (a device
+    at rest may show the same power for long).
+    """
+    start = clock()
+    previous, times = read(), []
+    while len(times) < changes and clock() - start < limit_s:
+        sleep(step_s)
+        value = read()
+        if value != previous:
+            times.append(clock())
+            previous = value
+    if len(times) < 4:
+        return None
+    return statistics.median(b - a for a, b in zip(times, times[1:], strict=False))

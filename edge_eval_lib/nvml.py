@@ -1,0 +1,125 @@
+"""NVIDIA's management library: the devices that this process may use, and why there are none."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import pynvml
+
+
+class Unavailable(Exception):
+    """This machine does not have what was asked for; the message is the reason, for a person."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """One GPU: NVML's index (PCI order), its handle and name."""
+
+    index: int
+    handle: Any
+    name: str
+
+    @property
+    def label(self) -> str:
+        return f"GPU {self.index} ({self.name})"
+
+
+def text(error: pynvml.NVMLError) -> str:
+    return f"NVML says: {error}"
+
+
+def all_devices() -> list[Device]:
+    """Every GPU of the machine; Unavailable with the reason if NVML or the driver is missing."""
+    try:
+        pynvml.nvmlInit()
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        return [
+            Device(i, handle, _decoded(pynvml.nvmlDeviceGetName(handle)))
+            for i, handle in enumerate(handles)
+        ]
+    except pynvml.NVMLError as error:
+        raise Unavailable(text(error)) from error
+
+
+def visible_devices() -> list[Device]:
+    """The GPUs that CUDA_VISIBLE_DEVICES leaves to this process, each once; all if it is unset.
+
+    Like CUDA, stops at the first entry that names no device. Raises Unavailable if there is no
+    GPU, or if CUDA's order cannot be told from NVML's.
+    """
+    devices = all_devices()
+    if not devices:
+        raise Unavailable("this machine has no NVIDIA GPU")
+    wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if wanted is None:
+        return devices
+    entries = [entry.strip() for entry in wanted.split(",")]
+    numbered = [entry for entry in entries if entry.isdecimal()]
+    in_pci_order = os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
+    unlike = len({device.name for device in devices}) > 1
+    if numbered and unlike and not in_pci_order and len(numbered) < len(devices):
+        raise Unavailable(
+            "the GPUs differ and CUDA may number them otherwise than NVML does; "
+            "set CUDA_DEVICE_ORDER=PCI_BUS_ID"
+        )
+    visible: list[Device] = []
+    for entry in entries:
+        device = _named(entry, devices)
+        if device is None:
+            break
+        if device not in visible:
+            visible.append(device)
+    if not visible:
+        raise Unavailable(f"CUDA_VISIBLE_DEVICES={wanted!r} hides every GPU")
+    return visible
+
+
+def _named(entry: str, devices: list[Device]) -> Device | None:
+    """The device of one entry of CUDA_VISIBLE_DEVICES: an index, a UUID (or its start), a MIG."""
+    if entry.isdecimal():
+        return devices[int(entry)] if int(entry) < len(devices) else None
+    try:
+        if entry.startswith("MIG-"):
+            instance = pynvml.nvmlDeviceGetHandleByUUID(entry)
+            parent = pynvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(instance)
+            return devices[pynvml.nvmlDeviceGetIndex(parent)]
+        if entry.startswith("GPU-"):
+            uuids = [_decoded(pynvml.nvmlDeviceGetUUID(device.handle)) for device in devices]
+            found = [i for i, uuid in enumerate(uuids) if uuid.startswith(entry)]
+            return devices[found[0]] if len(found) == 1 else None
+    except pynvml.NVMLError:
+        return None
+    return None
+
+
+def mig_enabled(device: Device) -> bool:
+    """Whether the GPU is cut into instances; NVML then cannot tell one instance's energy."""
+    try:
+        current, _pending = pynvml.nvmlDeviceGetMigMode(device.handle)
+        return current == pynvml.NVML_DEVICE_MIG_ENABLE
+    except pynvml.NVMLError:  # GPUs without the feature
+        return False
+
+
+def measurable_devices() -> list[Device]:
+    """The visible devices, whole ones only; Unavailable if one is cut into MIG instances."""
+    devices = visible_devices()
+    for device in devices:
+        if mig_enabled(device):
+            raise Unavailable(
+                f"{device.label} is in MIG mode: NVML tells the energy of the whole GPU, "
+                "not of an instance"
+            )
+    return devices
+
+
+def process_memory_bytes(device: Device) -> dict[int, int | None]:
+    """Bytes of device memory by process id; None where the driver hides them."""
+    processes = pynvml.nvmlDeviceGetComputeRunningProcesses(device.handle)
+    return {process.pid: process.usedGpuMemory for process in processes}
+
+
+def _decoded(name: str | bytes) -> str:
+    return name.decode() if isinstance(name, bytes) else name
