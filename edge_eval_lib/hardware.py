@@ -54,7 +54,7 @@ class Hardware(Strict):
     why where it is None.
     """
 
-    gpu_names: list[str] = []
+    gpu_names: list[str] = Field(default_factory=list)
     gpus: Annotated[int, Field(ge=0)]
     memory_gb: Positive
     bandwidth_gb_s: Positive | None

@@ -35,7 +35,7 @@ class CpuModel:
     """
 
     name = "cpu-model"
-    resolution_s = 0.0
+    resolution_s = 1e-4  # what a window itself takes of this process's CPU time
     poll_interval_s = None
 
     def __init__(self, low_w: float, typical_w: float, high_w: float, device: str) -> None:
