@@ -242,7 +242,12 @@ def latency_distributions(requests: pd.DataFrame, stamp: str | None = None) -> F
             axis.set_ylabel("")
             axis.grid(axis="y", visible=False)
         axes[0].set_yticks(range(len(order)), [_short(name) for name in order])
-        _headline(fig, title, "a dot a request; box: middle half, whiskers 5-95 %; right: median")
+        _headline(
+            fig,
+            title,
+            "a dot a request; box: middle half, whiskers 5-95 %; right: median",
+            legend=False,
+        )
     return _finish(fig, requests, stamp)
 
 
@@ -380,7 +385,7 @@ def _rows_figure(
         axes[0][0].set_ylim(y - 0.4, -0.6)
         for axis in axes[0]:
             axis.tick_params(axis="y", length=0)
-        _headline(fig, title, reading)
+        _headline(fig, title, reading, legend=len(columns) > 1)
         if len(columns) > 1:
             handles = [
                 plt.Line2D([], [], color=c, marker=m, ls="", ms=6) for _, c, m in _STAGES.values()
@@ -400,15 +405,18 @@ def _row_of_markers(axis: Axes, row: pd.Series, columns: list[str], y: float) ->
             markeredgecolor="white", markeredgewidth=0.5, elinewidth=1.2, zorder=3,
         )  # fmt: skip
         if single:
+            high = row.get(f"{column}_hi", np.nan)
             axis.annotate(
-                _number(row[column]), (row[column], y), xytext=(7, 0),
-                textcoords="offset points", va="center", fontsize=7.5, color="#333333",
+                _number(row[column]), (high if np.isfinite(high) else row[column], y),
+                xytext=(7, 0), textcoords="offset points", va="center", fontsize=7.5,
+                color="#333333",
             )  # fmt: skip
 
 
-def _headline(fig: Figure, title: str, reading: str) -> None:
-    """Title and, below it, how to read the figure; a third line is free for a legend."""
-    fig.suptitle(f"{title}\n\n", x=0.01, ha="left", fontsize=13, fontweight="bold")
+def _headline(fig: Figure, title: str, reading: str, legend: bool = True) -> None:
+    """Title and, below it, how to read the figure; a third line is kept for a legend."""
+    lines = "\n\n" if legend else "\n"
+    fig.suptitle(f"{title}{lines}", x=0.01, ha="left", fontsize=13, fontweight="bold")
     fig.text(
         0.01, 1.0, f"\n\n{reading}", transform=fig.transFigure, ha="left", va="top",
         fontsize=9, color=_GREY, linespacing=1.05,

@@ -616,7 +616,33 @@ def reference_table(
     return sort_variants(table.reset_index())
 
 
-# --- writing ----------------------------------------------------------------------------------
+# --- for files and for people -----------------------------------------------------------------
+
+_UNITS = {
+    "_tok_s": "tok/s",
+    "_per_kwh": "1/kWh",
+    "_j": "J",
+    "_ms": "ms",
+    "_s": "s",
+    "_gb": "GB",
+    "_w": "W",
+    "_pct": "%",
+    "_usd": "USD",
+    "_kwh": "kWh",
+}
+_HEADINGS = {
+    "n_break": "N_break [requests]",
+    "n_break_full": "N_break, full accounting [requests]",
+    "ipw": "IPW [1/J]",
+    "rho_sys": "ρ_sys [tok/s/GB]",
+    "rho_sys_nominal": "ρ_sys, nominal size [tok/s/GB]",
+    "c_tax": "C_tax [ratio]",
+    "q_ret_pct": "Q_ret [%]",
+    "score": "score [0–1]",
+    "score_per_watt": "score per watt [1/W]",
+    "gold_nll": "gold answers’ NLL [nats/token]",
+    "top1_agreement": "top-1 agreement [share]",
+}
 
 
 def write_table(table: pd.DataFrame, path: str | Path) -> Path:
@@ -625,3 +651,64 @@ def write_table(table: pd.DataFrame, path: str | Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     table.to_csv(path, index=False)
     return path
+
+
+def readable(table: pd.DataFrame, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """The table as text for people: rounded, units in the headings, intervals in the same cell.
+
+    `columns` chooses and orders; by default all but the bounds. `<column>_lo`/`_hi` become
+    `value [lo, hi]`, `<column>_least`/`_most` `value (least to most)`, a missing value a dash.
+    """
+    bounds = {f"{c}{end}" for c in table for end in ("_lo", "_hi", "_least", "_most") if c in table}
+    chosen = [c for c in table if c not in bounds] if columns is None else list(columns)
+    text = {heading(c): _cells(table, c) for c in chosen}
+    return pd.DataFrame(text, index=table.index)
+
+
+def heading(column: str) -> str:
+    """`load_energy_j` -> `load energy [J]`."""
+    if column in _HEADINGS:
+        return _HEADINGS[column]
+    for base in ("_median", "_difference"):
+        if column.endswith(base):
+            name, _, unit = heading(column.removesuffix(base)).partition(" [")
+            return f"{name}, {base[1:]}" + (f" [{unit}" if unit else "")
+    for suffix, unit in _UNITS.items():
+        if column.endswith(suffix):
+            return f"{column.removesuffix(suffix).replace('_', ' ')} [{unit}]"
+    return column.replace("_", " ")
+
+
+def format_number(value: float) -> str:
+    """Three significant digits, whole from 1,000 on; `never` for infinity, a dash for NaN."""
+    if pd.isna(value):
+        return "–"
+    if np.isinf(value):
+        return "never" if value > 0 else "−∞"
+    if value == 0:
+        return "0"
+    digits = int(np.clip(2 - np.floor(np.log10(abs(value))), 0, 12))
+    text = f"{value:,.{digits}f}" if abs(value) >= 1e-4 else f"{value:.2e}"
+    return text.replace("-", "−")
+
+
+def _cells(table: pd.DataFrame, column: str) -> list[str]:
+    values = table[column]
+    if not pd.api.types.is_numeric_dtype(values):
+        return ["–" if pd.isna(v) or v == "" else str(v) for v in values]
+    if pd.api.types.is_integer_dtype(values):
+        return [f"{v:,}" for v in values]
+    cells = [format_number(v) for v in values]
+    for (low, high), form in {
+        ("_lo", "_hi"): "{} [{}, {}]",
+        ("_least", "_most"): "{} ({} to {})",
+    }.items():
+        ends = f"{column}{low}", f"{column}{high}"
+        if not set(ends) <= set(table):
+            continue
+        for i, (least, most) in enumerate(zip(table[ends[0]], table[ends[1]], strict=True)):
+            if np.isneginf(least) and np.isposinf(most):
+                cells[i] = f"{cells[i]} [unbounded]"
+            elif not (pd.isna(least) or pd.isna(most)):
+                cells[i] = form.format(cells[i], format_number(least), format_number(most))
+    return cells
