@@ -9,7 +9,7 @@ import moocore
 import numpy as np
 import pandas as pd
 
-from edge_eval_lib.checks import require_finite
+from edge_eval_lib.checks import require_finite, require_non_negative, require_whole
 
 
 def non_dominated(
@@ -28,6 +28,43 @@ def non_dominated(
     if known.any():
         front[known] = moocore.is_nondominated(points[known], keep_weakly=True)
     return pd.Series(front, index=table.index, name="non_dominated")
+
+
+def front_frequency(
+    table: pd.DataFrame,
+    objectives: Mapping[str, Literal["min", "max"]],
+    relative_spread: Mapping[str, float | pd.Series],
+    draws: int = 1000,
+    seed: int = 0,
+) -> pd.Series:
+    """How often a row is on the front when its figures scatter: the share of draws, 0..1.
+
+    `relative_spread` gives an objective's standard deviation over its value, one number for all
+    rows or a Series with the table's index; an objective that it leaves out stays as it is. Every
+    row scatters on its own: value x a log-normal factor of mean 1. A row in which an objective is
+    missing has no frequency (NaN). ValueError as for `non_dominated`, for a spread that is
+    negative, NaN or of no objective, and for fewer than one draw.
+    """
+    points = _minimised(table, objectives)
+    require_whole(1, draws=draws)
+    variance = np.zeros_like(points)
+    for column, spread in relative_spread.items():
+        if column not in objectives:
+            raise ValueError(f"relative_spread names {column!r}, which is no objective")
+        require_non_negative(**{f"relative_spread[{column!r}]": spread})
+        if isinstance(spread, pd.Series) and not spread.index.equals(table.index):
+            raise ValueError(f"relative_spread[{column!r}] must have the table's index")
+        variance[:, list(objectives).index(column)] = np.log1p(np.asarray(spread) ** 2)
+    known = ~np.isnan(points).any(axis=1)
+    frequency = np.full(len(points), np.nan)
+    if known.any():
+        generator = np.random.default_rng(seed)
+        points, variance = points[known], variance[known]
+        normal = generator.standard_normal((draws, *points.shape))
+        drawn = points * np.exp(np.sqrt(variance) * normal - variance / 2)
+        fronts = [moocore.is_nondominated(one, keep_weakly=True) for one in drawn]
+        frequency[known] = np.mean(fronts, axis=0)
+    return pd.Series(frequency, index=table.index, name="front_frequency")
 
 
 def hypervolume(points, reference) -> float:
