@@ -41,6 +41,16 @@ def require_positive(**arguments) -> None:
             raise ValueError(f"{name} must be above 0, but is {_first(value, lambda x: x > 0)}")
 
 
+def require_at_least(least: float, **arguments) -> None:
+    """As `require_finite`, and ValueError naming the first argument below `least`."""
+    require_finite(**arguments)
+    for name, value in arguments.items():
+        if not (_numbers(name, value) >= least).all():
+            raise ValueError(
+                f"{name} must be at least {least}, but is {_first(value, lambda x: x >= least)}"
+            )
+
+
 def require_whole(least: int, **arguments) -> None:
     """ValueError naming the first argument that is not a whole number of at least `least`."""
     require_finite(**arguments)

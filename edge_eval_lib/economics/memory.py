@@ -1,0 +1,263 @@
+"""Memory: the KV cache, and whether training or serving a model fits a device.
+
+Estimates from a model's shape, for planning before anything runs; GB = 10^9 bytes. A negative, NaN
+or impossible argument raises ValueError that names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from edge_eval_lib.checks import require_non_negative, require_positive, require_whole
+
+# Bytes a parameter of the layers that a precision quantises. NF4 with double quantisation: 4 bits
+# and 0.127 bits of constants (QLoRA, arXiv 2305.14314).
+QUANTISED_BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0, "int4": (4 + 0.127) / 8}
+LORA_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def kv_cache_bytes_per_token(layers, kv_heads, head_dim, bytes_per_value=2):
+    """Bytes that one token takes in the KV cache: 2 (keys, values) x layers x heads x size x bytes.
+
+    `kv_heads` counts key-value heads: fewer than attention heads in grouped-query attention.
+    Source: arXiv 2309.06180, which gives 819,200 for OPT-13B.
+    """
+    require_whole(1, layers=layers, kv_heads=kv_heads, head_dim=head_dim)
+    require_positive(bytes_per_value=bytes_per_value)
+    return 2 * layers * kv_heads * head_dim * bytes_per_value
+
+
+def kv_cache_bytes(tokens, bytes_per_token, window=None):
+    """Bytes of one sequence's KV cache; with a sliding `window` only its last tokens are kept."""
+    require_non_negative(tokens=tokens, bytes_per_token=bytes_per_token)
+    if window is None:
+        return tokens * bytes_per_token
+    require_whole(1, window=window)
+    return np.minimum(tokens, window) * bytes_per_token
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """A decoder with gated feed-forward layers (Llama, Qwen, Mistral, Gemma, Phi-3), in numbers."""
+
+    layers: int
+    hidden_size: int
+    intermediate_size: int
+    attention_heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary_size: int
+    tied_embeddings: bool = False
+    attention_bias: bool = False
+    window: int | None = None
+
+    def __post_init__(self) -> None:
+        sizes = {
+            "layers": self.layers,
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size,
+            "attention_heads": self.attention_heads,
+            "kv_heads": self.kv_heads,
+            "head_dim": self.head_dim,
+            "vocabulary_size": self.vocabulary_size,
+        }
+        require_whole(1, **sizes)
+        if self.window is not None:
+            require_whole(1, window=self.window)
+
+    @property
+    def module_sizes(self) -> dict[str, tuple[int, int]]:
+        """(inputs, outputs) of each linear module of a layer, by its usual name."""
+        queries = self.attention_heads * self.head_dim
+        keys = self.kv_heads * self.head_dim
+        hidden, inner = self.hidden_size, self.intermediate_size
+        return {
+            "q_proj": (hidden, queries),
+            "k_proj": (hidden, keys),
+            "v_proj": (hidden, keys),
+            "o_proj": (queries, hidden),
+            "gate_proj": (hidden, inner),
+            "up_proj": (hidden, inner),
+            "down_proj": (inner, hidden),
+        }
+
+    @property
+    def linear_parameters(self) -> int:
+        """Parameters of the layers' linear modules: what quantisation compresses."""
+        return self.layers * sum(inputs * outputs for inputs, outputs in self.module_sizes.values())
+
+    @property
+    def parameters(self) -> int:
+        """All parameters, tied embeddings counted once."""
+        embeddings = self.vocabulary_size * self.hidden_size * (1 if self.tied_embeddings else 2)
+        norms = (2 * self.layers + 1) * self.hidden_size
+        bias = 0
+        if self.attention_bias:
+            bias = self.layers * (self.attention_heads + 2 * self.kv_heads) * self.head_dim
+        return self.linear_parameters + embeddings + norms + bias
+
+    def weight_bytes(self, precision: str) -> float:
+        """Bytes of the weights; embeddings, output head and norms stay in fp16 when quantised."""
+        if precision not in QUANTISED_BYTES:
+            raise ValueError(f"precision must be one of {list(QUANTISED_BYTES)}, not {precision!r}")
+        rest_bytes = QUANTISED_BYTES["fp32" if precision == "fp32" else "fp16"]
+        rest = self.parameters - self.linear_parameters
+        return self.linear_parameters * QUANTISED_BYTES[precision] + rest * rest_bytes
+
+    def lora_parameters(self, rank: int, modules: Sequence[str] = LORA_MODULES) -> int:
+        """Parameters of a LoRA adapter: rank x (inputs + outputs) of each module of each layer."""
+        require_whole(1, rank=rank)
+        sizes = self.module_sizes
+        unknown = [m for m in modules if m not in sizes]
+        if unknown or not modules:
+            raise ValueError(f"modules must be some of {list(sizes)}, not {list(modules)}")
+        return self.layers * rank * sum(sum(sizes[m]) for m in modules)
+
+
+def shape_from_config(config: Mapping[str, Any]) -> ModelShape:
+    """The shape told by a transformers config.json, read as a mapping.
+
+    ValueError naming the first field that it lacks: a model of another kind has other fields.
+    """
+
+    def field(name: str):
+        if config.get(name) is None:
+            raise ValueError(f"config has no field {name!r}: not a decoder of a known shape")
+        return config[name]
+
+    heads = field("num_attention_heads")
+    # Qwen2 has query, key and value biases without saying so in its config.
+    bias = config.get("attention_bias", config.get("model_type") == "qwen2")
+    window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
+    return ModelShape(
+        layers=field("num_hidden_layers"),
+        hidden_size=field("hidden_size"),
+        intermediate_size=field("intermediate_size"),
+        attention_heads=heads,
+        kv_heads=config.get("num_key_value_heads") or heads,
+        head_dim=config.get("head_dim") or field("hidden_size") // heads,
+        vocabulary_size=field("vocab_size"),
+        tied_embeddings=bool(config.get("tie_word_embeddings", False)),
+        attention_bias=bool(bias),
+        window=window,
+    )
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """What a run needs on its device, part by part, GB."""
+
+    weights_gb: float
+    adapter_gb: float = 0.0
+    gradients_gb: float = 0.0
+    optimiser_gb: float = 0.0
+    activations_gb: float = 0.0
+    kv_cache_gb: float = 0.0
+
+    @property
+    def total_gb(self) -> float:
+        """All parts together."""
+        return self.weights_gb + self._beside_weights_gb
+
+    @property
+    def _beside_weights_gb(self) -> float:
+        return (
+            self.adapter_gb
+            + self.gradients_gb
+            + self.optimiser_gb
+            + self.activations_gb
+            + self.kv_cache_gb
+        )
+
+    def verdict(
+        self, device_memory_gb: float, host_memory_gb: float = 0.0, reserve_gb: float = 1.0
+    ) -> Literal["fits", "offload", "does not fit"]:
+        """Whether it fits a device (or several: their memory added up).
+
+        `reserve_gb` of the device stays free for its context, the libraries' buffers and
+        fragmentation. `offload`: the weights do not fit as a whole, yet all other parts do, and
+        the weights that are over fit `host_memory_gb`.
+        """
+        require_positive(device_memory_gb=device_memory_gb)
+        require_non_negative(host_memory_gb=host_memory_gb, reserve_gb=reserve_gb)
+        usable_gb = device_memory_gb - reserve_gb
+        if self.total_gb <= usable_gb:
+            return "fits"
+        if self._beside_weights_gb < usable_gb and self.total_gb - usable_gb <= host_memory_gb:
+            return "offload"
+        return "does not fit"
+
+
+def serving_memory(
+    shape: ModelShape,
+    precision: str,
+    concurrency: int,
+    tokens_per_request: int,
+    bytes_per_value: float = 2.0,
+) -> MemoryEstimate:
+    """Memory to serve `concurrency` requests at once, each with prompt and answer in the cache.
+
+    Activations: the prompts of one batch passing through one layer (its input and the two inner
+    products of the feed-forward part), and a row of logits in fp32 a request.
+    """
+    require_whole(1, concurrency=concurrency, tokens_per_request=tokens_per_request)
+    per_token = kv_cache_bytes_per_token(
+        shape.layers, shape.kv_heads, shape.head_dim, bytes_per_value
+    )
+    cache = concurrency * kv_cache_bytes(tokens_per_request, per_token, shape.window)
+    layer = (
+        concurrency
+        * tokens_per_request
+        * bytes_per_value
+        * (4 * shape.hidden_size + 2 * shape.intermediate_size)
+    )
+    return MemoryEstimate(
+        weights_gb=shape.weight_bytes(precision) / 1e9,
+        activations_gb=(layer + 4 * concurrency * shape.vocabulary_size) / 1e9,
+        kv_cache_gb=float(cache) / 1e9,
+    )
+
+
+def training_memory(
+    shape: ModelShape,
+    method: Literal["lora", "qlora"],
+    batch_size: int,
+    tokens: int,
+    lora_rank: int,
+    modules: Sequence[str] = LORA_MODULES,
+    gradient_checkpointing: bool = True,
+    base_precision: Literal["fp32", "fp16"] = "fp16",
+) -> MemoryEstimate:
+    """Memory to train a LoRA adapter with AdamW over a frozen base (NF4 for `qlora`).
+
+    Adapter and its gradients in fp32, two fp32 moments. Activations of a layer are 34 bytes x
+    hidden size a token at 2 bytes a value, attention scores never stored (arXiv 2205.05198,
+    section 4.1); with gradient checkpointing one layer's are held at a time, and every layer's
+    input. Besides, the logits of a batch: in the compute type, and in fp32 with their gradient.
+    """
+    if method not in ("lora", "qlora"):
+        raise ValueError(f"method must be 'lora' or 'qlora', not {method!r}")
+    if base_precision not in ("fp32", "fp16"):
+        raise ValueError(f"base_precision must be 'fp32' or 'fp16', not {base_precision!r}")
+    require_whole(1, batch_size=batch_size, tokens=tokens)
+    value_bytes = QUANTISED_BYTES[base_precision]
+    batch_tokens = batch_size * tokens
+    layer = 34 * shape.hidden_size * batch_tokens * value_bytes / 2
+    layer_input = shape.hidden_size * batch_tokens * value_bytes
+    if gradient_checkpointing:
+        activations = layer + shape.layers * layer_input
+    else:
+        activations = shape.layers * layer
+    logits = batch_tokens * shape.vocabulary_size * (value_bytes + 8)
+    adapter = 4 * shape.lora_parameters(lora_rank, modules)
+    return MemoryEstimate(
+        weights_gb=shape.weight_bytes("int4" if method == "qlora" else base_precision) / 1e9,
+        adapter_gb=adapter / 1e9,
+        gradients_gb=adapter / 1e9,
+        optimiser_gb=2 * adapter / 1e9,
+        activations_gb=(activations + logits) / 1e9,
+    )
