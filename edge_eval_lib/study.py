@@ -42,6 +42,8 @@ NOTEBOOKS = {
 }
 # Names become file names and parts of `family-size_task_method_precision`.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.\-]*$")]
+StudyName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._\-]*$")]
+RESERVED_NAMES = ("models", "paper")  # directories below outputs/ that belong to no study
 Count = Annotated[int, Field(ge=1)]
 Schema = TypeVar("Schema", bound=BaseModel)
 
@@ -188,7 +190,7 @@ def _hash(settings: Any) -> str:
 class Study(Strict):
     """A validated study file. `outputs` of a run go by `name`."""
 
-    name: Name
+    name: StudyName
     description: str
     hardware: str
     models: list[Model]
@@ -202,6 +204,14 @@ class Study(Strict):
     seed: int
 
     _path: Path = PrivateAttr()
+
+    @model_validator(mode="after")
+    def _name_is_free(self) -> Study:
+        if self.name in RESERVED_NAMES:
+            raise ValueError(
+                f"the name {self.name!r} is taken by outputs/{self.name}; give another"
+            )
+        return self
 
     @model_validator(mode="after")
     def _no_repeats(self) -> Study:
