@@ -1,0 +1,164 @@
+"""Figures: what they draw is what the table says, gaps are told, files are complete."""
+
+import io
+import xml.etree.ElementTree as ET
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from edge_eval_lib import figures, published, tables
+from edge_eval_lib.economics.prices import load_price_book
+
+STAMP = "a machine · energy: estimated"
+OF_VARIANTS = [
+    figures.roi_ipw_quadrants,
+    figures.system_density,
+    figures.quality_stability,
+    figures.lifecycle_energy,
+]
+
+
+@pytest.fixture(scope="module")
+def paper() -> pd.DataFrame:
+    return tables.variants_table(published.observations(), None, load_price_book().prices("paper"))
+
+
+@pytest.fixture(scope="module")
+def one_model(paper) -> pd.DataFrame:
+    table = paper[(paper["family"] == "llama") & (paper["size"] == "1B")].copy()
+    for metric in ("rho_sys", "ipw", "q_ret_pct", "score"):
+        table[f"{metric}_lo"], table[f"{metric}_hi"] = table[metric] * 0.9, table[metric] * 1.2
+    return table
+
+
+def texts(figure) -> str:
+    return "\n".join(t.get_text() for t in figure.findobj(plt.Text))
+
+
+def requests_of(variants: pd.DataFrame) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    return pd.concat(
+        [
+            pd.DataFrame(
+                {
+                    "variant": tables.variant_name(row),
+                    "ttft_ms": rng.lognormal(5, 0.2, 10),
+                    "tpot_ms": rng.lognormal(4, 0.1, 10),
+                }
+            )
+            for _, row in variants.iterrows()
+        ]
+    )
+
+
+@pytest.mark.parametrize("draw", OF_VARIANTS, ids=lambda f: f.__name__)
+def test_every_task_has_a_panel_with_units_and_the_stamp(draw, paper):
+    figure = draw(paper, stamp=STAMP)
+    assert [a.get_title(loc="left") for a in figure.axes] == ["rag", "summarization", "dialogue"]
+    assert STAMP in texts(figure)
+    assert all(any(c in a.get_xlabel() for c in "[,") for a in figure.axes)
+    assert "llama-1B" in texts(figure)
+    assert figure.number not in plt.get_fignums()
+
+
+def test_quadrants_draw_every_variant_at_its_figures(one_model):
+    figure = figures.roi_ipw_quadrants(one_model)
+    drawn = {
+        tuple(np.round(line.get_xydata()[0], 6))
+        for axis in figure.axes
+        for line in axis.lines
+        if line.get_marker() not in ("", "None")
+    }
+    expected = {
+        tuple(np.round(pair, 6))
+        for pair in one_model[["ipw", "n_break"]].itertuples(index=False, name=None)
+    }
+    assert drawn == expected
+    low, high = figure.axes[0].get_ylim()
+    assert low > high  # sooner is up
+
+
+def test_a_variant_that_never_pays_is_still_drawn(one_model):
+    table = one_model.assign(n_break=np.where(one_model["method"] == "qlora", np.inf, 5.0))
+    figure = figures.roi_ipw_quadrants(table)
+    heights = [
+        line.get_ydata()[0]
+        for line in figure.axes[0].lines
+        if line.get_marker() not in ("", "None")
+    ]
+    assert sorted(heights) == [5, 5, 5, 15]
+
+
+def test_density_draws_intervals_where_there_are_any(one_model, paper):
+    def bars(figure):
+        return [s for axis in figure.axes for c in axis.collections for s in c.get_segments()]
+
+    drawn = bars(figures.system_density(one_model))
+    ends = {(round(s[0][0], 3), round(s[-1][0], 3)) for s in drawn}
+    row = one_model.iloc[0]
+    assert (round(row["rho_sys_lo"], 3), round(row["rho_sys_hi"], 3)) in ends
+    assert not bars(figures.system_density(paper))
+
+
+def test_adaptation_labels_its_ratios():
+    table = tables.adaptation_table(published.observations())
+    shown = texts(figures.adaptation_energy(table, STAMP))
+    assert "×8.51" in shown
+    assert "llama-1B  rag" in shown
+    assert "[MJ]" in shown
+    assert STAMP in shown
+
+
+def test_lifecycle_serves_as_many_requests_as_it_says(one_model):
+    figure = figures.lifecycle_energy(one_model, requests=500)
+    drawn = [line.get_xdata()[0] for line in figure.axes[0].lines if len(line.get_xdata())]
+    row = one_model.iloc[0]
+    assert any(np.isclose(drawn, row["energy_per_request_j"] * 500))
+    assert any(np.isclose(drawn, row["adapt_energy_j"]))
+    assert "500 requests" in texts(figure)
+
+
+def test_latencies_show_every_request(one_model):
+    requests = requests_of(one_model)
+    figure = figures.latency_distributions(requests, STAMP)
+    dots = [c for c in figure.axes[0].collections if len(c.get_offsets())]
+    assert sum(len(c.get_offsets()) for c in dots) == len(requests)
+    assert "llama-1B  rag  LoRA INT4" in texts(figure)
+    assert "[ms]" in figure.axes[0].get_xlabel()
+
+
+@pytest.mark.parametrize("draw", OF_VARIANTS, ids=lambda f: f.__name__)
+def test_nothing_measured_is_said_not_drawn(draw, one_model):
+    empty = one_model.copy()
+    numbers = empty.select_dtypes("number").columns.difference(["repetitions", "concurrency"])
+    empty[numbers] = np.nan
+    empty["notes"] = "no energy source: no permission"
+    shown = texts(draw(empty, stamp=STAMP))
+    assert "Nothing to draw" in shown
+    assert "no permission" in shown
+    assert STAMP in shown
+
+
+def test_no_requests_is_said():
+    empty = pd.DataFrame({"variant": [], "ttft_ms": [], "tpot_ms": []})
+    assert "Nothing to draw" in texts(figures.latency_distributions(empty))
+
+
+def test_configurations_beyond_the_papers_are_drawn(one_model):
+    other = one_model[one_model["precision"] == "int4"].assign(precision="prune50-int4")
+    figure = figures.system_density(pd.concat([one_model, other]))
+    assert "LoRA PRUNE50-INT4" in texts(figure)
+
+
+def test_png_and_svg_are_written_the_same_every_time(tmp_path, one_model):
+    paths = figures.save_figure(figures.system_density(one_model), tmp_path / "new" / "density")
+    assert [p.name for p in paths] == ["density.png", "density.svg"]
+    image = plt.imread(io.BytesIO(paths[0].read_bytes()))
+    assert image.shape[0] > 200
+    assert image.std() > 0.01
+    assert ET.parse(paths[1]).getroot().tag.endswith("svg")
+    first = paths[1].read_bytes()
+    figures.save_figure(figures.system_density(one_model), tmp_path / "new" / "density")
+    assert paths[1].read_bytes() == first
