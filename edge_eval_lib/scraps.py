@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import orjson
-import pandas as pd
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCRAP_MIMES = tuple(f"application/scrapbook.scrap.{encoder}+json" for encoder in ("json", "text"))
 RUN_COMPLETE = "run_complete"
@@ -44,6 +45,8 @@ def complete() -> None:
 
 
 def _plain(value: Any, name: str) -> Any:
+    import numpy as np  # late, as pandas below: every run's start would pay for them
+
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, (bool, str, int)):
@@ -98,6 +101,8 @@ def collect(directory: str | Path) -> pd.DataFrame:
 
     Unreadable or incomplete notebooks are no runs; they are named in `.attrs["unreadable"]`.
     """
+    import pandas as pd
+
     rows, unreadable = [], []
     for path in sorted(Path(directory).rglob("*.ipynb")):
         try:
