@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from edge_eval_lib import metrics
+from edge_eval_lib.economics.cost import full_costs, paper_costs
 from edge_eval_lib.economics.prices import Prices
 from edge_eval_lib.uncertainty import mean_interval, paired_ratio_interval
 
@@ -265,31 +266,32 @@ def _add_metrics(
 def paper_break_even(table: pd.DataFrame, prices: Prices) -> pd.Series:
     """Requests until adaptation has paid, electricity alone counted (the paper's accounting)."""
     return _where_known(
-        lambda train, local: metrics.break_even(train, 0.0, prices.api_usd_per_request, local),
-        prices.electricity_usd(table["adapt_energy_j"]),
-        prices.electricity_usd(table["energy_per_request_j"]),
+        lambda adapt, request: paper_costs(prices, adapt, request).requests,
+        table["adapt_energy_j"],
+        table["energy_per_request_j"],
     )
 
 
 def full_break_even(table: pd.DataFrame, prices: Prices) -> pd.Series:
-    """Requests until everything spent before the first one has paid.
+    """Requests until everything spent before the first one has paid (`cost.full_costs`).
 
-    Before: electricity (times PUE) and hardware time of adaptation, compression and load, and
-    set-up labour. A request here costs electricity (times PUE) and its share of hardware time,
-    output tokens over throughput; at the API its input and output tokens.
+    Input tokens that a run did not record are the prices' assumption.
     """
-    before = prices.machine_usd(
-        table["adapt_energy_j"] + table["compress_energy_j"] + table["load_energy_j"],
-        table["adapt_s"] + table["compress_s"] + table["load_s"],
-    )
-    local = prices.machine_usd(
-        table["energy_per_request_j"],
-        table["output_tokens_per_request"] / table["throughput_tok_s"],
-    )
-    inputs = table["input_tokens_per_request"].fillna(prices.api_input_tokens_per_request)
-    api = prices.api_request_usd(inputs, table["output_tokens_per_request"])
+    arguments = {
+        "adapt_energy_j": table["adapt_energy_j"],
+        "compress_energy_j": table["compress_energy_j"],
+        "load_energy_j": table["load_energy_j"],
+        "seconds_before": table["adapt_s"] + table["compress_s"] + table["load_s"],
+        "energy_per_request_j": table["energy_per_request_j"],
+        "seconds_per_request": table["output_tokens_per_request"] / table["throughput_tok_s"],
+        "input_tokens_per_request": table["input_tokens_per_request"].fillna(
+            prices.api_input_tokens_per_request
+        ),
+        "output_tokens_per_request": table["output_tokens_per_request"],
+    }
     return _where_known(
-        lambda b, a, c: metrics.break_even(b, prices.setup_usd, a, c), before, api, local
+        lambda *columns: full_costs(prices, **dict(zip(arguments, columns, strict=True))).requests,
+        *arguments.values(),
     )
 
 

@@ -1,6 +1,6 @@
-"""Prices: params/prices.yaml -> what a request costs at an API and on one's own machine.
+"""Prices: params/prices.yaml -> sets of prices that studies name, and scenarios around them.
 
-Two accountings of the same figures. `paper`: electricity at the meter against one API price a
+cost.py makes two accountings of them. `paper`: electricity at the meter against one API price a
 request. `full`: electricity times PUE, hardware by the hour of use and set-up labour against the
 API's prices for the tokens in and out.
 """
@@ -48,19 +48,14 @@ class Prices(Strict):
     @property
     def hardware_usd_per_hour(self) -> float:
         """The machine's price by the hour of use: price x capital recovery factor / used hours."""
-        rate, years = self.discount_rate, self.hardware_lifetime_years
-        recovery = rate / (1 - (1 + rate) ** -years) if rate > 0 else 1 / years
+        from edge_eval_lib.economics.cost import capital_recovery_factor  # late: it builds on us
+
+        recovery = capital_recovery_factor(self.discount_rate, self.hardware_lifetime_years)
         return self.hardware_usd * recovery / (HOURS_PER_YEAR * self.utilisation)
 
     def electricity_usd(self, energy_j):
         """Electricity at the meter, without PUE; joules, a number or a Series."""
         return energy_j / JOULES_PER_KWH * self.electricity_usd_per_kwh
-
-    def machine_usd(self, energy_j, seconds):
-        """Electricity with PUE, and hardware, for `seconds` of use that took `energy_j`."""
-        return self.electricity_usd(energy_j) * self.pue + self.hardware_usd_per_hour * (
-            seconds / 3600
-        )
 
     def api_request_usd(self, input_tokens, output_tokens):
         """One API request of so many tokens, at the prices per million."""
