@@ -57,6 +57,11 @@ class Prices(Strict):
         """Electricity at the meter, without PUE; joules, a number or a Series."""
         return energy_j / JOULES_PER_KWH * self.electricity_usd_per_kwh
 
+    def machine_usd(self, energy_j, seconds):
+        """Electricity with PUE, and hardware, for `seconds` of use that took `energy_j`."""
+        hardware = self.hardware_usd_per_hour * (seconds / 3600)
+        return self.electricity_usd(energy_j) * self.pue + hardware
+
     def api_request_usd(self, input_tokens, output_tokens):
         """One API request of so many tokens, at the prices per million."""
         return (

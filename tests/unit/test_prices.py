@@ -31,6 +31,11 @@ def test_hardware_by_the_hour_of_use():
     assert free_money.hardware_usd_per_hour < PAPER.hardware_usd_per_hour
 
 
+def test_an_hour_of_the_machine_costs_hardware_and_electricity_with_pue():
+    assert PAPER.machine_usd(0.0, 3600) == pytest.approx(PAPER.hardware_usd_per_hour)
+    assert PAPER.machine_usd(3.6e6, 0.0) == pytest.approx(0.12 * 1.56)
+
+
 def test_scenarios_reach_every_end():
     scenarios = BOOK.scenario_prices(PAPER)
     assert {s.setup_hours for s in scenarios} == {0.0, 80.0}
