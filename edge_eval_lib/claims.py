@@ -1,7 +1,7 @@
 """What the paper claims, judged by rule from its own published figures.
 
-`judge(figures)` gives one row a claim. Each rule is a function of the claim and the evidence; the
-verdict is computed, so that other figures or another printed value give another verdict.
+`judge(evidence(figures))` gives one row a claim. Each rule is a function of the claim and the
+evidence; the verdict is computed, so that other figures or another printed value give another one.
 
 A printed value is met when ours, rounded to the digits that were printed, is the same.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -57,6 +58,16 @@ class Evidence:
 
     figures: Published
     variants: pd.DataFrame
+
+    @cached_property
+    def adaptation(self) -> pd.DataFrame:
+        """LoRA beside QLoRA per model and task."""
+        return tables.adaptation_table(published.observations(self.figures))
+
+    @cached_property
+    def headline(self) -> pd.DataFrame:
+        """`headline` of this evidence."""
+        return headline(self)
 
     @property
     def int4(self) -> pd.DataFrame:
@@ -110,13 +121,13 @@ def evidence(figures: Published | None = None, prices: Prices | None = None) -> 
     return Evidence(figures, variants)
 
 
-def judge(figures: Published | None = None, prices: Prices | None = None) -> pd.DataFrame:
+def judge(proof: Evidence | None = None) -> pd.DataFrame:
     """Every claim with its verdict; a row a claim, in the order of claims.csv.
 
     Columns: claim_id, statement, source, paper_value (as printed), unit, ours, rule, verdict,
     statistic (what meets the printed value where it is not what the claim says), note.
     """
-    proof = evidence(figures, prices)
+    proof = proof or evidence()
     rows = []
     for _, claim in proof.figures.claims.iterrows():
         if claim["rule"] not in _RULES:
@@ -234,7 +245,7 @@ for _metric in tables.METRICS:
 
 @rule("headline_statistic")
 def _headline_statistic(claim: pd.Series, proof: Evidence) -> Finding:
-    cells = headline(proof)
+    cells = proof.headline
     medians = sum(agrees(p, v) for p, v in zip(cells["printed"], cells["median"], strict=True))
     found = cells.groupby("metric", sort=False)["statistic"].first()
     text = "each of the 30 cells is the median over the model's INT4 variants"
@@ -397,8 +408,7 @@ def _api_price(claim: pd.Series, proof: Evidence) -> Finding:
 
 def adaptation_kwh(proof: Evidence) -> pd.DataFrame:
     """Mean over tasks, kWh; index model, columns (lora, qlora) x (adapt, with_merge, hours)."""
-    table = tables.adaptation_table(published.observations(proof.figures))
-    means = table.groupby(MODEL, sort=False)
+    means = proof.adaptation.groupby(MODEL, sort=False)
     return pd.DataFrame(
         {
             "lora": means["lora_energy_j"].mean() / JOULES_PER_KWH,
@@ -443,7 +453,7 @@ def _qlora_ratio(claim: pd.Series, proof: Evidence) -> Finding:
 def _qlora_ratio_max(claim: pd.Series, proof: Evidence) -> Finding:
     energies = adaptation_kwh(proof)
     ratios = energies["qlora_with_merge"] / energies["lora_with_merge"]
-    table = tables.adaptation_table(published.observations(proof.figures))
+    table = proof.adaptation
     single = table.loc[table["energy_ratio"].idxmax()]
     return Finding(
         "reproduced" if agrees(claim["value"], ratios.max()) else "not reproduced",
@@ -471,7 +481,7 @@ def eases_with_size(proof: Evidence) -> pd.DataFrame:
 
     Series: each task, and `means` (ratio of the means over tasks); `energy` and `seconds`.
     """
-    table = tables.adaptation_table(published.observations(proof.figures))
+    table = proof.adaptation
     rows = []
     for quantity, column in {"energy": "energy_j", "seconds": "s"}.items():
         pair = [f"lora_{column}", f"qlora_{column}"]
@@ -582,11 +592,9 @@ def _evaluation_samples(claim: pd.Series, proof: Evidence) -> Finding:
 
 
 def samples_per_pass(quality: pd.DataFrame) -> int | None:
-    """Fewest samples of integer scores whose mean can be each published median; None if too many."""
-    for samples in range(1, MOST_SAMPLES + 1):
-        if _fit(quality["score_median"], samples).all():
-            return samples
-    return None
+    """Fewest samples of whole scores whose mean can be every published median; None if too many."""
+    medians = quality["score_median"]
+    return next((n for n in range(1, MOST_SAMPLES + 1) if _fit(medians, n).all()), None)
 
 
 def _fit(medians: pd.Series, samples: int) -> pd.Series:

@@ -1,0 +1,444 @@
+"""Pictures of the paper's analysis; each takes a `paper.Paper` and returns a matplotlib Figure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from edge_eval_lib import claims, figures, paper, tables
+from edge_eval_lib.figures import (
+    _COLOURS,
+    _GREY,
+    _STYLE,
+    _finish,
+    _headline,
+    _legend,
+    _log_axis,
+    _look,
+)
+from edge_eval_lib.paper import Paper
+from edge_eval_lib.published import MODEL
+
+STAMP = (
+    "Published figures of two Tesla T4 (arXiv 2604.19342); energy from NVML power, load estimated"
+)
+_UNITS = {
+    "n_break": "N_break, requests",
+    "ipw": "IPW, score per joule [1/J]",
+    "rho_sys": "rho_sys [tok/s/GB]",
+    "q_ret_pct": "Q_ret [%]",
+    "c_tax": "C_tax, requests",
+}
+_VERDICT_COLOURS = {
+    "reproduced": _COLOURS[2],
+    "other statistic": _COLOURS[8],
+    "not reproduced": _COLOURS[3],
+    "not checkable": "#bbbbbb",
+}
+
+
+def quadrants(study: Paper) -> Figure:
+    """Requests to break even over intelligence per watt, all 72 variants."""
+    return figures.roi_ipw_quadrants(study.variants, STAMP)
+
+
+def density(study: Paper) -> Figure:
+    """System density on the paper's nominal sizes."""
+    return figures.system_density(study.variants, STAMP)
+
+
+def quality_stability(study: Paper) -> Figure:
+    """What is left of the FP16 score, with the intervals that three passes allow."""
+    bounds = paper.fidelity(study).set_index(tables.VARIANT)[["passes_lo", "passes_hi"]]
+    bounds.columns = ["q_ret_pct_lo", "q_ret_pct_hi"]
+    table = study.variants.drop(columns=["q_ret_pct_lo", "q_ret_pct_hi"])
+    table = table.join(bounds, on=tables.VARIANT)
+    return figures.quality_stability(table, f"{STAMP}; bars: 95 % over three passes of decoding")
+
+
+def verdicts(study: Paper) -> Figure:
+    """A square a claim, coloured by its verdict, a row a source."""
+    judged = study.claims
+    sources = list(dict.fromkeys(judged["source"]))
+    with plt.rc_context(_STYLE):
+        fig, axis = plt.subplots(figsize=(9.2, 0.9 + 0.42 * len(sources)), layout="constrained")
+        for y, source in enumerate(sources):
+            rows = judged[judged["source"] == source]
+            rows = rows.sort_values(
+                "verdict", key=lambda s: s.map(claims.VERDICTS.index), kind="stable"
+            )
+            axis.scatter(
+                range(len(rows)), [y] * len(rows), marker="s", s=95,
+                c=[_VERDICT_COLOURS[v] for v in rows["verdict"]],
+            )  # fmt: skip
+        axis.set_yticks(range(len(sources)), sources)
+        axis.set_ylim(len(sources) - 0.5, -0.5)
+        axis.set_xticks([])
+        axis.grid(visible=False)
+        sns.despine(ax=axis, left=True, bottom=True)
+        axis.tick_params(length=0)
+        counts = judged["verdict"].value_counts()
+        handles = [
+            plt.Line2D([], [], color=c, marker="s", ls="") for c in _VERDICT_COLOURS.values()
+        ]
+        names = [f"{v} ({counts.get(v, 0)})" for v in _VERDICT_COLOURS]
+        _headline(fig, "Which claims do the published figures bear out?", "a square a claim")
+        _legend(fig, (handles, names))
+    return _finish(fig, judged, STAMP)
+
+
+def statistics(study: Paper) -> Figure:
+    """The headline cells as printed, over the INT4 variants that they summarise."""
+    cells = paper.headline(study)
+    int4 = study.variants[study.variants["precision"] == "int4"]
+    models = cells[MODEL].drop_duplicates().apply(tuple, axis=1).tolist()
+    with plt.rc_context(_STYLE):
+        fig, axes = plt.subplots(
+            1, len(tables.METRICS), figsize=(14, 4.2), sharey=True, layout="constrained"
+        )
+        for axis, metric in zip(axes, tables.METRICS, strict=True):
+            for y, (family, size) in enumerate(models):
+                own = int4[(int4["family"] == family) & (int4["size"] == size)]
+                for method, part in own.groupby("method"):
+                    colour, marker = _look(method, "int4")
+                    axis.scatter(
+                        part[metric], [y] * len(part), color=colour, marker=marker, s=34,
+                        alpha=0.75, edgecolor="white", lw=0.5, zorder=3,
+                    )  # fmt: skip
+                cell = cells[
+                    (cells["family"] == family)
+                    & (cells["size"] == size)
+                    & (cells["metric"] == metric)
+                ].iloc[0]
+                axis.vlines(float(cell["printed"]), y - 0.36, y + 0.36, color="black", lw=2)
+                axis.vlines(cell["median"], y - 0.36, y + 0.36, color="#888888", lw=1.4, ls=":")
+            found = cells.loc[cells["metric"] == metric, "statistic"].iloc[0]
+            axis.set_title(f"printed = {found}", fontsize=9)
+            axis.set_xlabel(_UNITS[metric])
+            axis.grid(axis="y", visible=False)
+            if metric == "rho_sys":
+                _log_axis(axis.xaxis)
+        axes[0].set_yticks(range(len(models)), ["-".join(m) for m in models])
+        axes[0].invert_yaxis()
+        handles = [
+            plt.Line2D([], [], color=_look("lora", "int4")[0], marker="D", ls=""),
+            plt.Line2D([], [], color=_look("qlora", "int4")[0], marker="^", ls=""),
+            plt.Line2D([], [], color="black", lw=2),
+            plt.Line2D([], [], color="#888888", lw=1.4, ls=":"),
+        ]
+        _headline(
+            fig,
+            "What is a cell of the headline table?",
+            "each row: a model's six INT4 variants, two ways of adapting x three tasks",
+        )
+        _legend(fig, (handles, ["LoRA INT4", "QLoRA INT4", "printed", "median, as captioned"]))
+    return _finish(fig, cells, STAMP)
+
+
+def accountings(study: Paper) -> Figure:
+    """Requests to break even, paper's and full accounting, LoRA-INT4."""
+    table = paper.break_even(study)
+    table = table[(table["method"] == "lora") & (table["precision"] == "int4")]
+    series = {
+        "n_break": ("paper: electricity alone", _COLOURS[2], "D"),
+        "n_break_full_0h": ("full, no set-up labour", _COLOURS[0], "o"),
+        "n_break_full_8h": ("full, 8 h (headline)", _COLOURS[1], "s"),
+        "n_break_full_80h": ("full, 80 h", _COLOURS[4], "^"),
+    }
+    labels = (table["family"] + "-" + table["size"]).tolist()
+    order = list(dict.fromkeys(labels))
+    tasks = list(dict.fromkeys(table["task"]))
+    with plt.rc_context(_STYLE):
+        fig, axes = plt.subplots(
+            1, len(tasks), figsize=(11, 3.6), sharex=True, sharey=True, layout="constrained"
+        )
+        for axis, task in zip(axes, tasks, strict=True):
+            part = table[table["task"] == task]
+            for column, (_, colour, marker) in series.items():
+                axis.scatter(
+                    part[column], range(len(part)), color=colour, marker=marker, s=42, zorder=3
+                )
+            for y, row in enumerate(part.itertuples()):
+                axis.hlines(y, row.n_break, row.n_break_full_80h, color="#dddddd", lw=3, zorder=1)
+            _log_axis(axis.xaxis)
+            axis.set_title(task)
+            axis.set_xlabel("requests to break even [log]")
+            axis.grid(axis="y", visible=False)
+        axes[0].set_yticks(range(len(order)), order)
+        axes[0].invert_yaxis()
+        handles = [plt.Line2D([], [], color=c, marker=m, ls="") for _, c, m in series.values()]
+        _headline(
+            fig,
+            "After how many requests does it pay?",
+            "LoRA INT4 against GPT-4o; what is counted decides, not the model",
+        )
+        _legend(fig, (handles, [name for name, _, _ in series.values()]))
+    return _finish(fig, table, STAMP)
+
+
+def paradox(study: Paper) -> Figure:
+    """LoRA beside QLoRA energy, and their ratio split into time and power."""
+    energies = paper.adaptation(study)
+    split = paper.decomposition(study)
+    ys = np.arange(len(split)) + 0.6 * split.groupby(MODEL, sort=False).ngroup()
+    labels = [f"{r['family']}-{r['size']}  {r['task']}" for _, r in split.iterrows()]
+    with plt.rc_context(_STYLE):
+        fig, (left, right) = plt.subplots(
+            1, 2, figsize=(11.5, 7.4), sharey=True, layout="constrained"
+        )
+        left.hlines(
+            ys, energies["lora_energy_j"] / 1e6, energies["qlora_energy_j"] / 1e6,
+            color="#cccccc", lw=3, zorder=1,
+        )  # fmt: skip
+        for method, colour, marker in (("lora", _COLOURS[0], "o"), ("qlora", _COLOURS[4], "^")):
+            left.scatter(
+                energies[f"{method}_energy_j"] / 1e6,
+                ys,
+                color=colour,
+                marker=marker,
+                s=46,
+                zorder=3,
+            )
+        for y, x, ratio in zip(
+            ys, energies["qlora_energy_j"] / 1e6, energies["energy_ratio"], strict=True
+        ):
+            left.annotate(
+                f"×{ratio:.1f}", (x, y), xytext=(7, 0), textcoords="offset points", va="center",
+                fontsize=8.5,
+            )  # fmt: skip
+        _log_axis(left.xaxis)
+        left.set_xlim(0.05, 6)
+        left.set_xlabel("energy of one adaptation [MJ, log]")
+        left.set_yticks(ys, labels)
+        left.set_ylim(ys.max() + 0.7, -0.7)
+
+        time, power = np.log2(split["seconds_ratio"]), np.log2(split["power_ratio"])
+        right.barh(ys, time, color=_COLOURS[9], height=0.72, zorder=2)
+        start = np.where(power > 0, time, 0)
+        right.barh(ys, power, left=start, color=_COLOURS[1], height=0.72, zorder=2)
+        right.axvline(0, color="#555555", lw=1, zorder=3)
+        predicted = np.log2(paper.T4_FP16_FLOPS / paper.T4_FP32_FLOPS)
+        right.axvline(predicted, color="black", lw=1.2, ls=":", zorder=4)
+        right.annotate(
+            "fp16 tensor cores\nagainst fp32: ×8", (predicted, ys.max() + 0.5), xytext=(4, 0),
+            textcoords="offset points", fontsize=8, va="bottom",
+        )  # fmt: skip
+        for y, row in zip(ys, split.itertuples(), strict=True):
+            two = "  two cards in LoRA" if row.lora_gpus == 2 else ""
+            odd = "  LoRA at QLoRA's power" if row.looks_like_qlora else ""
+            at = max(np.log2(row.seconds_ratio), np.log2(row.energy_ratio))
+            right.annotate(
+                f"{row.time_share_pct:.0f} % time{two}{odd}", (at, y), xytext=(5, 0),
+                textcoords="offset points", va="center", fontsize=8, color="#333333", zorder=5,
+                bbox=dict(facecolor="white", edgecolor="none", pad=0.6, alpha=0.8),
+            )  # fmt: skip
+        right.set_xticks(range(-1, 5), ["×½", "×1", "×2", "×4", "×8", "×16"])
+        right.set_xlim(-1.1, 6.4)
+        right.set_xlabel("QLoRA over LoRA [log]: energy = seconds × power")
+        for axis in (left, right):
+            axis.grid(axis="y", visible=False)
+        handles = [
+            plt.Line2D([], [], color=_COLOURS[0], marker="o", ls=""),
+            plt.Line2D([], [], color=_COLOURS[4], marker="^", ls=""),
+            plt.Line2D([], [], color=_COLOURS[9], marker="s", ls="", ms=9),
+            plt.Line2D([], [], color=_COLOURS[1], marker="s", ls="", ms=9),
+        ]
+        _headline(
+            fig,
+            "Why does QLoRA take more energy?",
+            "mostly because it takes longer; LoRA ran in fp16, QLoRA in bf16, which a T4 emulates",
+        )
+        _legend(fig, (handles, ["LoRA", "QLoRA", "seconds", "power"]))
+    return _finish(fig, split, STAMP)
+
+
+def pareto(study: Paper) -> Figure:
+    """Score over energy per request, a panel a task; the front is drawn and named."""
+    table = paper.pareto(study, {"score": "max", "energy_per_request_j": "min"})
+    tasks = list(dict.fromkeys(table["task"]))
+    with plt.rc_context(_STYLE):
+        fig, axes = plt.subplots(1, len(tasks), figsize=(13.5, 5.2), layout="constrained")
+        for axis, task in zip(axes, tasks, strict=True):
+            part = table[table["task"] == task]
+            front = part[part["on_front"]].sort_values("energy_per_request_j")
+            rest = part[~part["on_front"]]
+            axis.scatter(
+                rest["energy_per_request_j"], rest["score"], s=16, color="#c8c8c8", zorder=1
+            )
+            axis.step(
+                [*front["energy_per_request_j"], part["energy_per_request_j"].max() * 1.05],
+                [*front["score"], front["score"].max()],
+                where="post", color="#999999", lw=1, zorder=2,
+            )  # fmt: skip
+            for _, row in front.iterrows():
+                colour, marker = _look(row["method"], row["precision"])
+                axis.scatter(
+                    row["energy_per_request_j"], row["score"], s=62, color=colour, marker=marker,
+                    edgecolor="black" if row["small"] else "white", lw=1.1, zorder=4,
+                )  # fmt: skip
+            _log_axis(axis.xaxis)
+            axis.set_title(task)
+            axis.set_xlabel("energy per request [J, log]")
+            _name_steps(axis, front)
+        axes[0].set_ylabel("score, 0 to 1")
+        pairs = tables.sort_variants(table[["method", "precision"]].drop_duplicates())
+        handles, names = [], []
+        for method, precision in pairs.itertuples(index=False):
+            colour, marker = _look(method, precision)
+            handles.append(plt.Line2D([], [], color=colour, marker=marker, ls="", ms=7))
+            names.append(figures.configuration_name(method, precision))
+        handles += [
+            plt.Line2D([], [], color="white", marker="o", mec="black", ls="", ms=7),
+            plt.Line2D([], [], color="#c8c8c8", marker="o", ls="", ms=4),
+        ]
+        _headline(
+            fig,
+            "Which variants does nothing else beat?",
+            "up: better answers; left: less energy; the line is the front, grey dots are beaten",
+        )
+        _legend(fig, (handles, [*names, "below 2B", "beaten"]))
+    return _finish(fig, table, STAMP)
+
+
+def _name_steps(axis, front: pd.DataFrame) -> None:
+    """Name each point of a front in a column beside the panel's points, joined by a thin line."""
+    low, high = axis.get_ylim()
+    slots = np.linspace(low + 0.04 * (high - low), high - 0.05 * (high - low), max(len(front), 2))
+    left, right = axis.get_xlim()
+    axis.set_xlim(left, right * 6)
+    for slot, (_, row) in zip(slots, front.sort_values("score").iterrows(), strict=False):
+        axis.annotate(
+            f"{row['family']}-{row['size']}", (row["energy_per_request_j"], row["score"]),
+            xytext=(right * 1.3, slot), textcoords="data", va="center", fontsize=8.5,
+            fontweight="bold" if row["small"] else "normal",
+            arrowprops=dict(arrowstyle="-", color="#bbbbbb", lw=0.7, shrinkB=4), zorder=3,
+        )  # fmt: skip
+
+
+def robustness(study: Paper) -> Figure:
+    """How often each model keeps a variant on the front, technical and economic."""
+    table = paper.robustness(study)
+    table["model"] = table["family"] + "-" + table["size"]
+    models = list(dict.fromkeys(table["model"]))
+    tasks = list(dict.fromkeys(table["task"]))
+    with plt.rc_context(_STYLE):
+        fig, axes = plt.subplots(1, 2, figsize=(9.6, 3.9), sharey=True, layout="constrained")
+        for axis, column, title in (
+            (axes[0], "technical_share", "score, energy, latency"),
+            (axes[1], "economic_share", "score, requests to break even"),
+        ):
+            best = table.pivot_table(
+                index="model", columns="task", values=column, aggfunc="max", sort=False
+            ).reindex(index=models, columns=tasks)
+            sns.heatmap(
+                100 * best, ax=axis, vmin=0, vmax=100, cmap="cividis", annot=True, fmt=".0f",
+                cbar=False, linewidths=1.5, linecolor="white",
+            )  # fmt: skip
+            axis.set_title(title)
+            axis.set_xlabel("")
+            axis.set_ylabel("")
+            axis.tick_params(length=0)
+            axis.tick_params(axis="y", rotation=0)
+        _headline(
+            fig,
+            "How firmly is a model on the front?",
+            "% of draws in which its best variant is on it: API price, electricity, spread varied",
+        )
+    return _finish(fig, table, STAMP)
+
+
+def api_prices(study: Paper) -> Figure:
+    """Requests to break even over the API's price for a request; where it never pays."""
+    v = study.variants
+    part = v[(v["method"] == "lora") & (v["precision"] == "int4") & (v["task"] == "rag")]
+    asked = pd.Series(
+        {p.model: float(paper.api_usd(part, paper._at(study.prices, p)).iloc[0])
+         for p in study.book.api_prices}
+    ).sort_values()  # fmt: skip
+    before = part["n_break_full"] * (paper.api_usd(part, study.prices) - part["usd_per_request"])
+    alone = study.prices.machine_usd(part["energy_per_request_j"], part["latency_ms"] / 1e3)
+    colours = sns.color_palette("colorblind", len(part))
+    with plt.rc_context(_STYLE):
+        fig, axis = plt.subplots(figsize=(10.5, 5.6), layout="constrained")
+        grid = np.geomspace(alone.min() / 3, asked.max() * 2, 400)
+        for colour, (index, row) in zip(colours, part.iterrows(), strict=True):
+            saved = grid - alone[index]
+            axis.plot(
+                grid[saved > 0], before[index] / saved[saved > 0], color=colour, lw=1.6, zorder=3
+            )
+            axis.annotate(
+                f"{row['family']}-{row['size']}", (alone[index], 4e8 ), rotation=90,
+                xytext=(3, 0), textcoords="offset points", fontsize=8, color=colour, va="top",
+            )  # fmt: skip
+        many = before.iloc[0] / (grid - part["usd_per_request"].iloc[0])
+        axis.plot(grid, many, color="black", lw=1.4, ls="--", zorder=2)
+        axis.set_yscale("log")
+        _log_axis(axis.xaxis)
+        axis.set_ylim(2e4, 5e8)
+        for x, name in _spread(asked):
+            axis.axvline(asked[name], color="#dddddd", lw=0.9, zorder=1)
+            axis.annotate(
+                name, (asked[name], 2e4), xytext=(x, 2.6e4), fontsize=7.5, rotation=90,
+                ha="center", va="bottom", color=_GREY,
+                arrowprops=dict(arrowstyle="-", color="#dddddd", lw=0.6),
+            )  # fmt: skip
+        axis.set_xlabel("what the API asks for a RAG request [USD, log]")
+        axis.set_ylabel("requests to break even [log]")
+        handles = [
+            plt.Line2D([], [], color=_GREY, lw=1.6),
+            plt.Line2D([], [], color="black", lw=1.4, ls="--"),
+        ]
+        _headline(
+            fig,
+            "At which API price does it never pay?",
+            "LoRA INT4, rag, full accounting, 8 h of set-up; left of a line's pole: never",
+        )
+        _legend(
+            fig,
+            (handles, ["one request at a time", "about 30 in flight (all models within 1 %)"]),
+        )
+    return _finish(fig, part, STAMP)
+
+
+def _spread(asked: pd.Series, least: float = 1.16) -> list[tuple[float, str]]:
+    """Places for names at sorted positive places, at least a factor `least` apart."""
+    places, last = [], 0.0
+    for name, value in asked.items():
+        last = max(value, last * least)
+        places.append((last, name))
+    return places
+
+
+FIGURES: dict[str, Callable[[Paper], Figure]] = {
+    "verdicts": verdicts,
+    "statistics": statistics,
+    "quadrants": quadrants,
+    "density": density,
+    "quality_stability": quality_stability,
+    "accountings": accountings,
+    "api_prices": api_prices,
+    "paradox": paradox,
+    "pareto": pareto,
+    "robustness": robustness,
+}
+
+
+def write_figures(
+    directory: str | Path | None = None,
+    study: Paper | None = None,
+    names: Iterable[str] | None = None,
+) -> list[Path]:
+    """Write figures/<name>.png and .svg under `directory`; `names` picks some of FIGURES."""
+    study = study or paper.build()
+    folder = paper.output_directory(directory) / "figures"
+    return [
+        path
+        for name in paper.chosen(names, list(FIGURES), "figure")
+        for path in figures.save_figure(FIGURES[name](study), folder / name)
+    ]
