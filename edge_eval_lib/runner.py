@@ -1,0 +1,461 @@
+"""One run: its device, its kernel, its verification, its publication.
+
+A run executes below `running/` of the study's outputs. Only when its notebook ran to the end and
+recorded so, its files move to `runs/`: the notebook last, so that a notebook in `runs/` is always
+a finished run. Everything else ends in `failed/`, with the reason.
+
+    python -m edge_eval_lib run STUDY STAGE NAME
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+
+from edge_eval_lib import scraps
+from edge_eval_lib.errors import UserError
+from edge_eval_lib.study import NOTEBOOKS, Run, Study, find_beside, outputs_root, project_root
+
+# What every kernel is told: nothing leaves this machine unasked, and hashing is repeatable.
+ENVIRONMENT = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONHASHSEED": "0",
+    "JUPYTER_PLATFORM_DIRS": "1",
+}
+UNMEASURED = ("synthesis", "paper")  # stages that need no device to themselves
+LONGEST_REASON = 400
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one run's files go, below the outputs of its study (or of the paper's report)."""
+
+    directory: Path
+    stage: str
+    name: str
+
+    @property
+    def notebook(self) -> Path:
+        """The published notebook: it exists if and only if the run is finished."""
+        return self.directory / "runs" / self.stage / f"{self.name}.ipynb"
+
+    @property
+    def settings(self) -> Path:
+        """The settings the run is to be made with: what Snakemake compares the notebook with."""
+        return self.directory / "settings" / self.stage / f"{self.name}.json"
+
+    @property
+    def running(self) -> Path:
+        """Scratch directory while the run executes."""
+        return self.directory / "running" / self.stage / self.name
+
+    @property
+    def failed_notebook(self) -> Path:
+        return self.directory / "failed" / self.stage / f"{self.name}.ipynb"
+
+    @property
+    def failure(self) -> Path:
+        """Why the last attempt failed."""
+        return self.failed_notebook.with_suffix(".json")
+
+
+class RunFailed(UserError):
+    """A run's notebook did not reach its end; the message is the reason, in one sentence."""
+
+
+def place(study: Study, stage: str, name: str) -> Place:
+    """Where the run of that stage and name has its files."""
+    directory = outputs_root() / "paper" if stage == "paper" else study.directory
+    return Place(directory, stage, name)
+
+
+def find_run(study: Study, stage: str, name: str) -> Run:
+    """The grid's run of that name, or the synthesis or paper run; UserError if there is none."""
+    if stage == "synthesis":
+        prices = find_beside(study.path, "prices.yaml").read_text(encoding="utf-8")
+        content = {"stage": stage, "study": study.model_dump(), "prices": prices}
+        return Run(stage, stage, {}, content)
+    if stage == "paper":
+        return Run(stage, stage, {}, {"stage": stage})
+    return study.run(stage, name)
+
+
+def study_argument(study: Study) -> str:
+    """What names the study to a notebook: its name if it lies in params/, else its path."""
+    if study.path.parent == project_root() / "params":
+        return study.path.stem
+    return str(study.path)
+
+
+def run_directory(study: Study) -> Path:
+    """Where a notebook writes its raw data, as FILE.parquet.
+
+    In a run the file is published beside the notebook, as NAME.FILE.parquet. By hand, in
+    JupyterLab, it stays in the study's directory `lab`.
+    """
+    told = os.environ.get("EDGE_EVAL_RUN_DIRECTORY")
+    directory = Path(told) if told else study.directory / "lab"
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
+
+
+def raw_file(study: Study, stage: str, name: str, file_name: str) -> Path:
+    """Where the raw data that a run wrote as `file_name` is published."""
+    notebook = place(study, stage, name).notebook
+    return notebook.with_name(f"{name}.{file_name}")
+
+
+def write_settings(study: Study, run: Run) -> None:
+    """Write the run's settings if their content changed.
+
+    A changed file is newer than the notebook, so the run is made again; unless the published
+    notebook was made with these very settings (a change that was taken back).
+    """
+    at = place(study, run.stage, run.name)
+    content = run.settings_json
+    try:
+        if at.settings.read_bytes() == content:
+            return
+    except FileNotFoundError:
+        pass
+    at.settings.parent.mkdir(parents=True, exist_ok=True)
+    at.settings.write_bytes(content)
+    with contextlib.suppress(OSError, ValueError):
+        if scraps.read_scraps(at.notebook).get("settings_hash") == run.settings_hash:
+            made = at.notebook.stat().st_mtime
+            os.utime(at.settings, (made, made))
+
+
+def run_one(study: Study, stage: str, name: str) -> Path:
+    """Execute one run and publish it; the published notebook.
+
+    Waits for a device of its own. Raises RunFailed with the reason, which then also stands in
+    `failed/`, if the notebook does not reach its end. Call it from a process's main thread: an
+    interrupt ends the process, and the kernel with it, at once.
+    """
+    run = find_run(study, stage, name)
+    at = place(study, stage, name)
+    asked_at = time.time()
+    write_settings(study, run)
+    device = contextlib.nullcontext({}) if stage in UNMEASURED else _device(study, run)
+    with device as device_environment:
+        if at.notebook.is_file() and at.notebook.stat().st_mtime > asked_at:
+            return at.notebook  # somebody else made it while this process waited
+        shutil.rmtree(at.running, ignore_errors=True)  # left by a process that was killed
+        raw = at.running / "raw"
+        raw.mkdir(parents=True)
+        parameters = {} if stage == "paper" else {"study": study_argument(study), **run.parameters}
+        environment = {
+            **os.environ,
+            **ENVIRONMENT,
+            **device_environment,
+            "EDGE_EVAL_RUN": f"{stage}/{name}",
+            "EDGE_EVAL_RUN_DIRECTORY": str(raw),
+            "EDGE_EVAL_SETTINGS_HASH": run.settings_hash,
+        }
+        if not _needs_hub(study):
+            environment |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+        started = time.monotonic()
+        notebook = at.running / "notebook.ipynb"
+        reason = _execute(_notebook_source(stage), notebook, parameters, environment, at.running)
+        if reason is None and not scraps.is_complete(notebook):
+            reason = "The notebook ended without recording run_complete in its last cell."
+        if reason is not None:
+            _keep_failure(at, run, reason, time.monotonic() - started)
+            raise RunFailed(reason)
+        _publish(at)
+    return at.notebook
+
+
+def require(study: Study, stage: str, name: str) -> Path:
+    """The published notebook of a run that another one needs.
+
+    By hand, in JupyterLab, a missing run (and what it needs) is executed first; within the grid
+    the scheduler has done so, and a missing one is an error.
+    """
+    at = place(study, stage, name)
+    if at.notebook.is_file():
+        return at.notebook
+    if os.environ.get("EDGE_EVAL_RUN"):
+        raise UserError(f"The {stage} run {name} is not finished; it is needed here.")
+    ensure(study, [find_run(study, stage, name)])
+    return at.notebook
+
+
+def ensure(study: Study, runs: list[Run]) -> None:
+    """Execute those of `runs`, and of what they need, that are not finished, one after another."""
+    for run in runs:
+        if place(study, run.stage, run.name).notebook.is_file():
+            continue
+        ensure(study, [study.run(*needed) for needed in run.needs])
+        print(f"{run.stage}  {run.name} is needed first ...", flush=True)
+        command = [sys.executable, "-m", "edge_eval_lib", "run", str(study.path)]
+        command += [run.stage, run.name, "--repetitions", str(study.repetitions)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            lines = done.stderr.strip().splitlines()
+            raise UserError(lines[-1] if lines else f"{run.stage} {run.name} was stopped.")
+
+
+def read_failure(at: Place) -> dict[str, Any] | None:
+    """What is known of a run's last, failed attempt; None if it did not fail."""
+    try:
+        return orjson.loads(at.failure.read_bytes())
+    except (FileNotFoundError, orjson.JSONDecodeError):
+        return None
+
+
+def die_with_parent(signal_number: int) -> None:
+    """Have the kernel send this process `signal_number` when its parent ends (Linux)."""
+    if sys.platform == "linux":
+        _LIBC.prctl(PR_SET_PDEATHSIG, signal_number)
+
+
+_LIBC = ctypes.CDLL(None)  # before any fork: a forked child must not import
+
+
+# --- the device -----------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _device(study: Study, run: Run) -> Iterator[dict[str, str]]:
+    """Hold one GPU, or the machine if it has none; yields the environment that selects it.
+
+    The locks lie in one directory a user, whatever the checkout, and end with the process.
+    """
+    devices = _devices()
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(_lock_file(name)) for name in devices]
+        held = _first_free(files)
+        if held is None:
+            owner = _owner(files[0])
+            print(f"{run.stage}  {run.name} waits: {owner} has the {devices[0]}", flush=True)
+            while held is None:
+                time.sleep(0.5)
+                held = _first_free(files)
+        file = files[held]
+        file.seek(0)
+        file.truncate()
+        file.write(f"{study.name} {run.stage} {run.name} (process {os.getpid()})")
+        file.flush()
+        if devices == ["machine"]:
+            yield {}
+        else:
+            index = devices[held].removeprefix("gpu-")
+            yield {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": index}
+
+
+def _devices() -> list[str]:
+    from edge_eval_lib import nvml
+
+    try:
+        return [f"gpu-{device.index}" for device in nvml.visible_devices()]
+    except nvml.Unavailable:
+        return ["machine"]
+
+
+def lock_directory() -> Path:
+    """The user's directory of device locks."""
+    base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
+    directory = Path(base) / f"edge-eval-{os.getuid()}"
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if directory.stat().st_uid != os.getuid():
+        raise UserError(f"{directory} belongs to another user; set XDG_RUNTIME_DIR to your own.")
+    return directory
+
+
+def _lock_file(name: str) -> IO[str]:
+    return (lock_directory() / f"{name}.lock").open("a+", encoding="utf-8")
+
+
+def try_lock(file: IO[str]) -> bool:
+    """Take the exclusive lock of an open file if nobody has it; it ends with the file."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _first_free(files: list[IO[str]]) -> int | None:
+    return next((i for i, file in enumerate(files) if try_lock(file)), None)
+
+
+def _owner(file: IO[str]) -> str:
+    file.seek(0)
+    return file.read() or "another process"
+
+
+# --- the kernel -----------------------------------------------------------------------------
+
+
+def _notebook_source(stage: str) -> Path:
+    folder = os.environ.get("EDGE_EVAL_NOTEBOOKS") or project_root() / "notebooks"
+    source = Path(folder) / NOTEBOOKS[stage]
+    if not source.is_file():
+        raise UserError(f"There is no notebook {source}.")
+    return source
+
+
+def _needs_hub(study: Study) -> bool:
+    return study.data.source == "hub" or any(model.source == "hub" for model in study.models)
+
+
+def _execute(
+    source: Path,
+    notebook: Path,
+    parameters: dict[str, Any],
+    environment: dict[str, str],
+    scratch: Path,
+) -> str | None:
+    """Execute `source` to `notebook`; None, or why it did not reach its end."""
+    # jsonschema imports this grammar, which takes longer than all of papermill, to check URI
+    # formats that no notebook has; without it those formats are not checked.
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+    from jupyter_client import AsyncKernelManager
+    from nbclient.exceptions import DeadKernelError
+    from papermill import PapermillExecutionError, execute_notebook
+
+    kernels: list[subprocess.Popen[bytes]] = []
+
+    class RunKernelManager(AsyncKernelManager):
+        """Starts this very Python, with the run's environment, and lets it not outlive us."""
+
+        def format_kernel_cmd(self, extra_arguments: list[str] | None = None) -> list[str]:
+            command = super().format_kernel_cmd(extra_arguments)
+            if self.kernel_name == "python3":  # a kernelspec in the home directory may shadow ours
+                command[0] = sys.executable
+            return [*command, "--HistoryManager.enabled=False"]
+
+        async def start_kernel(self, **options: Any) -> None:
+            await super().start_kernel(
+                env=environment, preexec_fn=lambda: die_with_parent(signal.SIGKILL), **options
+            )
+            kernels.append(self.provisioner.process)
+
+    def stop(signal_number: int, _frame: Any) -> None:
+        for kernel in kernels:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(kernel.pid, signal.SIGKILL)
+        shutil.rmtree(scratch, ignore_errors=True)
+        os._exit(128 + signal_number)
+
+    kills_before = _out_of_memory_kills()
+    with _signals(stop):
+        try:
+            execute_notebook(
+                source,
+                notebook,
+                parameters=parameters,
+                kernel_manager_class=RunKernelManager,
+                cwd=project_root() / "notebooks",
+                progress_bar=False,
+                start_timeout=120,
+                shutdown_kernel="immediate",
+            )
+        except PapermillExecutionError as error:
+            return _sentence(error.ename, error.evalue)
+        except DeadKernelError:
+            return _why_dead(kernels, kills_before)
+        except Exception as error:  # whatever it is, it belongs to this run alone
+            return _sentence(type(error).__name__, str(error))
+    return None
+
+
+@contextlib.contextmanager
+def _signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def _sentence(name: str, message: str) -> str:
+    """An exception on one line; a message that was written for people stands without its name."""
+    text = " ".join(message.split())
+    if name not in ("UserError", "RunFailed"):
+        text = f"{name}: {text}" if text else name
+    return text if len(text) <= LONGEST_REASON else text[: LONGEST_REASON - 3] + "..."
+
+
+def _why_dead(kernels: list[subprocess.Popen[bytes]], kills_before: int) -> str:
+    code = kernels[-1].poll() if kernels else None
+    if _out_of_memory_kills() > kills_before:
+        return "The kernel was killed because the machine ran out of memory."
+    if code is not None and code < 0:
+        return f"The kernel was killed by {signal.Signals(-code).name}."
+    return f"The kernel ended by itself (exit code {code})."
+
+
+def _out_of_memory_kills() -> int:
+    """How many processes the system has killed for lack of memory since it started."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/vmstat").read_text(encoding="ascii").splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
+
+
+# --- publication ----------------------------------------------------------------------------
+
+
+def _publish(at: Place) -> None:
+    """Move the run's files to `runs/`; a notebook there never stands beside another run's data."""
+    at.notebook.parent.mkdir(parents=True, exist_ok=True)
+    at.notebook.unlink(missing_ok=True)
+    for old in at.notebook.parent.glob(f"{at.name}.*.parquet"):
+        old.unlink()
+    for file in (at.running / "raw").iterdir():
+        file.rename(at.notebook.with_name(f"{at.name}.{file.name}"))
+    (at.running / "notebook.ipynb").rename(at.notebook)
+    shutil.rmtree(at.running)
+    at.failure.unlink(missing_ok=True)
+    at.failed_notebook.unlink(missing_ok=True)
+
+
+def _keep_failure(at: Place, run: Run, reason: str, seconds: float) -> None:
+    at.failure.parent.mkdir(parents=True, exist_ok=True)
+    executed = at.running / "notebook.ipynb"
+    if executed.is_file():
+        executed.rename(at.failed_notebook)
+    shutil.rmtree(at.running)
+    write_atomically(
+        at.failure,
+        {
+            "stage": run.stage,
+            "name": run.name,
+            "reason": reason,
+            "settings_hash": run.settings_hash,
+            "seconds": round(seconds, 1),
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        },
+    )
+
+
+def write_atomically(path: Path, content: dict[str, Any]) -> None:
+    """Write a mapping as JSON such that a reader sees the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2))
+    temporary.rename(path)
