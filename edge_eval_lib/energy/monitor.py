@@ -186,9 +186,13 @@ class Monitor:
         ]
         if self._gpus:
             self._pollers.append(_Poller(self._watch.poll, self._watch.poll_interval_s))
-        self._candidates = [
-            name for name in (GPU_SOURCES if self._on_gpu else CPU_SOURCES) if name in self._meters
-        ]
+        # Both of a GPU's meters measure the same, so one may stand in for the other; an estimate
+        # never stands in for a measurement.
+        self._candidates = (
+            [name for name in GPU_SOURCES if name in self._meters]
+            if self._on_gpu
+            else [name for name in CPU_SOURCES if name in self._meters][:1]
+        )
         self.energy_source: str | None = next(iter(self._candidates), None)
         self.energy_reason = "" if self.energy_source else self._why_none()
         memory.bare_interpreter_bytes()  # measured now, so that no window waits for it

@@ -10,6 +10,7 @@ import threading
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable
+from time import thread_time
 
 import numpy as np
 import pandas as pd
@@ -40,7 +41,7 @@ class NvmlPower:
         self._lock = threading.Lock()
         self._samples: list[tuple[float, list[float]]] = []  # monotonic s, W of each GPU
         try:
-            cpu_start, reads = time.thread_time(), 0
+            cpu_start, reads = thread_time(), 0
 
             def read() -> float:
                 nonlocal reads
@@ -52,7 +53,7 @@ class NvmlPower:
             raise nvml.Unavailable(
                 f"{self.devices[0]} tells no power; {nvml.text(error)}"
             ) from None
-        cost_s = (time.thread_time() - cpu_start) / reads * len(self._gpus)
+        cost_s = (thread_time() - cpu_start) / reads * len(self._gpus)
         self.calibrated = found is not None
         self.resolution_s = found if found is not None else DEFAULT_UPDATE_PERIOD_S
         self.poll_interval_s = max(self.resolution_s / 2, cost_s / CPU_SHARE)
