@@ -142,14 +142,14 @@ def test_refuses_an_impossible_confidence(confidence):
         lambda: paired_ratio_interval(A, B, confidence),
         lambda: simulated_coverage(10, confidence),
     ):
-        with pytest.raises(ValueError, match="^confidence must"):
+        with pytest.raises(ValueError, match=r"^confidence must"):
             interval()
 
 
 def test_mean_refuses_nan_and_nothing():
-    with pytest.raises(ValueError, match="^values must be finite"):
+    with pytest.raises(ValueError, match=r"^values must be finite"):
         mean_interval([1.0, np.nan])
-    with pytest.raises(ValueError, match="^values must be a sequence"):
+    with pytest.raises(ValueError, match=r"^values must be a sequence"):
         mean_interval([])
 
 
