@@ -1,0 +1,523 @@
+"""Synthesis: what a study's runs recorded -> observations, answers, and the report.
+
+    results = load_results(load_study("embedded"))
+    write_results(results)
+
+What a stage notebook records, by scrap name:
+
+- every one: `settings_hash`, `started` (ISO 8601), `provenance` (hardware.provenance)
+- adapt, compress, serve: `family`, `size`, `task`, `method`
+- adapt: its window under `adapt`
+- compress: `merge_base`; the merge's window under `fp16`, each quantisation's under its precision
+- serve: `precision`, `repetition`, `engine`, `gpus`, `memory_nominal_gb`; the load's window under
+  `load`; `serving`, a mapping a concurrency with `concurrency`, `energy_source`, the serving
+  columns of observations, `checks` and `notes` (why something is missing)
+
+A window under a prefix is `Window.as_dict(prefix)`. Raw data lie beside the notebook:
+`<run>.requests.parquet` (serve; a row a request: concurrency, ttft_ms, tpot_ms) and
+`<run>.answers.parquet` (score; the answers of every serving run at the headline concurrency).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+import pandas as pd
+
+from edge_eval_lib import figures, scraps, tables
+from edge_eval_lib.economics.prices import load_price_book
+from edge_eval_lib.errors import UserError
+from edge_eval_lib.report import Report, Section, render_report
+from edge_eval_lib.study import Study, find_beside
+from edge_eval_lib.uncertainty import prompts_needed, simulated_coverage
+
+ADAPTER = [*tables.MODEL, "task", "method"]
+STAMPED = ("load", "adapt", "fp16", "int8", "int4")
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a study has so far. `runs` has a row a completed run, with its `stage` and `run` name;
+    `failures` one a failed run; `missing` names planned runs that are neither, as STAGE/NAME.
+
+    `study.repetitions` is what was found, where more repetitions were made than the file says.
+    """
+
+    study: Study
+    runs: pd.DataFrame
+    observations: pd.DataFrame
+    answers: pd.DataFrame
+    requests: pd.DataFrame
+    checks: pd.DataFrame
+    failures: pd.DataFrame
+    missing: list[str]
+
+    @property
+    def headline(self) -> pd.DataFrame:
+        """Observations at the study's headline concurrency."""
+        at = self.study.workload.headline_concurrency
+        return self.observations[self.observations["concurrency"] == at]
+
+    @property
+    def hosts(self) -> list[str]:
+        """The machines that the serving runs were made on."""
+        return sorted(self.observations["host"].dropna().unique())
+
+    @property
+    def energy_sources(self) -> list[str]:
+        """Every energy source of the observations."""
+        return sorted(self.observations["energy_source"].dropna().unique())
+
+    @property
+    def stamp(self) -> str:
+        """Host and energy source, for the foot of a figure."""
+        sources = ", ".join(self.energy_sources) or "none"
+        parts = [", ".join(self.hosts), f"energy: {sources}"]
+        if not self.is_t4:
+            parts.append("not a T4: the order of variants may differ there")
+        return " · ".join(parts)
+
+    @property
+    def is_t4(self) -> bool:
+        """Whether every run was made on T4s."""
+        return bool(self.hosts) and all("T4" in host for host in self.hosts)
+
+
+def load_results(study: Study, directory: str | Path | None = None) -> Results:
+    """Collect what lies under the study's outputs (or `directory`).
+
+    A run made with other settings than the study's is out of date and counts as missing. UserError
+    if no serving run is complete: there is nothing to tabulate.
+    """
+    directory = Path(directory) if directory else study.directory
+    collected = scraps.collect(directory / "runs")
+    unreadable = collected.attrs["unreadable"]
+    if len(collected):
+        paths = collected["notebook"].map(Path)
+        collected["stage"] = [path.parent.name for path in paths]
+        collected["run"] = [path.stem for path in paths]
+    if collected.empty or not (collected["stage"] == "serve").any():
+        raise UserError(
+            f"There is no completed serving run under {directory}; "
+            f"run `make all STUDY={study.name}` first."
+        )
+    study = study.with_repetitions(int(max(study.repetitions, collected["repetition"].max())))
+    planned = {(run.stage, run.name): run.settings_hash for run in study.runs()}
+    # The score run covers however many repetitions there were: its hash does not tell.
+    current = [
+        key in planned and (key[0] == "score" or planned[key] == made_with)
+        for key, made_with in zip(
+            zip(collected["stage"], collected["run"], strict=True),
+            collected["settings_hash"],
+            strict=True,
+        )
+    ]
+    runs = collected[current].reset_index(drop=True)
+    if not (runs["stage"] == "serve").any():
+        raise UserError(
+            f"Every serving run under {directory} was made with other settings than {study.path} "
+            f"has now; run `make all STUDY={study.name}`."
+        )
+    runs.attrs["unreadable"] = unreadable
+    completed = set(zip(runs["stage"], runs["run"], strict=True))
+    failures = _failures(directory / "failed", completed)
+    known = completed | set(zip(failures["stage"], failures["run"], strict=True))
+    return Results(
+        study=study,
+        runs=runs,
+        observations=observations_of(runs),
+        answers=answers_of(runs),
+        requests=requests_of(runs),
+        checks=checks_of(runs),
+        failures=failures,
+        missing=["/".join(key) for key in planned if key not in known],
+    )
+
+
+def observations_of(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row a serving run and concurrency, with its adapter's adaptation and compression."""
+    by_stage = dict(list(runs.groupby("stage")))
+    adapters = _by_adapter(by_stage.get("adapt"))
+    merges = _by_adapter(by_stage.get("compress"))
+    rows = []
+    for run in by_stage["serve"].to_dict("records"):
+        key = tuple(run[c] for c in ADAPTER)
+        adapt, compress = adapters.get(key, {}), merges.get(key, {})
+        reasons = [_reason(adapt, "adapt"), _reason(run, "load")]
+        row = {c: run[c] for c in [*tables.VARIANT, "repetition", "engine", "gpus", "run"]}
+        row |= {c: run.get(c) for c in ("settings_hash", "memory_nominal_gb")}
+        row |= {"host": run["provenance"]["host"], "merge_base": compress.get("merge_base")}
+        row |= {c: adapt.get(c) for c in tables.ADAPTATION}
+        row |= {c: run.get(c) for c in tables.LOAD}
+        if run["method"] != "none":
+            energy, seconds, reason = _compression(compress, run["precision"])
+            row |= {"compress_energy_j": energy, "compress_s": seconds}
+            reasons.append(reason)
+        for serving in run["serving"]:
+            told = [*reasons, serving.get("notes")]
+            rows.append(
+                row
+                | {c: v for c, v in serving.items() if c in tables.OBSERVATION_COLUMNS}
+                | {"notes": "; ".join(filter(None, told)) or None}
+            )
+    return pd.DataFrame(rows).reindex(columns=tables.OBSERVATION_COLUMNS)
+
+
+def _by_adapter(runs: pd.DataFrame | None) -> dict[tuple, dict]:
+    if runs is None:
+        return {}
+    return {tuple(run[c] for c in ADAPTER): run for run in runs.to_dict("records")}
+
+
+def _reason(run: dict, window: str) -> str | None:
+    reason = run.get(f"{window}_energy_reason")
+    return f"{window}_energy_j: {reason}" if isinstance(reason, str) and reason else None
+
+
+def _compression(run: dict, precision: str) -> tuple[float | None, float | None, str | None]:
+    """Energy and seconds of the merge and, below FP16, the quantisation; and why it is missing."""
+    windows = ["fp16"] if precision == "fp16" else ["fp16", precision]
+    energy = [run.get(f"{window}_energy_j") for window in windows]
+    seconds = [run.get(f"{window}_s") for window in windows]
+    reasons = [run.get(f"{window}_energy_reason") for window in windows]
+    reason = next((f"compress_energy_j: {r}" for r in reasons if isinstance(r, str) and r), None)
+    return _sum(energy), _sum(seconds), reason
+
+
+def _sum(values: Sequence[float | None]) -> float | None:
+    return None if any(pd.isna(v) for v in values) else float(sum(values))
+
+
+def answers_of(runs: pd.DataFrame) -> pd.DataFrame:
+    """The scored answers of the score run; without one, no rows."""
+    parts = [_beside(path, "answers") for path in runs.loc[runs["stage"] == "score", "notebook"]]
+    columns = [*tables.VARIANT, "repetition", "prompt_id", "score", "score_reason"]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+
+
+def requests_of(runs: pd.DataFrame) -> pd.DataFrame:
+    """Every request of every serving run, with its `variant` and repetition."""
+    parts = []
+    for run in runs[runs["stage"] == "serve"].to_dict("records"):
+        part = _beside(run["notebook"], "requests")
+        named = part.assign(variant=tables.variant_name(run), repetition=run["repetition"])
+        parts.append(named.assign(**{c: run[c] for c in tables.VARIANT}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _beside(notebook: str, what: str) -> pd.DataFrame:
+    path = Path(notebook).with_suffix(f".{what}.parquet")
+    if not path.is_file():
+        raise UserError(f"{path.name} is missing beside {notebook}; run that stage again.")
+    return pd.read_parquet(path)
+
+
+def checks_of(runs: pd.DataFrame) -> pd.DataFrame:
+    """Every validity check of every window: run, stage, window, check, verdict, detail."""
+    rows = []
+    for run in runs.to_dict("records"):
+        windows = {name: run.get(f"{name}_checks") for name in STAMPED}
+        served = run.get("serving")
+        for serving in served if isinstance(served, list) else []:
+            windows[f"serve at {serving['concurrency']}"] = serving.get("checks")
+        for window, found in windows.items():
+            for check in found if isinstance(found, list) else []:
+                rows.append(
+                    {"run": run["run"], "stage": run["stage"], "window": window}
+                    | {"check": check["name"], "verdict": check["verdict"]}
+                    | {"detail": check["detail"]}
+                )
+    return pd.DataFrame(rows, columns=["run", "stage", "window", "check", "verdict", "detail"])
+
+
+def _failures(directory: Path, completed: set[tuple[str, str]]) -> pd.DataFrame:
+    """Failed runs that have not completed since: stage, run, reason."""
+    rows = [
+        {"stage": path.parent.name, "run": path.stem}
+        | {"reason": orjson.loads(path.read_bytes()).get("reason")}
+        for path in sorted(directory.glob("*/*.json"))
+        if (path.parent.name, path.stem) not in completed
+    ]
+    return pd.DataFrame(rows, columns=["stage", "run", "reason"])
+
+
+# --- tables, figures, report ------------------------------------------------------------------
+
+
+def result_tables(results: Results) -> dict[str, pd.DataFrame]:
+    """The study's tables by file name."""
+    book = load_price_book(find_beside(results.study.path, "prices.yaml"))
+    prices = book.prices(results.study.prices)
+    variants = tables.variants_table(
+        results.headline, results.answers, prices, book.scenario_prices(prices)
+    )
+    return {
+        "variants": variants,
+        "frontier": tables.frontier_table(variants),
+        "adaptation": tables.adaptation_table(results.headline),
+        "serving": tables.serving_table(results.observations),
+        "reference": tables.reference_table(results.headline, results.answers),
+    }
+
+
+def latency_requests(results: Results) -> pd.DataFrame:
+    """Requests at concurrency 1, where a request waits for no other; variants in order."""
+    alone = results.requests[results.requests["concurrency"] == 1]
+    return tables.sort_variants(alone)
+
+
+def result_figures(results: Results, found: dict[str, pd.DataFrame]) -> dict[str, tuple]:
+    """Figures by file name, each with a sentence on how to read it."""
+    variants, stamp = found["variants"], results.stamp
+    return {
+        "roi_ipw_quadrants": (
+            figures.roi_ipw_quadrants(variants, stamp),
+            "Each marker is a variant. Further up: adaptation has paid for itself after fewer "
+            "requests. Further right: more score for a joule. Grey lines are the medians.",
+        ),
+        "system_density": (
+            figures.system_density(variants, stamp),
+            "Output tokens a second for each GB that serving needed; lines are intervals over "
+            "runs, where there are several.",
+        ),
+        "quality_stability": (
+            figures.quality_stability(variants, stamp),
+            "Score to the right, and what is left of LoRA-FP16's score upwards; lines are 95 % "
+            "intervals over prompts. Where a vertical line crosses 100, the loss is not shown.",
+        ),
+        "adaptation_energy": (
+            figures.adaptation_energy(found["adaptation"], stamp),
+            "What one adaptation took with either method, on the same data and compute dtype.",
+        ),
+        "lifecycle_energy": (
+            figures.lifecycle_energy(variants, stamp=stamp),
+            "Energy by stage on a log axis: adapting and compressing happen once, loading at "
+            "each cold start, serving for each request.",
+        ),
+        "latency_distributions": (
+            figures.latency_distributions(latency_requests(results), stamp),
+            "Single requests served one at a time.",
+        ),
+    }
+
+
+def warnings_of(results: Results, found: dict[str, pd.DataFrame]) -> list[str]:
+    """What a reader must know before the first number."""
+    told = []
+    if not results.is_t4:
+        told.append(
+            f"Not a T4. These figures were measured on {', '.join(results.hosts)}; the order of "
+            "variants may differ on a T4."
+        )
+    if any("cpu-model" in source for source in results.energy_sources):
+        told.append(
+            "Energy is estimated from CPU time and a stated range of watts per core, not measured: "
+            "it follows time, and differences of power cannot be seen in it."
+        )
+    if not results.energy_sources:
+        told.append("No energy source was readable: every figure that needs energy is empty.")
+    if found["variants"]["repetitions"].max() == 1:
+        told.append("One repetition: figures over runs have no interval.")
+    if len(results.failures) or results.missing:
+        told.append(
+            f"Incomplete: {len(results.failures)} runs failed and {len(results.missing)} were "
+            "not made; the tables hold what is there."
+        )
+    versions = _code_versions(results.runs)
+    if len(versions) > 1:
+        told.append(f"The runs were made by {len(versions)} versions of the code.")
+    return told
+
+
+def _code_versions(runs: pd.DataFrame) -> list[str]:
+    commits = (p.get("git_commit") for p in runs["provenance"] if isinstance(p, dict))
+    return sorted({c for c in commits if c})
+
+
+def facts_of(results: Results) -> dict[str, str]:
+    """What ran on what, for the head of the report."""
+    study, runs = results.study, results.runs
+    provenance = runs.loc[runs["stage"] == "serve", "provenance"].iloc[0]
+    packages = {name: v for name, v in provenance.get("packages", {}).items() if v}
+    workload = study.workload
+    started = runs["started"].dropna()
+    return {
+        "host": ", ".join(results.hosts),
+        "study": f"{study.name}: {study.description}",
+        "made": f"{started.min()[:16]} to {started.max()[:16]}" if len(started) else "not recorded",
+        "energy source": ", ".join(results.energy_sources) or "none",
+        "runs": f"{len(runs)} complete, {len(results.failures)} failed, "
+        f"{len(results.missing)} not made; {study.repetitions} repetitions",
+        "workload": f"{study.data.evaluation_examples} prompts a task at concurrency "
+        f"{workload.headline_concurrency}, {workload.output_tokens} output tokens each",
+        "code": ", ".join(_code_versions(runs)) or "no git commit recorded",
+        "versions": ", ".join(f"{name} {version}" for name, version in packages.items()),
+    }
+
+
+def quality_text(answers: pd.DataFrame) -> list[str]:
+    """What the prompts can resolve: coverage of the interval, prompts that 3 points need."""
+    scored = answers.dropna(subset=["score"])
+    if scored.empty:
+        return ["No answer was scored."]
+    per_task = scored.groupby("task")["prompt_id"].nunique()
+    prompts = int(per_task.min())
+    texts = []
+    if prompts >= 2:
+        texts.append(
+            f"At {prompts} prompts a task, a nominal 95 % interval of Q_ret held the truth in "
+            f"{simulated_coverage(prompts):.0%} of simulated studies with F1-like scores."
+        )
+    by_prompt = scored.groupby([*tables.VARIANT, "prompt_id"])["score"].mean()
+    needed = []
+    for key, own in by_prompt.groupby(tables.VARIANT):
+        base = (*key[:3], "lora", "fp16")
+        if key[3:] != ("lora", "int4") or base not in by_prompt.index.droplevel("prompt_id"):
+            continue
+        pair = pd.concat([own.droplevel(tables.VARIANT), by_prompt.loc[base]], axis=1).dropna()
+        if len(pair) > 1 and pair.iloc[:, 1].mean() > 0:
+            count = prompts_needed(pair.iloc[:, 0].to_numpy(), pair.iloc[:, 1].to_numpy())
+            needed += [(key[2], count)] if count else []
+    if needed:
+        worst = max(needed, key=lambda pair: pair[1])
+        texts.append(
+            f"To show a difference of 3 points in Q_ret, {worst[0]} would need about "
+            f"{worst[1]:,} prompts at the spread seen here."
+        )
+    texts.append(
+        "The likelihood of the gold answers and the agreement with FP16 token by token resolve "
+        "more than scores do; they stand beside them."
+    )
+    return texts
+
+
+METHODS = pd.DataFrame(
+    [
+        ("N_break", "adaptation's electricity over the API's price less a request's electricity"),
+        ("N_break, full", "adds compression, load, PUE, hardware by the hour of use, labour; API "
+         "tokens at their own prices. In brackets: the range over published API prices, "
+         "electricity and set-up labour"),
+        ("IPW", "score over energy per request, 1/J (score per joule, in spite of the name)"),
+        ("ρ_sys", "output tokens a second over the memory that serving needed, at peak"),
+        ("C_tax", "energy of a cold load up to the first token over energy of a request"),
+        ("Q_ret", "score over LoRA-FP16's of the same model and task, prompt by prompt"),
+        ("score", "token F1 (rag), ROUGE-L (summarization), similarity (dialogue), 0 to 1"),
+        ("intervals", "95 %: Student t over runs; paired ratios over runs (C_tax, IPW, ρ_sys) and "
+         "over prompts (score, Q_ret); none from one observation"),
+        ("TTFT, TPOT", "first token less submission; (last less first token) / (tokens − 1)"),
+        ("output length", "a fixed number of tokens is generated; the scored answer ends at the "
+         "first end-of-sequence"),
+        ("load", "a new process, weights evicted from the page cache; up to the first token"),
+        ("FP16 on a CPU", "FP16 is how weights are stored; arithmetic is float32"),
+    ],
+    columns=["figure", "how it was measured"],
+)  # fmt: skip
+
+
+def study_report(results: Results, found: dict[str, pd.DataFrame], drawn: dict) -> Report:
+    """The study's report of its tables and figures."""
+    variants, reference = found["variants"], found["reference"]
+    key = ["family", "size", "task", "method", "precision"]
+    sections = [
+        Section(
+            "The frontier",
+            ["One row a model, over its INT4 variants: the mean of N_break, ρ_sys and C_tax, the "
+             "largest IPW, Q_ret of LoRA-INT4. Medians stand beside each."],
+            table=found["frontier"],
+            columns=["model", *[c for m in tables.METRICS for c in (m, f"{m}_median")],
+                     "int4_variants", "notes"],
+            csv="tables/frontier.csv",
+        ),
+        *(
+            Section(figure.get_suptitle().strip(), figure=figure, caption=caption)
+            for figure, caption in drawn.values()
+        ),
+        Section(
+            "Every variant",
+            [f"At concurrency {results.study.workload.headline_concurrency}."],
+            table=variants,
+            columns=[*key, "score", "energy_per_request_j", "throughput_tok_s", "ttft_ms",
+                     "tpot_ms", "memory_gb", "load_energy_j", *tables.METRICS, "n_break_full",
+                     "energy_source", "notes"],
+            csv="tables/variants.csv",
+        ),
+        Section(
+            "Did adapting help?",
+            ["The unadapted base beside the adapted variants, over the same prompts. NLL is the "
+             "negative log-likelihood of the gold answers: lower is better. Answer tokens show "
+             "whether brevity alone did it.", *quality_text(results.answers)],
+            table=reference,
+            columns=[c for c in [*key, "score", "score_difference", "gold_nll",
+                     "gold_nll_difference", "recall", "recall_difference", "answer_tokens",
+                     "answer_tokens_difference", "top1_agreement", "notes"] if c in reference],
+            csv="tables/reference.csv",
+        ),
+        Section(
+            "LoRA beside QLoRA",
+            table=found["adaptation"],
+            columns=["family", "size", "task", "lora_energy_j", "qlora_energy_j", "energy_ratio",
+                     "lora_s", "qlora_s", "seconds_ratio", "lora_peak_memory_gb",
+                     "qlora_peak_memory_gb", "memory_ratio", "notes"],
+            csv="tables/adaptation.csv",
+        ),
+        Section(
+            "Serving at every concurrency",
+            table=found["serving"],
+            columns=[*key, "concurrency", "repetitions", "throughput_tok_s", "ttft_ms",
+                     "ttft_p95_ms", "tpot_ms", "tpot_p95_ms", "energy_per_request_j", "power_w",
+                     "memory_gb"],
+            csv="tables/serving.csv",
+        ),
+        _failure_section(results),
+        _check_section(results.checks),
+        Section("How each figure was measured", table=METHODS),
+    ]  # fmt: skip
+    return Report(
+        title=f"Edge-Eval: {results.study.name}",
+        summary=results.study.description,
+        facts=facts_of(results),
+        warnings=warnings_of(results, found),
+        sections=sections,
+        links=[("The paper's figures, recomputed", "../paper/report.html")],
+    )
+
+
+def _failure_section(results: Results) -> Section:
+    title = "What failed, and why"
+    unreadable = results.runs.attrs.get("unreadable", [])
+    lines = [f"Not made yet: {', '.join(results.missing)}."] if results.missing else []
+    lines += [f"Not readable as a completed run: {Path(name).name}." for name in unreadable]
+    if results.failures.empty:
+        return Section(title, [*lines, "No run failed."])
+    return Section(title, lines, table=results.failures)
+
+
+def _check_section(checks: pd.DataFrame) -> Section:
+    title = "Validity checks"
+    if checks.empty:
+        return Section(title, ["No check was recorded."])
+    counts = checks.groupby("verdict").size()
+    summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+    doubtful = checks[checks["verdict"].isin(["warning", "invalid"])]
+    grouped = (
+        doubtful.groupby(["check", "verdict", "stage", "detail"], sort=False)
+        .agg(windows=("run", "size"), first_run=("run", "first"))
+        .reset_index()
+    )
+    table = None if grouped.empty else grouped
+    return Section(title, [f"{len(checks)} checks of measured windows: {summary}."], table=table)
+
+
+def write_results(results: Results, directory: str | Path | None = None) -> Path:
+    """Write tables/*.csv, figures/*.png and .svg, and report.html; the report's path."""
+    directory = Path(directory) if directory else results.study.directory
+    found = result_tables(results)
+    for name, table in found.items():
+        tables.write_table(table, directory / "tables" / f"{name}.csv")
+    drawn = result_figures(results, found)
+    for name, (figure, _) in drawn.items():
+        figures.save_figure(figure, directory / "figures" / name)
+    return render_report(directory / "report.html", study_report(results, found, drawn))

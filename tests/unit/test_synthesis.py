@@ -1,0 +1,276 @@
+"""Synthesis: executed notebooks become observations, tables, figures and one report."""
+
+import orjson
+import pandas as pd
+import pytest
+
+from edge_eval_lib import synthesis
+from edge_eval_lib.errors import UserError
+from edge_eval_lib.scraps import MISSING, SCRAP_MIMES
+from edge_eval_lib.study import load_study
+
+STUDY = load_study("embedded")
+PROMPTS = 6
+CHECK = {"name": "resolution", "verdict": "ok", "detail": "edges ±1 %"}
+WARNING = {"name": "temperature", "verdict": "warning", "detail": "it rose by 20 °C"}
+
+
+def notebook(path, **scraps) -> None:
+    """An executed notebook that recorded these scraps and ran to its end."""
+    outputs = [
+        {
+            "output_type": "display_data",
+            "data": {SCRAP_MIMES[0]: {"name": name, "data": MISSING if value is None else value}},
+            "metadata": {},
+        }
+        for name, value in (scraps | {"run_complete": True}).items()
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(orjson.dumps({"cells": [{"cell_type": "code", "outputs": outputs}]}))
+
+
+def window(prefix, energy=100.0, seconds=10.0, reason=None, checks=(CHECK,)) -> dict:
+    figures = {
+        "s": seconds,
+        "energy_j": energy,
+        "energy_lo_j": None if energy is None else energy / 2,
+        "energy_hi_j": None if energy is None else energy * 2,
+        "energy_source": None if energy is None else "cpu-model (estimated)",
+        "energy_reason": reason,
+        "power_w": 10.0,
+        "peak_memory_gb": 3.3,
+        "checks": list(checks),
+    }
+    return {f"{prefix}_{name}": value for name, value in figures.items()}
+
+
+def serving(concurrency, energy=4.0) -> dict:
+    return {
+        "concurrency": concurrency,
+        "energy_source": None if energy is None else "cpu-model (estimated)",
+        "energy_per_request_j": energy,
+        "energy_per_request_net_j": None,
+        "energy_per_token_j": None if energy is None else energy / 16,
+        "throughput_tok_s": 8.0 * concurrency,
+        "ttft_ms": 300.0,
+        "ttft_p95_ms": 400.0,
+        "tpot_ms": 100.0,
+        "tpot_p95_ms": 120.0,
+        "memory_gb": 0.6,
+        "power_w": 18.0,
+        "requests": PROMPTS,
+        "input_tokens_per_request": 70.0,
+        "output_tokens_per_request": 16,
+        "natural_tokens_per_request": 9.0,
+        "checks": [CHECK, WARNING],
+        "notes": "energy_per_request_net_j: a model of CPU time has no idle baseline",
+    }
+
+
+def common(run, **scraps) -> dict:
+    return {
+        "settings_hash": run.settings_hash,
+        "started": "2026-01-02T03:04:05",
+        "provenance": {
+            "host": "A CPU, 2 logical CPUs",
+            "git_commit": "abc",
+            "packages": {"torch": "2.13.0", "vllm": None},
+        },
+    } | scraps
+
+
+def make_study(root, energy=100.0, reason=None, study=STUDY) -> None:
+    answers = []
+    for run in study.runs():
+        path = root / "runs" / run.stage / f"{run.name}.ipynb"
+        key = {"family": "smollm2", "size": "135M"}
+        key |= {k: v for k, v in run.parameters.items() if k != "model"}
+        scraps = common(run, **key)
+        if run.stage == "adapt":
+            factor = 1.2 if run.parameters["method"] == "qlora" else 1.0
+            value = None if energy is None else energy * factor
+            notebook(path, **scraps, **window("adapt", value, reason=reason))
+        elif run.stage == "compress":
+            windows = window("fp16", 5.0, 1.0) | window("int8", 2.0, 0.5) | window("int4", 3.0, 0.5)
+            notebook(path, **scraps, merge_base="fp16", **windows)
+        elif run.stage == "serve":
+            notebook(
+                path,
+                **scraps,
+                engine="transformers",
+                gpus=0,
+                memory_nominal_gb=0.27,
+                **window("load", 80.0, 3.0),
+                serving=[serving(1), serving(8)],
+            )
+            pd.DataFrame(
+                {
+                    "concurrency": [1] * 2 + [8] * PROMPTS,
+                    "ttft_ms": [300.0 + i for i in range(PROMPTS + 2)],
+                    "tpot_ms": 100.0,
+                }
+            ).to_parquet(path.with_suffix(".requests.parquet"))
+            gain = 0.0 if key["method"] == "none" else 0.2
+            answers += [
+                {k: key[k] for k in ("family", "size", "task", "method", "precision")}
+                | {"repetition": key["repetition"], "prompt_id": f"p{i}"}
+                | {"score": 0.1 * i + gain, "score_reason": "", "gold_nll": 3.0 - gain - 0.1 * i}
+                | {"recall": 0.5, "answer_tokens": 5, "top1_agreement": 1.0 - gain}
+                for i in range(PROMPTS)
+            ]
+        elif run.stage == "score":
+            notebook(path, **scraps)
+            pd.DataFrame(answers).to_parquet(path.with_suffix(".answers.parquet"))
+        else:
+            notebook(path, **scraps)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    root = tmp_path_factory.mktemp("study")
+    make_study(root)
+    return root
+
+
+@pytest.fixture(scope="module")
+def results(directory):
+    return synthesis.load_results(STUDY, directory)
+
+
+def test_every_serving_run_is_an_observation_a_concurrency(results):
+    assert len(results.observations) == 15 * 2
+    assert len(results.headline) == 15
+    row = results.headline[results.headline["run"] == "smollm2-135M_rag_qlora_int4_r01"].iloc[0]
+    assert row["adapt_energy_j"] == 120
+    assert (row["adapt_energy_lo_j"], row["adapt_energy_hi_j"]) == (60, 240)
+    assert row["adapt_peak_memory_gb"] == 3.3
+    assert row["compress_energy_j"] == 5 + 3
+    assert row["compress_s"] == 1.5
+    assert row["load_energy_j"] == 80
+    assert row["throughput_tok_s"] == 64
+    assert row["host"] == "A CPU, 2 logical CPUs"
+    assert row["merge_base"] == "fp16"
+    fp16 = results.headline[results.headline["run"] == "smollm2-135M_rag_lora_fp16_r01"].iloc[0]
+    assert fp16["compress_energy_j"] == 5  # the merge alone
+
+
+def test_the_base_has_neither_adaptation_nor_compression(results):
+    base = results.headline[results.headline["method"] == "none"]
+    assert len(base) == 3
+    assert base[["adapt_energy_j", "compress_energy_j", "merge_base"]].isna().all(axis=None)
+
+
+def test_nothing_is_missing_from_a_whole_study(results):
+    assert results.missing == []
+    assert results.failures.empty
+    assert len(results.answers) == 15 * PROMPTS
+    assert set(results.checks["verdict"]) == {"ok", "warning"}
+
+
+def test_tables_are_those_of_the_design(results):
+    found = synthesis.result_tables(results)
+    assert {k: len(v) for k, v in found.items()} == {
+        "variants": 12, "frontier": 1, "adaptation": 3, "serving": 30, "reference": 15,
+    }  # fmt: skip
+    assert found["adaptation"]["energy_ratio"].tolist() == pytest.approx([1.2] * 3)
+    adapted = found["reference"][found["reference"]["method"] != "none"]
+    assert adapted["score_difference"].tolist() == pytest.approx([0.2] * 12)
+    assert adapted["gold_nll_difference"].tolist() == pytest.approx([-0.2] * 12)
+    variants = found["variants"]
+    assert (variants["c_tax"] == 20).all()
+    assert (variants["q_ret_pct"] == 100).all()
+
+
+def test_everything_is_written_and_stamped(results, tmp_path):
+    report = synthesis.write_results(results, tmp_path)
+    html = report.read_text()
+    assert "Not a T4" in html
+    assert "A CPU, 2 logical CPUs" in html
+    assert "estimated from CPU time" in html
+    assert "One repetition" in html
+    assert "it rose by 20 °C" in html
+    assert "No run failed" in html
+    assert "torch 2.13.0" in html
+    assert html.count("data:image/svg+xml") == 6
+    assert {p.stem for p in (tmp_path / "tables").glob("*.csv")} == {
+        "variants", "frontier", "adaptation", "serving", "reference",
+    }  # fmt: skip
+    pictures = sorted(p.name for p in (tmp_path / "figures").iterdir())
+    assert len(pictures) == 12
+    assert {p.rsplit(".", 1)[1] for p in pictures} == {"png", "svg"}
+    design = {
+        *synthesis.tables.VARIANT, *synthesis.tables.METRICS, *synthesis.tables.COMPRESSION,
+        *synthesis.tables.LOAD, "repetitions", "adapt_energy_j", "adapt_s", "energy_source",
+        "energy_per_request_j", "throughput_tok_s", "ttft_ms", "tpot_ms", "memory_gb", "score",
+    }  # fmt: skip
+    assert design <= set(pd.read_csv(tmp_path / "tables" / "variants.csv"))
+
+
+def test_failed_and_missing_runs_are_named(directory, tmp_path):
+    make_study(tmp_path)
+    failed = "smollm2-135M_rag_lora_int8_r01"
+    absent = "smollm2-135M_dialogue_lora_int4_r01"
+    for name in (failed, absent):
+        (tmp_path / "runs" / "serve" / f"{name}.ipynb").unlink()
+    (tmp_path / "failed" / "serve").mkdir(parents=True)
+    (tmp_path / "failed" / "serve" / f"{failed}.json").write_bytes(
+        orjson.dumps({"reason": "the kernel was killed: out of memory"})
+    )
+    results = synthesis.load_results(STUDY, tmp_path)
+    assert results.missing == [f"serve/{absent}"]
+    assert results.failures["run"].tolist() == [failed]
+    html = synthesis.write_results(results, tmp_path).read_text()
+    assert "out of memory" in html
+    assert absent in html
+    assert "1 runs failed and 1 were not made" in html
+    assert len(pd.read_csv(tmp_path / "tables" / "variants.csv")) == 10
+
+
+def test_repetitions_beyond_the_study_file_count(tmp_path):
+    make_study(tmp_path, study=STUDY.with_repetitions(3))
+    results = synthesis.load_results(STUDY, tmp_path)
+    assert results.missing == []
+    assert results.study.repetitions == 3
+    variants = synthesis.result_tables(results)["variants"]
+    assert (variants["repetitions"] == 3).all()
+    assert variants["energy_per_request_j_lo"].notna().all()
+    assert not any(
+        "One repetition" in w for w in synthesis.warnings_of(results, {"variants": variants})
+    )
+
+
+def test_runs_made_with_other_settings_are_left_out(tmp_path):
+    make_study(tmp_path)
+    name = "smollm2-135M_rag_lora_int8_r01"
+    path = tmp_path / "runs" / "serve" / f"{name}.ipynb"
+    run = STUDY.run("serve", name)
+    path.write_bytes(path.read_bytes().replace(run.settings_hash.encode(), b"0123456789abcdef"))
+    results = synthesis.load_results(STUDY, tmp_path)
+    assert results.missing == [f"serve/{name}"]
+    assert name not in set(results.observations["run"])
+
+
+def test_unknown_energy_stays_empty_with_its_reason(tmp_path):
+    make_study(tmp_path, energy=None, reason="no permission to read the counter")
+    results = synthesis.load_results(STUDY, tmp_path)
+    variants = synthesis.result_tables(results)["variants"]
+    assert variants["n_break"].isna().all()
+    assert variants["notes"].str.contains("adapt_energy_j: no permission").all()
+    assert "Nothing to draw" in "".join(
+        text.get_text()
+        for text in synthesis.result_figures(results, synthesis.result_tables(results))[
+            "adaptation_energy"
+        ][0].findobj(lambda artist: hasattr(artist, "get_text"))
+    )
+
+
+def test_without_a_run_there_is_one_sentence(tmp_path):
+    with pytest.raises(UserError, match="no completed serving run"):
+        synthesis.load_results(STUDY, tmp_path)
+
+
+def test_missing_raw_data_are_named(tmp_path):
+    make_study(tmp_path)
+    next((tmp_path / "runs" / "serve").glob("*.requests.parquet")).unlink()
+    with pytest.raises(UserError, match=r"requests\.parquet is missing"):
+        synthesis.load_results(STUDY, tmp_path)
