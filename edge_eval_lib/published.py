@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from edge_eval_lib.economics.memory import kv_cache_bytes_per_token
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.study import project_root
 
@@ -451,13 +452,9 @@ def _weight_bytes(
 
 
 def kv_bytes_per_token(table: pd.DataFrame, models: pd.DataFrame) -> pd.Series:
-    """Key-value cache a token, bytes, at fp16: 2 x layers x heads x head size x 2 bytes."""
-    return (
-        2
-        * 2
-        * _of_models(table, models, "layers")
-        * _of_models(table, models, "kv_heads")
-        * _of_models(table, models, "head_dim")
+    """Key-value cache a token of each row's model, bytes, at fp16."""
+    return kv_cache_bytes_per_token(
+        *(_of_models(table, models, column) for column in ("layers", "kv_heads", "head_dim"))
     )
 
 

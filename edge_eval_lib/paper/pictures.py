@@ -1,9 +1,8 @@
-"""Pictures of the paper's analysis; each takes a `paper.Paper` and returns a matplotlib Figure."""
+"""Pictures of the paper's analysis: functions of `Paper` that return a Figure, in `FIGURES`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Callable
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,7 +10,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from edge_eval_lib import claims, figures, paper, tables
+from edge_eval_lib import claims, figures, tables
 from edge_eval_lib.figures import (
     _COLOURS,
     _GREY,
@@ -22,7 +21,8 @@ from edge_eval_lib.figures import (
     _log_axis,
     _look,
 )
-from edge_eval_lib.paper import Paper
+from edge_eval_lib.paper import analysis
+from edge_eval_lib.paper.analysis import Paper
 from edge_eval_lib.published import MODEL
 
 STAMP = (
@@ -55,7 +55,7 @@ def density(study: Paper) -> Figure:
 
 def quality_stability(study: Paper) -> Figure:
     """What is left of the FP16 score, with the intervals that three passes allow."""
-    bounds = paper.fidelity(study).set_index(tables.VARIANT)[["passes_lo", "passes_hi"]]
+    bounds = analysis.fidelity(study).set_index(tables.VARIANT)[["passes_lo", "passes_hi"]]
     bounds.columns = ["q_ret_pct_lo", "q_ret_pct_hi"]
     table = study.variants.drop(columns=["q_ret_pct_lo", "q_ret_pct_hi"])
     table = table.join(bounds, on=tables.VARIANT)
@@ -64,7 +64,7 @@ def quality_stability(study: Paper) -> Figure:
 
 def verdicts(study: Paper) -> Figure:
     """A square a claim, coloured by its verdict, a row a source."""
-    judged = study.claims
+    judged = study.judged
     sources = list(dict.fromkeys(judged["source"]))
     with plt.rc_context(_STYLE):
         fig, axis = plt.subplots(figsize=(9.2, 0.9 + 0.42 * len(sources)), layout="constrained")
@@ -95,7 +95,7 @@ def verdicts(study: Paper) -> Figure:
 
 def statistics(study: Paper) -> Figure:
     """The headline cells as printed, over the INT4 variants that they summarise."""
-    cells = paper.headline(study)
+    cells = analysis.headline(study)
     int4 = study.variants[study.variants["precision"] == "int4"]
     models = cells[MODEL].drop_duplicates().apply(tuple, axis=1).tolist()
     with plt.rc_context(_STYLE):
@@ -123,7 +123,9 @@ def statistics(study: Paper) -> Figure:
             axis.set_xlabel(_UNITS[metric])
             axis.grid(axis="y", visible=False)
             if metric == "rho_sys":
+                axis.set_xscale("log")
                 _log_axis(axis.xaxis)
+                axis.set_xticks([300, 1000, 3000])
         axes[0].set_yticks(range(len(models)), ["-".join(m) for m in models])
         axes[0].invert_yaxis()
         handles = [
@@ -135,7 +137,7 @@ def statistics(study: Paper) -> Figure:
         _headline(
             fig,
             "What is a cell of the headline table?",
-            "each row: a model's six INT4 variants, two ways of adapting x three tasks",
+            "each row: a model's six INT4 variants, two ways of adapting × three tasks",
         )
         _legend(fig, (handles, ["LoRA INT4", "QLoRA INT4", "printed", "median, as captioned"]))
     return _finish(fig, cells, STAMP)
@@ -143,7 +145,7 @@ def statistics(study: Paper) -> Figure:
 
 def accountings(study: Paper) -> Figure:
     """Requests to break even, paper's and full accounting, LoRA-INT4."""
-    table = paper.break_even(study)
+    table = analysis.break_even(study)
     table = table[(table["method"] == "lora") & (table["precision"] == "int4")]
     series = {
         "n_break": ("paper: electricity alone", _COLOURS[2], "D"),
@@ -184,8 +186,8 @@ def accountings(study: Paper) -> Figure:
 
 def paradox(study: Paper) -> Figure:
     """LoRA beside QLoRA energy, and their ratio split into time and power."""
-    energies = paper.adaptation(study)
-    split = paper.decomposition(study)
+    energies = analysis.adaptation(study)
+    split = analysis.decomposition(study)
     ys = np.arange(len(split)) + 0.6 * split.groupby(MODEL, sort=False).ngroup()
     labels = [f"{r['family']}-{r['size']}  {r['task']}" for _, r in split.iterrows()]
     with plt.rc_context(_STYLE):
@@ -223,11 +225,11 @@ def paradox(study: Paper) -> Figure:
         start = np.where(power > 0, time, 0)
         right.barh(ys, power, left=start, color=_COLOURS[1], height=0.72, zorder=2)
         right.axvline(0, color="#555555", lw=1, zorder=3)
-        predicted = np.log2(paper.T4_FP16_FLOPS / paper.T4_FP32_FLOPS)
+        predicted = np.log2(analysis.T4_FP16_FLOPS / analysis.T4_FP32_FLOPS)
         right.axvline(predicted, color="black", lw=1.2, ls=":", zorder=4)
-        right.annotate(
-            "fp16 tensor cores\nagainst fp32: ×8", (predicted, ys.max() + 0.5), xytext=(4, 0),
-            textcoords="offset points", fontsize=8, va="bottom",
+        right.text(
+            predicted, -0.8, "fp16 tensor cores over fp32: ×8",
+            fontsize=8, ha="center", va="bottom",
         )  # fmt: skip
         for y, row in zip(ys, split.itertuples(), strict=True):
             two = "  two cards in LoRA" if row.lora_gpus == 2 else ""
@@ -236,7 +238,7 @@ def paradox(study: Paper) -> Figure:
             right.annotate(
                 f"{row.time_share_pct:.0f} % time{two}{odd}", (at, y), xytext=(5, 0),
                 textcoords="offset points", va="center", fontsize=8, color="#333333", zorder=5,
-                bbox=dict(facecolor="white", edgecolor="none", pad=0.6, alpha=0.8),
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
             )  # fmt: skip
         right.set_xticks(range(-1, 5), ["×½", "×1", "×2", "×4", "×8", "×16"])
         right.set_xlim(-1.1, 6.4)
@@ -252,7 +254,8 @@ def paradox(study: Paper) -> Figure:
         _headline(
             fig,
             "Why does QLoRA take more energy?",
-            "mostly because it takes longer; LoRA ran in fp16, QLoRA in bf16, which a T4 emulates",
+            "mostly because it takes longer; the released code trains LoRA in fp16, QLoRA in bf16, "
+            "which a T4 emulates",
         )
         _legend(fig, (handles, ["LoRA", "QLoRA", "seconds", "power"]))
     return _finish(fig, split, STAMP)
@@ -260,7 +263,7 @@ def paradox(study: Paper) -> Figure:
 
 def pareto(study: Paper) -> Figure:
     """Score over energy per request, a panel a task; the front is drawn and named."""
-    table = paper.pareto(study, {"score": "max", "energy_per_request_j": "min"})
+    table = analysis.pareto(study, {"score": "max", "energy_per_request_j": "min"})
     tasks = list(dict.fromkeys(table["task"]))
     with plt.rc_context(_STYLE):
         fig, axes = plt.subplots(1, len(tasks), figsize=(13.5, 5.2), layout="constrained")
@@ -307,23 +310,26 @@ def pareto(study: Paper) -> Figure:
 
 
 def _name_steps(axis, front: pd.DataFrame) -> None:
-    """Name each point of a front in a column beside the panel's points, joined by a thin line."""
-    low, high = axis.get_ylim()
-    slots = np.linspace(low + 0.04 * (high - low), high - 0.05 * (high - low), max(len(front), 2))
+    """Name each point of a front to its upper left, where by definition nothing lies."""
     left, right = axis.get_xlim()
-    axis.set_xlim(left, right * 6)
-    for slot, (_, row) in zip(slots, front.sort_values("score").iterrows(), strict=False):
+    axis.set_xlim(left / 2.6, right)
+    low, high = axis.get_ylim()
+    axis.set_ylim(low, high + 0.06 * (high - low))
+    least = 0.05 * (high - low)
+    place = -np.inf
+    for _, row in front.sort_values("score").iterrows():
+        place = max(row["score"] + 0.25 * least, place + least)
         axis.annotate(
             f"{row['family']}-{row['size']}", (row["energy_per_request_j"], row["score"]),
-            xytext=(right * 1.3, slot), textcoords="data", va="center", fontsize=8.5,
-            fontweight="bold" if row["small"] else "normal",
-            arrowprops=dict(arrowstyle="-", color="#bbbbbb", lw=0.7, shrinkB=4), zorder=3,
+            xytext=(row["energy_per_request_j"] / 1.22, place), textcoords="data", va="center",
+            ha="right", fontsize=8.5, fontweight="bold" if row["small"] else "normal", zorder=3,
+            arrowprops={"arrowstyle": "-", "color": "#bbbbbb", "lw": 0.7, "shrinkB": 4},
         )  # fmt: skip
 
 
 def robustness(study: Paper) -> Figure:
     """How often each model keeps a variant on the front, technical and economic."""
-    table = paper.robustness(study)
+    table = analysis.robustness(study)
     table["model"] = table["family"] + "-" + table["size"]
     models = list(dict.fromkeys(table["model"]))
     tasks = list(dict.fromkeys(table["task"]))
@@ -357,56 +363,61 @@ def api_prices(study: Paper) -> Figure:
     """Requests to break even over the API's price for a request; where it never pays."""
     v = study.variants
     part = v[(v["method"] == "lora") & (v["precision"] == "int4") & (v["task"] == "rag")]
-    asked = pd.Series(
-        {p.model: float(paper.api_usd(part, paper._at(study.prices, p)).iloc[0])
-         for p in study.book.api_prices}
-    ).sort_values()  # fmt: skip
-    before = part["n_break_full"] * (paper.api_usd(part, study.prices) - part["usd_per_request"])
-    alone = study.prices.machine_usd(part["energy_per_request_j"], part["latency_ms"] / 1e3)
-    colours = sns.color_palette("colorblind", len(part))
+    points = analysis.api_break_points(study)
+    asked = points[points["task"] == "rag"].groupby("api")["api_usd_per_request"].first()
+    asked = asked.sort_values()
+    spent = analysis.costs(part, study.prices)
+    alone = analysis.alone_usd(part, study.prices).sort_values()
+    bottom, top = 2e4, 1e9
     with plt.rc_context(_STYLE):
-        fig, axis = plt.subplots(figsize=(10.5, 5.6), layout="constrained")
-        grid = np.geomspace(alone.min() / 3, asked.max() * 2, 400)
-        for colour, (index, row) in zip(colours, part.iterrows(), strict=True):
-            saved = grid - alone[index]
-            axis.plot(
-                grid[saved > 0], before[index] / saved[saved > 0], color=colour, lw=1.6, zorder=3
-            )
-            axis.annotate(
-                f"{row['family']}-{row['size']}", (alone[index], 4e8 ), rotation=90,
-                xytext=(3, 0), textcoords="offset points", fontsize=8, color=colour, va="top",
+        fig, axis = plt.subplots(figsize=(10.5, 5.8), layout="constrained")
+        grid = np.geomspace(asked.min() / 1.6, asked.max() * 1.5, 2000)
+        places = _spread(pd.Series(alone.to_numpy(), index=alone.index), 1.09)
+        for colour, (x, index) in zip(_COLOURS, places, strict=False):
+            for local, style in (
+                (alone[index], "-"),
+                (spent.local_usd_per_request[index], "--"),
+            ):
+                saved = grid - local
+                axis.plot(
+                    grid[saved > 0], spent.fixed_usd[index] / saved[saved > 0], style,
+                    color=colour, lw=1.5, zorder=3,
+                )  # fmt: skip
+            axis.text(
+                x, top * 0.8, f"{part.loc[index, 'family']}-{part.loc[index, 'size']}",
+                rotation=90, fontsize=8.5, color=colour, va="top", ha="right", zorder=4,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
             )  # fmt: skip
-        many = before.iloc[0] / (grid - part["usd_per_request"].iloc[0])
-        axis.plot(grid, many, color="black", lw=1.4, ls="--", zorder=2)
         axis.set_yscale("log")
+        axis.set_xscale("log")
         _log_axis(axis.xaxis)
-        axis.set_ylim(2e4, 5e8)
-        for x, name in _spread(asked):
-            axis.axvline(asked[name], color="#dddddd", lw=0.9, zorder=1)
-            axis.annotate(
-                name, (asked[name], 2e4), xytext=(x, 2.6e4), fontsize=7.5, rotation=90,
-                ha="center", va="bottom", color=_GREY,
-                arrowprops=dict(arrowstyle="-", color="#dddddd", lw=0.6),
+        _log_axis(axis.yaxis)
+        axis.set_ylim(bottom, top)
+        for x, name in _spread(asked, 1.12):
+            axis.axvline(asked[name], color="#e4e4e4", lw=0.9, zorder=1)
+            axis.text(
+                x, bottom * 1.25, name, fontsize=8, rotation=90, ha="center", va="bottom",
+                color=_GREY, zorder=4,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
             )  # fmt: skip
-        axis.set_xlabel("what the API asks for a RAG request [USD, log]")
+        axis.set_xlabel("what the API asks for a rag request [USD, log]")
         axis.set_ylabel("requests to break even [log]")
         handles = [
             plt.Line2D([], [], color=_GREY, lw=1.6),
-            plt.Line2D([], [], color="black", lw=1.4, ls="--"),
+            plt.Line2D([], [], color=_GREY, lw=1.6, ls="--"),
         ]
+        in_flight = part["concurrency"].median()
         _headline(
             fig,
             "At which API price does it never pay?",
-            "LoRA INT4, rag, full accounting, 8 h of set-up; left of a line's pole: never",
+            f"LoRA INT4, rag, full accounting, {study.prices.setup_hours:g} h of set-up; left of "
+            "where a line goes up: never",
         )
-        _legend(
-            fig,
-            (handles, ["one request at a time", "about 30 in flight (all models within 1 %)"]),
-        )
+        _legend(fig, (handles, ["one request at a time", f"{in_flight:.0f} in flight"]))
     return _finish(fig, part, STAMP)
 
 
-def _spread(asked: pd.Series, least: float = 1.16) -> list[tuple[float, str]]:
+def _spread(asked: pd.Series, least: float) -> list[tuple[float, str]]:
     """Places for names at sorted positive places, at least a factor `least` apart."""
     places, last = [], 0.0
     for name, value in asked.items():
@@ -427,18 +438,3 @@ FIGURES: dict[str, Callable[[Paper], Figure]] = {
     "pareto": pareto,
     "robustness": robustness,
 }
-
-
-def write_figures(
-    directory: str | Path | None = None,
-    study: Paper | None = None,
-    names: Iterable[str] | None = None,
-) -> list[Path]:
-    """Write figures/<name>.png and .svg under `directory`; `names` picks some of FIGURES."""
-    study = study or paper.build()
-    folder = paper.output_directory(directory) / "figures"
-    return [
-        path
-        for name in paper.chosen(names, list(FIGURES), "figure")
-        for path in figures.save_figure(FIGURES[name](study), folder / name)
-    ]

@@ -1,0 +1,33 @@
+"""The paper's analysis, redone from its published figures and taken further.
+
+    from edge_eval_lib import paper
+    study = paper.build()
+    paper.write_figures(study=study, names=["pareto"])
+
+Each table is a function of `Paper` in `TABLES`, each picture one in `FIGURES`: any can be rebuilt
+alone. `prose` states the findings; `write_report` puts all of it on one page.
+"""
+
+from edge_eval_lib.paper import analysis, pictures, prose
+from edge_eval_lib.paper.analysis import TABLES, Paper, build
+from edge_eval_lib.paper.pictures import FIGURES
+from edge_eval_lib.paper.report import (
+    output_directory,
+    write_figures,
+    write_report,
+    write_tables,
+)
+
+__all__ = [
+    "FIGURES",
+    "TABLES",
+    "Paper",
+    "analysis",
+    "build",
+    "output_directory",
+    "pictures",
+    "prose",
+    "write_figures",
+    "write_report",
+    "write_tables",
+]
