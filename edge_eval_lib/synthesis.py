@@ -26,6 +26,7 @@ from pathlib import Path
 
 import orjson
 import pandas as pd
+from matplotlib.figure import Figure
 
 from edge_eval_lib import figures, scraps, tables
 from edge_eval_lib.economics.prices import load_price_book
@@ -269,37 +270,53 @@ def latency_requests(results: Results) -> pd.DataFrame:
     return tables.sort_variants(alone)
 
 
-def result_figures(results: Results, found: dict[str, pd.DataFrame]) -> dict[str, tuple]:
-    """Figures by file name, each with a sentence on how to read it."""
+@dataclass(frozen=True)
+class Picture:
+    """A figure, what it is called, and a sentence on how to read it."""
+
+    heading: str
+    figure: Figure
+    caption: str
+
+
+def result_figures(results: Results, found: dict[str, pd.DataFrame]) -> dict[str, Picture]:
+    """The study's figures by file name."""
     variants, stamp = found["variants"], results.stamp
     return {
-        "roi_ipw_quadrants": (
+        "roi_ipw_quadrants": Picture(
+            "Break-even and intelligence per watt",
             figures.roi_ipw_quadrants(variants, stamp),
             "Each marker is a variant. Further up: adaptation has paid for itself after fewer "
             "requests. Further right: more score for a joule. Grey lines are the medians.",
         ),
-        "system_density": (
+        "system_density": Picture(
+            "System density",
             figures.system_density(variants, stamp),
             "Output tokens a second for each GB that serving needed; lines are intervals over "
             "runs, where there are several.",
         ),
-        "quality_stability": (
+        "quality_stability": Picture(
+            "Quality and its stability",
             figures.quality_stability(variants, stamp),
             "Score to the right, and what is left of LoRA-FP16's score upwards; lines are 95 % "
-            "intervals over prompts. Where a vertical line crosses 100, the loss is not shown.",
+            "intervals over prompts. Where a vertical line crosses 100, the prompts do not tell "
+            "the variant from LoRA-FP16.",
         ),
-        "adaptation_energy": (
+        "adaptation_energy": Picture(
+            "Energy of adapting, LoRA and QLoRA",
             figures.adaptation_energy(found["adaptation"], stamp),
             "What one adaptation took with either method, on the same data and compute dtype.",
         ),
-        "lifecycle_energy": (
+        "lifecycle_energy": Picture(
+            "Energy of the lifecycle, by stage",
             figures.lifecycle_energy(variants, stamp=stamp),
             "Energy by stage on a log axis: adapting and compressing happen once, loading at "
             "each cold start, serving for each request.",
         ),
-        "latency_distributions": (
+        "latency_distributions": Picture(
+            "Latency of single requests",
             figures.latency_distributions(latency_requests(results), stamp),
-            "Single requests served one at a time.",
+            "Requests served one at a time, so that none waits for another.",
         ),
     }
 
@@ -323,8 +340,8 @@ def warnings_of(results: Results, found: dict[str, pd.DataFrame]) -> list[str]:
         told.append("One repetition: figures over runs have no interval.")
     if len(results.failures) or results.missing:
         told.append(
-            f"Incomplete: {len(results.failures)} runs failed and {len(results.missing)} were "
-            "not made; the tables hold what is there."
+            f"Incomplete: runs failed: {len(results.failures)}; runs not made: "
+            f"{len(results.missing)}. The tables hold what is there."
         )
     versions = _code_versions(results.runs)
     if len(versions) > 1:
@@ -350,7 +367,7 @@ def facts_of(results: Results) -> dict[str, str]:
         "made": f"{started.min()[:16]} to {started.max()[:16]}" if len(started) else "not recorded",
         "energy source": ", ".join(results.energy_sources) or "none",
         "runs": f"{len(runs)} complete, {len(results.failures)} failed, "
-        f"{len(results.missing)} not made; {study.repetitions} repetitions",
+        f"{len(results.missing)} not made; repetitions: {study.repetitions}",
         "workload": f"{study.data.evaluation_examples} prompts a task at concurrency "
         f"{workload.headline_concurrency}, {workload.output_tokens} output tokens each",
         "code": ", ".join(_code_versions(runs)) or "no git commit recorded",
@@ -417,10 +434,17 @@ METHODS = pd.DataFrame(
 )  # fmt: skip
 
 
-def study_report(results: Results, found: dict[str, pd.DataFrame], drawn: dict) -> Report:
+def study_report(
+    results: Results, found: dict[str, pd.DataFrame], drawn: dict[str, Picture]
+) -> Report:
     """The study's report of its tables and figures."""
-    variants, reference = found["variants"], found["reference"]
-    key = ["family", "size", "task", "method", "precision"]
+    named = {name: _named(table) for name, table in found.items()}
+    key = ["model", "task", "configuration"]
+    concurrency = f"At concurrency {results.study.workload.headline_concurrency}."
+    reference = [
+        "score", "score_difference", "gold_nll", "gold_nll_difference", "recall",
+        "recall_difference", "answer_tokens", "answer_tokens_difference", "top1_agreement",
+    ]  # fmt: skip
     sections = [
         Section(
             "The frontier",
@@ -431,17 +455,21 @@ def study_report(results: Results, found: dict[str, pd.DataFrame], drawn: dict) 
                      "int4_variants", "notes"],
             csv="tables/frontier.csv",
         ),
-        *(
-            Section(figure.get_suptitle().strip(), figure=figure, caption=caption)
-            for figure, caption in drawn.values()
+        *(Section(p.heading, figure=p.figure, caption=p.caption) for p in drawn.values()),
+        Section(
+            "Every variant: the five metrics",
+            [concurrency, *_notes(found["variants"])],
+            table=named["variants"],
+            columns=[*key, "score", *tables.METRICS, "n_break_full"],
+            csv="tables/variants.csv",
         ),
         Section(
-            "Every variant",
-            [f"At concurrency {results.study.workload.headline_concurrency}."],
-            table=variants,
-            columns=[*key, "score", "energy_per_request_j", "throughput_tok_s", "ttft_ms",
-                     "tpot_ms", "memory_gb", "load_energy_j", *tables.METRICS, "n_break_full",
-                     "energy_source", "notes"],
+            "Every variant: what was measured",
+            [concurrency],
+            table=named["variants"],
+            columns=[*key, "energy_per_request_j", "throughput_tok_s", "ttft_ms", "tpot_ms",
+                     "memory_gb", "load_energy_j", "load_s", "adapt_energy_j",
+                     "compress_energy_j"],
             csv="tables/variants.csv",
         ),
         Section(
@@ -449,23 +477,22 @@ def study_report(results: Results, found: dict[str, pd.DataFrame], drawn: dict) 
             ["The unadapted base beside the adapted variants, over the same prompts. NLL is the "
              "negative log-likelihood of the gold answers: lower is better. Answer tokens show "
              "whether brevity alone did it.", *quality_text(results.answers)],
-            table=reference,
-            columns=[c for c in [*key, "score", "score_difference", "gold_nll",
-                     "gold_nll_difference", "recall", "recall_difference", "answer_tokens",
-                     "answer_tokens_difference", "top1_agreement", "notes"] if c in reference],
+            table=named["reference"],
+            columns=[*key, *(c for c in reference if c in named["reference"])],
             csv="tables/reference.csv",
         ),
         Section(
             "LoRA beside QLoRA",
-            table=found["adaptation"],
-            columns=["family", "size", "task", "lora_energy_j", "qlora_energy_j", "energy_ratio",
+            _notes(found["adaptation"]),
+            table=named["adaptation"],
+            columns=["model", "task", "lora_energy_j", "qlora_energy_j", "energy_ratio",
                      "lora_s", "qlora_s", "seconds_ratio", "lora_peak_memory_gb",
-                     "qlora_peak_memory_gb", "memory_ratio", "notes"],
+                     "qlora_peak_memory_gb", "memory_ratio"],
             csv="tables/adaptation.csv",
         ),
         Section(
             "Serving at every concurrency",
-            table=found["serving"],
+            table=named["serving"],
             columns=[*key, "concurrency", "repetitions", "throughput_tok_s", "ttft_ms",
                      "ttft_p95_ms", "tpot_ms", "tpot_p95_ms", "energy_per_request_j", "power_w",
                      "memory_gb"],
@@ -483,6 +510,23 @@ def study_report(results: Results, found: dict[str, pd.DataFrame], drawn: dict) 
         sections=sections,
         links=[("The paper's figures, recomputed", "../paper/report.html")],
     )
+
+
+def _named(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with the names people use: model, and configuration where it has one."""
+    table = table.assign(model=table["family"] + "-" + table["size"])
+    if "method" in table:
+        pairs = zip(table["method"], table["precision"], strict=True)
+        table["configuration"] = [figures.configuration_name(*pair) for pair in pairs]
+    return table
+
+
+def _notes(table: pd.DataFrame) -> list[str]:
+    """Every distinct note of a table once, with the number of rows that it stands in."""
+    notes = table["notes"].dropna().str.split("; ").explode()
+    return [
+        f"{note} ({count} of {len(table)} rows)." for note, count in notes.value_counts().items()
+    ]
 
 
 def _failure_section(results: Results) -> Section:
@@ -518,6 +562,6 @@ def write_results(results: Results, directory: str | Path | None = None) -> Path
     for name, table in found.items():
         tables.write_table(table, directory / "tables" / f"{name}.csv")
     drawn = result_figures(results, found)
-    for name, (figure, _) in drawn.items():
-        figures.save_figure(figure, directory / "figures" / name)
+    for name, shown in drawn.items():
+        figures.save_figure(shown.figure, directory / "figures" / name)
     return render_report(directory / "report.html", study_report(results, found, drawn))

@@ -633,6 +633,11 @@ _UNITS = {
     "_kwh": "kWh",
 }
 _HEADINGS = {
+    "ttft_ms": "TTFT [ms]",
+    "ttft_p95_ms": "TTFT, 95th percentile [ms]",
+    "tpot_ms": "TPOT [ms]",
+    "tpot_p95_ms": "TPOT, 95th percentile [ms]",
+    "int4_variants": "INT4 variants",
     "n_break": "N_break [requests]",
     "n_break_full": "N_break, full accounting [requests]",
     "ipw": "IPW [1/J]",
@@ -689,6 +694,8 @@ def format_number(value: float) -> str:
         return "never" if value > 0 else "−∞"
     if value == 0:
         return "0"
+    if abs(value) < 1000:
+        value = float(f"{value:.3g}")  # first, or 0.9999 would become 1.000
     digits = int(np.clip(2 - np.floor(np.log10(abs(value))), 0, 12))
     text = f"{value:,.{digits}f}" if abs(value) >= 1e-4 else f"{value:.2e}"
     return text.replace("-", "−")

@@ -128,6 +128,7 @@ def test_an_unbounded_interval_is_called_so():
     [
         (0.318222, "0.318"), (6768.83, "6,769"), (149.76, "150"), (0.0, "0"), (-1.5, "−1.50"),
         (1.2e-7, "1.20e−07"), (np.nan, "–"), (np.inf, "never"), (999.7, "1,000"),
+        (0.99999, "1.00"), (92122.3, "92,122"),
     ],
 )  # fmt: skip
 def test_numbers_for_people(value, text):
@@ -137,7 +138,8 @@ def test_numbers_for_people(value, text):
 @pytest.mark.parametrize(
     ("column", "name"),
     [
-        ("ttft_ms", "ttft [ms]"), ("throughput_tok_s", "throughput [tok/s]"),
+        ("ttft_ms", "TTFT [ms]"), ("load_energy_j", "load energy [J]"),
+        ("throughput_tok_s", "throughput [tok/s]"),
         ("ipw_median", "IPW, median [1/J]"), ("score_difference", "score, difference [0–1]"),
         ("merge_base", "merge base"),
     ],
