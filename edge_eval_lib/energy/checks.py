@@ -73,8 +73,10 @@ def counter_advances(counter: Reading | None) -> Check:
 def power_changes(samples: pd.DataFrame, corroborated: bool) -> Check:
     """Power that never changes is a stuck sensor, unless the counter agrees with it."""
     name = "power changes"
+    if samples.empty:
+        return Check(name, "not applicable", "no power samples")
     per_device = samples.dropna().groupby("device")["power_w"]
-    if samples.empty or per_device.count().min() < STEADY_SAMPLES:
+    if not len(per_device) or per_device.count().min() < STEADY_SAMPLES:
         return Check(name, "not applicable", "too few samples")
     stuck = [str(device) for device, watts in per_device if watts.nunique() == 1]
     if not stuck:
@@ -86,9 +88,11 @@ def power_changes(samples: pd.DataFrame, corroborated: bool) -> Check:
 def sample_gap(samples: pd.DataFrame, period_s: float) -> Check:
     """Time without a sample, during which power is only guessed by a straight line."""
     name = "sample gap"
+    if samples.empty:
+        return Check(name, "not applicable", "no power samples")
     times = samples.dropna()["monotonic_s"].drop_duplicates()
     if len(times) < 2:
-        return Check(name, "not applicable", "no power samples")
+        return Check(name, "invalid", "fewer than two power samples")
     steps = times.diff().dropna()
     gaps = steps[steps > GAP * period_s]
     if gaps.empty:
