@@ -43,9 +43,15 @@ def resolution(source: str | None, lag_s: float, seconds: float) -> Check:
 
 
 def counter_against_integral(
-    counter: Reading | None, integral: Reading | None, utilisation: float | None
+    counter: Reading | None,
+    integral: Reading | None,
+    utilisation: float | None,
+    edges: float,
 ) -> Check:
-    """Counter and integrated power of the same window: 2 % apart at most under load."""
+    """Counter and integrated power of the same window: 2 % apart at most under load.
+
+    `edges` is the share of the window by which the two may lag each other.
+    """
     name = "counter against integral"
     if counter is None or integral is None:
         return Check(name, "not applicable", "one of the two sources is not there")
@@ -57,6 +63,8 @@ def counter_against_integral(
         return Check(name, "ok", detail)
     if utilisation is not None and utilisation < LOADED:
         return Check(name, "not applicable", f"{detail}, at {utilisation:.0%} utilisation")
+    if abs(difference) <= AGREEMENT + edges:
+        return Check(name, "not applicable", f"{detail}, edges ±{edges:.1%}: too short to tell")
     return Check(name, "warning", detail)
 
 

@@ -258,8 +258,7 @@ class Monitor:
         Returns the window and the number of runs in it: energy and seconds of one run are the
         window's over that number. After `limit_s` the window ends unresolved, and says so.
         """
-        lag_s = self._meters[self.energy_source].resolution_s if self.energy_source else 0.0
-        needed_s = min(limit_s, lag_s / checks.RESOLVED)
+        needed_s = min(limit_s, self._lag_s(self.energy_source) / checks.RESOLVED)
         runs = 0
         with self.window(name) as window:
             start = self._clock()
@@ -352,6 +351,7 @@ class Monitor:
             readings.get("nvml-counter"),
             readings.get("nvml-power"),
             sum(use) / len(use) if use else None,
+            sum(map(self._lag_s, GPU_SOURCES)) / window.seconds if window.seconds else math.inf,
         )
         power = self._meters.get("nvml-power")
         period_s = power.poll_interval_s if power and power.poll_interval_s else math.inf
@@ -425,7 +425,7 @@ class Monitor:
             window.energy_net_j = net_j
 
     def _lag_s(self, source: str | None) -> float:
-        return self._meters[source].resolution_s if source else 0.0
+        return self._meters[source].resolution_s if source in self._meters else 0.0
 
 
 class _Poller:

@@ -158,8 +158,11 @@ class FakeDriver:
             unsupported = pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
             double.side_effect = getattr(self, name, unsupported)
             monkeypatch.setattr(pynvml, name, double)
+        if isinstance(self.clock, Clock):
+            self._simulate_time(monkeypatch, self.clock)
+
+    def _simulate_time(self, monkeypatch, clock: Clock) -> None:
         monkeypatch.setattr(nvml_power, "thread_time", lambda: 0.0)  # a mock costs more than NVML
-        clock = self.clock
 
         def register(visit, interval_s):
             clock.pollers.append(Poller(visit, interval_s, clock))
@@ -208,16 +211,16 @@ class FakeDriver:
         gpu = self._gpu(handle, "counter")
         if gpu.counter_period_s is None:
             raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
-        return gpu.counter_mj(self.clock.now)
+        return gpu.counter_mj(self.clock())
 
     def nvmlDeviceGetPowerUsage(self, handle):
-        return self._gpu(handle, "power").power_mw(self.clock.now)
+        return self._gpu(handle, "power").power_mw(self.clock())
 
     def nvmlDeviceGetFieldValues(self, handle, fieldIds):
         gpu = self._gpu(handle, "power")
         assert fieldIds == [pynvml.NVML_FI_DEV_POWER_INSTANT]
         unsupported = 0 if gpu.instant else pynvml.NVML_ERROR_NOT_SUPPORTED
-        milliwatts = gpu.power_mw(self.clock.now) if gpu.instant else 0
+        milliwatts = gpu.power_mw(self.clock()) if gpu.instant else 0
         value = types.SimpleNamespace(uiVal=milliwatts)
         return [types.SimpleNamespace(nvmlReturn=unsupported, value=value)]
 

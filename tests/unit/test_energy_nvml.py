@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import os
 import sys
+import time
 import types
 
 import pynvml
@@ -90,6 +92,35 @@ def test_a_sensor_that_sees_a_quarter_of_the_time_is_flagged_and_the_counter_is_
     assert window.energy_j == pytest.approx(truth, rel=0.01)
     assert window.energy_by_source_j["nvml-power"] == pytest.approx(150.0 * 10, rel=0.01)
     assert verdict(window, "counter against integral") == "warning"
+
+
+def test_a_sensor_three_percent_off_is_found_once_the_window_can_tell(start, clock):
+    gpu = FakeGpu(constant(60.0))
+    monitor = start(gpu)
+    gpu.power_override_mw = 61_800
+    assert verdict(measure(monitor, clock, seconds=3.0), "counter against integral") == (
+        "not applicable"
+    )
+    assert verdict(measure(monitor, clock, seconds=30.0), "counter against integral") == "warning"
+
+
+def test_real_threads_and_a_real_clock_sample_a_window(monkeypatch):
+    """The simulated clock replaces the sampling threads; this test does not."""
+    gpu = FakeGpu(square(20.0, 60.0, period_s=0.2), power_period_s=0.02, counter_period_s=0.02)
+    gpu.processes = {os.getpid(): 10**9}
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    FakeDriver([gpu], time.monotonic).install(monkeypatch)
+    with Monitor(device="gpu") as monitor, monitor.window("work") as window:
+        with monitor.window("inner") as inner:
+            time.sleep(0.5)
+        time.sleep(0.5)
+    assert window.energy_by_source_j["nvml-counter"] == pytest.approx(40 * window.seconds, rel=0.1)
+    assert window.energy_by_source_j["nvml-power"] is not None
+    assert len(window.samples) > len(inner.samples) >= 5
+    assert window.samples["monotonic_s"].is_monotonic_increasing
+    assert window.samples["monotonic_s"].iloc[0] <= window.start_monotonic_s
+    scraps = window.as_dict("serve")
+    assert json.loads(json.dumps(scraps, allow_nan=False)) == scraps
 
 
 def test_counter_and_integral_are_not_judged_on_an_idle_gpu(start, clock):
