@@ -102,7 +102,7 @@ def roi_ipw_quadrants(variants: pd.DataFrame, stamp: str | None = None) -> Figur
                 fontsize=7.5, color="#999999", style="italic", zorder=1,
                 bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
             )  # fmt: skip
-    return _finish(fig, variants, stamp)
+    return _finish(fig, stamp)
 
 
 def system_density(variants: pd.DataFrame, stamp: str | None = None) -> Figure:
@@ -131,7 +131,7 @@ def quality_stability(variants: pd.DataFrame, stamp: str | None = None) -> Figur
         _points(axis, part, "score", "q_ret_pct")
         axis.set_xlabel("score, 0 to 1")
     axes[0].set_ylabel("Q_ret [% of LoRA-FP16]")
-    return _finish(fig, variants, stamp)
+    return _finish(fig, stamp)
 
 
 def adaptation_energy(adaptation: pd.DataFrame, stamp: str | None = None) -> Figure:
@@ -180,7 +180,7 @@ def adaptation_energy(adaptation: pd.DataFrame, stamp: str | None = None) -> Fig
             fig, title, "×: QLoRA over LoRA; thin lines: range of an estimate, where it is one"
         )
         _legend(fig, axis.get_legend_handles_labels())
-    return _finish(fig, adaptation, stamp)
+    return _finish(fig, stamp)
 
 
 def lifecycle_energy(
@@ -248,7 +248,127 @@ def latency_distributions(requests: pd.DataFrame, stamp: str | None = None) -> F
             "a dot a request; box: middle half, whiskers 5-95 %; right: median",
             legend=False,
         )
-    return _finish(fig, requests, stamp)
+    return _finish(fig, stamp)
+
+
+# --- figures of single runs -------------------------------------------------------------------
+
+
+def loss_curve(
+    losses: Sequence[float], heldout_before: float, heldout_after: float, title: str
+) -> Figure:
+    """Training loss by step, and the held-out loss before and after, all in nats per token."""
+    steps = range(1, len(losses) + 1)
+    with plt.rc_context(_STYLE):
+        fig, axis = plt.subplots(figsize=(7, 3.6), layout="constrained")
+        axis.plot(steps, losses, color=_COLOURS[0], marker="o", ms=4, lw=1.2)
+        axis.set_xlim(0.5, len(losses) * 1.22 + 0.5)
+        for value, word, colour in (
+            (heldout_before, "before", _COLOURS[3]),
+            (heldout_after, "after", _COLOURS[2]),
+        ):
+            axis.axhline(value, color=colour, lw=1.2, ls="--")
+            axis.annotate(
+                f"held out, {word}: {value:.2f}", (1, value), xycoords=("axes fraction", "data"),
+                xytext=(-4, 3), textcoords="offset points", ha="right", color=colour, fontsize=8.5,
+            )  # fmt: skip
+        axis.annotate("training", (1, losses[0]), xytext=(6, 4), textcoords="offset points",
+                      color=_COLOURS[0], fontsize=8.5)  # fmt: skip
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.set_xlabel("step")
+        axis.set_ylabel("loss [nats per answer token]")
+        _headline(fig, title, "down: the answers became more likely", legend=False)
+    return _finish(fig, None)
+
+
+def compression(table: pd.DataFrame, title: str) -> Figure:
+    """Megabytes on disk and energy of every precision (`precision`, `disk_mb`, `energy_j`)."""
+    panels = [("disk_mb", "on disk [MB]"), ("energy_j", "energy of the step [J]")]
+    names = [str(p).upper() for p in table["precision"]]
+    with plt.rc_context(_STYLE):
+        fig, axes = plt.subplots(
+            1, 2, figsize=(8, 1.5 + 0.45 * len(table)), sharey=True, layout="constrained"
+        )
+        for axis, (column, label) in zip(axes, panels, strict=True):
+            values = table[column].astype(float)
+            colours = [_look("lora", precision)[0] for precision in table["precision"]]
+            bars = axis.barh(names, values.fillna(0), color=colours, height=0.6)
+            axis.bar_label(
+                bars, ["not measured" if np.isnan(v) else _number(v) for v in values],
+                padding=4, fontsize=8.5,
+            )  # fmt: skip
+            axis.set_xlabel(label)
+            axis.margins(x=0.18)
+            axis.grid(axis="y", visible=False)
+        axes[0].invert_yaxis()
+        _headline(fig, title, "left: what is kept; right: what making it took", legend=False)
+    return _finish(fig, None)
+
+
+def token_times(requests: pd.DataFrame, title: str) -> Figure:
+    """Tokens over time since submission, a line a request and a panel a concurrency.
+
+    `requests` has concurrency, submitted_s and token_times_s (s on one clock, a list a request).
+    """
+    levels = sorted(requests["concurrency"].unique())
+    with plt.rc_context(_STYLE):
+        fig, axes = plt.subplots(
+            1, len(levels), figsize=(max(3.8 * len(levels), 6), 3.8), sharey=True,
+            layout="constrained", squeeze=False,
+        )  # fmt: skip
+        for axis, level in zip(axes[0], levels, strict=True):
+            part = requests[requests["concurrency"] == level]
+            for row in part.itertuples():
+                since = np.asarray(row.token_times_s) - row.submitted_s
+                axis.step(
+                    [0, *since], range(len(since) + 1), where="post", color=_COLOURS[0],
+                    lw=1, alpha=max(0.25, 1 / len(part)),
+                )  # fmt: skip
+            plural = "" if level == 1 else "s"
+            axis.set_title(f"{level} request{plural} at a time")
+            axis.set_xlabel("since submission [s]")
+            axis.set_xlim(left=0)
+        axes[0][0].set_ylabel("tokens received")
+        _headline(fig, title, "a line a request: first its wait, then a step a token", legend=False)
+    return _finish(fig, None)
+
+
+def score_distribution(answers: pd.DataFrame) -> Figure:
+    """Scores of single prompts by configuration, a panel a task; the bar is the mean."""
+    table = sort_variants(answers.dropna(subset=["score"]))
+    title = "How good is each answer?"
+    if table.empty:
+        return _nothing(title, "score", answers, None)
+    names = [configuration_name(*p) for p in zip(table.method, table.precision, strict=True)]
+    table = table.assign(configuration=names)
+    looks = dict(zip(names, zip(table.method, table.precision, strict=True), strict=True))
+    palette = {name: _look(*pair)[0] for name, pair in looks.items()}
+    tasks = list(dict.fromkeys(table["task"]))
+    with plt.rc_context(_STYLE):
+        fig, axes = plt.subplots(
+            1, len(tasks), figsize=(2 + 3 * len(tasks), 1.6 + 0.45 * len(looks)), sharex=True,
+            sharey=True, layout="constrained", squeeze=False,
+        )  # fmt: skip
+        for axis, task in zip(axes[0], tasks, strict=True):
+            part = table[table["task"] == task]
+            common = {
+                "data": part, "x": "score", "y": "configuration", "hue": "configuration",
+                "order": list(looks), "hue_order": list(looks), "palette": palette, "ax": axis,
+                "legend": False,
+            }  # fmt: skip
+            sns.stripplot(**common, size=3, alpha=0.5, jitter=0.25)
+            for y, name in enumerate(looks):
+                mean = part.loc[part["configuration"] == name, "score"].mean()
+                axis.plot([mean, mean], [y - 0.35, y + 0.35], color="#222222", lw=2.2, zorder=4)
+            axis.set_title(task)
+            axis.set_xlabel("score, 0 to 1")
+            axis.set_ylabel("")
+            axis.grid(axis="y", visible=False)
+        _headline(fig, title, "a dot a prompt; the dark bar is the mean", legend=False)
+    return _finish(fig, None)
+
+
+# --- files ------------------------------------------------------------------------------------
 
 
 def save_figure(figure: Figure, path_without_suffix: str | Path) -> list[Path]:
@@ -391,7 +511,7 @@ def _rows_figure(
                 plt.Line2D([], [], color=c, marker=m, ls="", ms=6) for _, c, m in _STAGES.values()
             ]
             _legend(fig, (handles, [name for name, _, _ in _STAGES.values()]))
-    return _finish(fig, table, stamp)
+    return _finish(fig, stamp)
 
 
 def _row_of_markers(axis: Axes, row: pd.Series, columns: list[str], y: float) -> None:
@@ -443,7 +563,7 @@ def _legend(fig: Figure, handles_and_names: tuple[list, list]) -> None:
     )  # fmt: skip
 
 
-def _finish(fig: Figure, table: pd.DataFrame, stamp: str | None) -> Figure:
+def _finish(fig: Figure, stamp: str | None) -> Figure:
     if stamp:
         fig.supxlabel(stamp, x=0.01, ha="left", fontsize=8, color=_GREY)
     plt.close(fig)  # the caller shows or saves it; pyplot must not keep it
@@ -461,7 +581,7 @@ def _nothing(title: str, columns: str, table: pd.DataFrame, stamp: str | None) -
             0.0, 0.5, f"Nothing to draw: {columns} not measured.{why}", wrap=True, va="center"
         )
         fig.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
-    return _finish(fig, table, stamp)
+    return _finish(fig, stamp)
 
 
 def _log_axis(axis) -> None:

@@ -1,6 +1,6 @@
 """Synthesis: what a study's runs recorded -> observations, answers, and the report.
 
-    results = load_results(load_study("embedded"))
+    results = open_results("embedded")
     write_results(results)
 
 What a stage notebook records, by scrap name:
@@ -10,8 +10,9 @@ What a stage notebook records, by scrap name:
 - adapt: its window under `adapt`
 - compress: `merge_base`; the merge's window under `fp16`, each quantisation's under its precision
 - serve: `precision`, `repetition`, `engine`, `gpus`, `memory_nominal_gb`; the load's window under
-  `load`; `serving`, a mapping a concurrency with `concurrency`, `energy_source`, the serving
-  columns of observations, `checks` and `notes` (why something is missing)
+  `load` and its parts (`COLD_START`); `idle_bare_power_w`, `idle_loaded_power_w`; `serving`, a
+  mapping a concurrency with `concurrency`, `energy_source`, the serving columns of observations,
+  `checks` and `notes` (why something is missing)
 
 A window under a prefix is `Window.as_dict(prefix)`. Raw data lie beside the notebook:
 `<run>.requests.parquet` (serve; a row a request: concurrency, ttft_ms, tpot_ms) and
@@ -20,6 +21,7 @@ A window under a prefix is `Window.as_dict(prefix)`. Raw data lie beside the not
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,14 +30,24 @@ import orjson
 import pandas as pd
 from matplotlib.figure import Figure
 
-from edge_eval_lib import figures, scraps, tables
+from edge_eval_lib import figures, runner, scraps, tables
+from edge_eval_lib.economics.keep_warm import keep_warm_s
 from edge_eval_lib.economics.prices import load_price_book
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.report import Report, Section, render_report
-from edge_eval_lib.study import Study, find_beside
+from edge_eval_lib.study import Study, find_beside, load_study
 from edge_eval_lib.uncertainty import prompts_needed, simulated_coverage
 
 ADAPTER = [*tables.MODEL, "task", "method"]
+COLD_START = [
+    "load_energy_j",
+    "load_s",
+    "load_interpreter_s",
+    "load_import_s",
+    "load_read_s",
+    "load_place_s",
+    "load_first_token_s",
+]
 STAMPED = ("load", "adapt", "fp16", "int8", "int4")
 
 
@@ -152,7 +164,7 @@ def observations_of(runs: pd.DataFrame) -> pd.DataFrame:
         row |= {c: run.get(c) for c in ("settings_hash", "memory_nominal_gb")}
         row |= {"host": run["provenance"]["host"], "merge_base": compress.get("merge_base")}
         row |= {c: adapt.get(c) for c in tables.ADAPTATION}
-        row |= {c: run.get(c) for c in tables.LOAD}
+        row |= {c: run.get(c) for c in (*tables.LOAD, *tables.LOAD_RANGE)}
         if run["method"] != "none":
             energy, seconds, reason = _compression(compress, run["precision"])
             row |= {"compress_energy_j": energy, "compress_s": seconds}
@@ -195,8 +207,10 @@ def _sum(values: Sequence[float | None]) -> float | None:
 def answers_of(runs: pd.DataFrame) -> pd.DataFrame:
     """The scored answers of the score run; without one, no rows."""
     parts = [_beside(path, "answers") for path in runs.loc[runs["stage"] == "score", "notebook"]]
-    columns = [*tables.VARIANT, "repetition", "prompt_id", "score", "score_reason"]
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+    if parts:
+        return pd.concat(parts, ignore_index=True)
+    columns = [*tables.VARIANT, "repetition", "prompt_id", "score_reason"]
+    return pd.DataFrame(columns=columns).assign(score=pd.Series(dtype=float))
 
 
 def requests_of(runs: pd.DataFrame) -> pd.DataFrame:
@@ -245,6 +259,30 @@ def _failures(directory: Path, completed: set[tuple[str, str]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["stage", "run", "reason"])
 
 
+def cold_starts(results: Results) -> pd.DataFrame:
+    """What a cold start is made of, and how long to stay loaded: a row a configuration.
+
+    Means over the tasks and repetitions of a configuration: the loads are of the same size.
+    `keep_warm_s` is the idle time beyond which unloading takes less energy; empty where the energy
+    source knows no idle power.
+    """
+    runs = results.runs[results.runs["stage"] == "serve"]
+    columns = [*COLD_START, "idle_bare_power_w", "idle_loaded_power_w"]
+    runs = runs.reindex(columns=[*tables.MODEL, "method", "precision", *columns])
+    runs[columns] = runs[columns].astype(float)
+    groups = runs.groupby([*tables.MODEL, "method", "precision"], sort=False)
+    table = groups.mean().assign(loads=groups.size())
+    known = table[["load_energy_j", "idle_bare_power_w", "idle_loaded_power_w"]].notna().all(axis=1)
+    table["keep_warm_s"] = float("nan")
+    if known.any():
+        table.loc[known, "keep_warm_s"] = keep_warm_s(
+            table.loc[known, "load_energy_j"],
+            table.loc[known, "idle_loaded_power_w"],
+            table.loc[known, "idle_bare_power_w"],
+        )
+    return tables.sort_variants(table.reset_index())
+
+
 # --- tables, figures, report ------------------------------------------------------------------
 
 
@@ -261,6 +299,7 @@ def result_tables(results: Results) -> dict[str, pd.DataFrame]:
         "adaptation": tables.adaptation_table(results.headline),
         "serving": tables.serving_table(results.observations),
         "reference": tables.reference_table(results.headline, results.answers),
+        "cold_starts": cold_starts(results),
     }
 
 
@@ -498,6 +537,14 @@ def study_report(
                      "memory_gb"],
             csv="tables/serving.csv",
         ),
+        Section(
+            "Cold starts",
+            ["What a load is made of, over the tasks and repetitions of a configuration. Keep "
+             "warm: idle for longer than this, and unloading takes less energy."],
+            table=named["cold_starts"],
+            columns=["model", "configuration", "loads", *COLD_START, "keep_warm_s"],
+            csv="tables/cold_starts.csv",
+        ),
         _failure_section(results),
         _check_section(results.checks),
         Section("How each figure was measured", table=METHODS),
@@ -553,6 +600,25 @@ def _check_section(checks: pd.DataFrame) -> Section:
     )
     table = None if grouped.empty else grouped
     return Section(title, [f"{len(checks)} checks of measured windows: {summary}."], table=table)
+
+
+def open_results(study: str) -> Results:
+    """The results of a study by name or path.
+
+    By hand, in JupyterLab, what the study still lacks is executed first if nothing was served yet;
+    within the grid the scheduler has done what could be done.
+    """
+    loaded = load_study(study)
+    served = (loaded.directory / "runs" / "serve").glob("*.ipynb")
+    if not os.environ.get("EDGE_EVAL_RUN") and next(served, None) is None:
+        runner.ensure(loaded, [loaded.run("score", "score")])
+    return load_results(loaded)
+
+
+def finish() -> None:
+    """The last cell of the synthesis notebook: which settings it was made with, and that it is."""
+    scraps.record("settings_hash", os.environ.get("EDGE_EVAL_SETTINGS_HASH"))
+    scraps.complete()
 
 
 def write_results(results: Results, directory: str | Path | None = None) -> Path:

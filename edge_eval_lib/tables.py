@@ -31,8 +31,12 @@ ADAPTATION = [
 ]
 COMPRESSION = ["compress_energy_j", "compress_s"]
 LOAD = ["load_energy_j", "load_s"]
+# The range of an estimated energy (`_lo_j`, `_hi_j`); an interval over runs ends in `_j_lo`.
+LOAD_RANGE = ["load_energy_lo_j", "load_energy_hi_j"]
 SERVING = [
     "energy_per_request_j",
+    "energy_per_request_lo_j",
+    "energy_per_request_hi_j",
     "energy_per_request_net_j",
     "energy_per_token_j",
     "throughput_tok_s",
@@ -50,7 +54,7 @@ SERVING = [
     "natural_tokens_per_request",
 ]
 TEXTS = ["engine", "host", "merge_base", "energy_source", "settings_hash"]
-MEASURED = [*ADAPTATION, *COMPRESSION, *LOAD, *SERVING]
+MEASURED = [*ADAPTATION, *COMPRESSION, *LOAD, *LOAD_RANGE, *SERVING]
 OBSERVATION_COLUMNS = [
     *VARIANT,
     "repetition",
@@ -403,6 +407,7 @@ def _variant_columns(table: pd.DataFrame) -> list[str]:
         *ADAPTATION,
         *COMPRESSION,
         *LOAD,
+        *LOAD_RANGE,
         *(f"{c}_pooled" for c in LOAD),
         *SERVING,
         "score",

@@ -129,6 +129,54 @@ def test_latencies_show_every_request(one_model):
     assert "[ms]" in figure.axes[0].get_xlabel()
 
 
+def test_loss_curve_shows_every_step_and_both_heldout_losses():
+    figure = figures.loss_curve([4.0, 3.0, 2.5], 4.1, 2.2, "a run")
+    training, before, after = figure.axes[0].lines
+    assert list(training.get_xdata()) == [1, 2, 3]
+    assert list(training.get_ydata()) == [4.0, 3.0, 2.5]
+    assert (before.get_ydata()[0], after.get_ydata()[0]) == (4.1, 2.2)
+    assert "a run" in texts(figure)
+
+
+def test_compression_tells_what_was_not_measured():
+    table = pd.DataFrame(
+        {"precision": ["fp16", "int4"], "disk_mb": [270.0, 90.0], "energy_j": [50.0, None]}
+    )
+    figure = figures.compression(table, "a run")
+    assert [bar.get_width() for bar in figure.axes[0].patches] == [270, 90]
+    assert "not measured" in texts(figure)
+    assert "[MB]" in figure.axes[0].get_xlabel()
+
+
+def test_token_times_start_at_submission():
+    requests = pd.DataFrame(
+        {"concurrency": [1, 8], "submitted_s": [5.0, 6.0], "token_times_s": [[5.5, 5.75], [7.0]]}
+    )
+    figure = figures.token_times(requests, "a run")
+    assert [a.get_title(loc="left") for a in figure.axes] == [
+        "1 request at a time", "8 requests at a time",
+    ]  # fmt: skip
+    (line,) = figure.axes[0].lines
+    assert list(line.get_xdata()) == [0, 0.5, 0.75]
+    assert list(line.get_ydata()) == [0, 1, 2]
+
+
+def test_score_distribution_draws_every_scored_prompt_and_the_mean():
+    answers = pd.DataFrame(
+        [
+            {"family": "llama", "size": "1B", "task": "rag", "method": m, "precision": "fp16"}
+            | {"score": score}
+            for m in ("none", "lora")
+            for score in (0.0, 0.5, 1.0, np.nan)
+        ]
+    )
+    (axis,) = figures.score_distribution(answers).axes
+    dots = np.concatenate([c.get_offsets() for c in axis.collections])
+    assert sorted(dots[:, 0]) == [0, 0, 0.5, 0.5, 1, 1]
+    assert [line.get_xdata()[0] for line in axis.lines] == [0.5, 0.5]
+    assert [t.get_text() for t in axis.get_yticklabels()] == ["base FP16", "LoRA FP16"]
+
+
 @pytest.mark.parametrize("draw", OF_VARIANTS, ids=lambda f: f.__name__)
 def test_nothing_measured_is_said_not_drawn(draw, one_model):
     empty = one_model.copy()

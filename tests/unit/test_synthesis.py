@@ -102,6 +102,10 @@ def make_study(root, energy=100.0, reason=None, study=STUDY) -> None:
                 gpus=0,
                 memory_nominal_gb=0.27,
                 **window("load", 80.0, 3.0),
+                load_import_s=2.0,
+                load_place_s=1.0,
+                idle_bare_power_w=10.0,
+                idle_loaded_power_w=14.0 if key["precision"] == "fp16" else None,
                 serving=[serving(1), serving(8)],
             )
             pd.DataFrame(
@@ -172,6 +176,7 @@ def test_tables_are_those_of_the_design(results):
     found = synthesis.result_tables(results)
     assert {k: len(v) for k, v in found.items()} == {
         "variants": 12, "frontier": 1, "adaptation": 3, "serving": 30, "reference": 15,
+        "cold_starts": 5,
     }  # fmt: skip
     assert found["adaptation"]["energy_ratio"].tolist() == pytest.approx([1.2] * 3)
     adapted = found["reference"][found["reference"]["method"] != "none"]
@@ -180,6 +185,27 @@ def test_tables_are_those_of_the_design(results):
     variants = found["variants"]
     assert (variants["c_tax"] == 20).all()
     assert (variants["q_ret_pct"] == 100).all()
+
+
+def test_keeping_warm_pays_for_as_long_as_a_load_lasts_it(results):
+    table = synthesis.cold_starts(results).set_index(["method", "precision"])
+    assert table.loc[("lora", "fp16"), "keep_warm_s"] == 80 / (14 - 10)
+    assert pd.isna(table.loc[("lora", "int8"), "keep_warm_s"])
+    assert table.loc[("lora", "int8"), "loads"] == 3
+    assert table.loc[("lora", "int8"), "load_import_s"] == 2
+
+
+def test_without_scores_everything_else_is_there(tmp_path):
+    make_study(tmp_path)
+    (tmp_path / "runs" / "score" / "score.ipynb").unlink()
+    results = synthesis.load_results(STUDY, tmp_path)
+    assert results.missing == ["score/score"]
+    html = synthesis.write_results(results, tmp_path).read_text()
+    variants = pd.read_csv(tmp_path / "tables" / "variants.csv")
+    assert variants[["score", "ipw", "q_ret_pct"]].isna().all(axis=None)
+    assert variants[["c_tax", "n_break", "rho_sys"]].notna().all(axis=None)
+    assert variants["notes"].str.contains("score: not measured").all()
+    assert "No answer was scored" in html
 
 
 def test_everything_is_written_and_stamped(results, tmp_path):
@@ -194,7 +220,7 @@ def test_everything_is_written_and_stamped(results, tmp_path):
     assert "torch 2.13.0" in html
     assert html.count("data:image/svg+xml") == 6
     assert {p.stem for p in (tmp_path / "tables").glob("*.csv")} == {
-        "variants", "frontier", "adaptation", "serving", "reference",
+        "variants", "frontier", "adaptation", "serving", "reference", "cold_starts",
     }  # fmt: skip
     pictures = sorted(p.name for p in (tmp_path / "figures").iterdir())
     assert len(pictures) == 12
