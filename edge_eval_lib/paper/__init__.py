@@ -10,7 +10,7 @@ alone. `prose` states the findings; `write_report` puts all of it on one page.
 
 from edge_eval_lib.paper import analysis, pictures, prose
 from edge_eval_lib.paper.analysis import TABLES, Paper, build
-from edge_eval_lib.paper.pictures import FIGURES
+from edge_eval_lib.paper.pictures import FIGURES, draw
 from edge_eval_lib.paper.report import (
     output_directory,
     write_figures,
@@ -24,6 +24,7 @@ __all__ = [
     "Paper",
     "analysis",
     "build",
+    "draw",
     "output_directory",
     "pictures",
     "prose",

@@ -56,9 +56,12 @@ CODE_TRAIN_EXAMPLES = {
 CODE_SIZE_CLASS = {"1B": "1B", "1.5B": "1B", "3B": "3B", "7B": "7B", "8B": "7B"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Paper:
-    """What everything here is computed from. `prices` is the set named `paper`."""
+    """What everything here is computed from. `prices` is the set named `paper`.
+
+    One `Paper` is equal to itself alone, so that what is made of it can be kept.
+    """
 
     figures: Published
     observations: pd.DataFrame

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -90,7 +91,7 @@ def verdicts(study: Paper) -> Figure:
         names = [f"{v} ({counts.get(v, 0)})" for v in _VERDICT_COLOURS]
         _headline(fig, "Which claims do the published figures bear out?", "a square a claim")
         _legend(fig, (handles, names))
-    return _finish(fig, judged, STAMP)
+    return _finish(fig, STAMP)
 
 
 def statistics(study: Paper) -> Figure:
@@ -140,7 +141,7 @@ def statistics(study: Paper) -> Figure:
             "each row: a model's six INT4 variants, two ways of adapting × three tasks",
         )
         _legend(fig, (handles, ["LoRA INT4", "QLoRA INT4", "printed", "median, as captioned"]))
-    return _finish(fig, cells, STAMP)
+    return _finish(fig, STAMP)
 
 
 def accountings(study: Paper) -> Figure:
@@ -181,7 +182,7 @@ def accountings(study: Paper) -> Figure:
             "LoRA INT4 against GPT-4o; what is counted decides, not the model",
         )
         _legend(fig, (handles, [name for name, _, _ in series.values()]))
-    return _finish(fig, table, STAMP)
+    return _finish(fig, STAMP)
 
 
 def paradox(study: Paper) -> Figure:
@@ -258,7 +259,7 @@ def paradox(study: Paper) -> Figure:
             "which a T4 emulates",
         )
         _legend(fig, (handles, ["LoRA", "QLoRA", "seconds", "power"]))
-    return _finish(fig, split, STAMP)
+    return _finish(fig, STAMP)
 
 
 def pareto(study: Paper) -> Figure:
@@ -306,7 +307,7 @@ def pareto(study: Paper) -> Figure:
             "up: better answers; left: less energy; the line is the front, grey dots are beaten",
         )
         _legend(fig, (handles, [*names, "below 2B", "beaten"]))
-    return _finish(fig, table, STAMP)
+    return _finish(fig, STAMP)
 
 
 def _name_steps(axis, front: pd.DataFrame) -> None:
@@ -355,8 +356,9 @@ def robustness(study: Paper) -> Figure:
             fig,
             "How firmly is a model on the front?",
             "% of draws in which its best variant is on it: API price, electricity, spread varied",
+            legend=False,
         )
-    return _finish(fig, table, STAMP)
+    return _finish(fig, STAMP)
 
 
 def api_prices(study: Paper) -> Figure:
@@ -414,7 +416,7 @@ def api_prices(study: Paper) -> Figure:
             "where a line goes up: never",
         )
         _legend(fig, (handles, ["one request at a time", f"{in_flight:.0f} in flight"]))
-    return _finish(fig, part, STAMP)
+    return _finish(fig, STAMP)
 
 
 def _spread(asked: pd.Series, least: float) -> list[tuple[float, str]]:
@@ -438,3 +440,9 @@ FIGURES: dict[str, Callable[[Paper], Figure]] = {
     "pareto": pareto,
     "robustness": robustness,
 }
+
+
+@lru_cache(maxsize=2 * len(FIGURES))
+def draw(study: Paper, name: str) -> Figure:
+    """The figure called `name` in FIGURES, drawn once for each `study`."""
+    return FIGURES[name](study)

@@ -9,7 +9,7 @@ from edge_eval_lib import figures, report, tables
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.paper import prose
 from edge_eval_lib.paper.analysis import TABLES, Paper, build
-from edge_eval_lib.paper.pictures import FIGURES
+from edge_eval_lib.paper.pictures import FIGURES, draw
 from edge_eval_lib.study import project_root
 
 
@@ -46,7 +46,7 @@ def write_figures(
     study = study or build()
     folder = output_directory(directory) / "figures"
     return [
-        path for name in names for path in figures.save_figure(FIGURES[name](study), folder / name)
+        path for name in names for path in figures.save_figure(draw(study, name), folder / name)
     ]
 
 
@@ -73,7 +73,7 @@ def write_report(directory: str | Path | None = None, study: Paper | None = None
         return report.Section(
             title,
             _paragraphs(text),
-            figure=FIGURES[figure](study) if figure else None,
+            figure=draw(study, figure) if figure else None,
             table=TABLES[table](study),
             columns=columns,
             caption=caption,
