@@ -69,6 +69,21 @@ def test_children_that_ended_and_children_that_live_count(cpu):
     assert window.cpu_s == pytest.approx(0.45, abs=0.15)
 
 
+def test_what_a_living_child_got_from_its_own_children_counts(cpu):
+    program = (
+        "import subprocess, sys\n"
+        f"subprocess.run([sys.executable, '-c', {SPIN.format(0.3)!r}])\n"
+        "print(flush=True); input()"
+    )
+    with cpu.window("grandchildren") as window:
+        child = subprocess.Popen(
+            [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        child.stdout.readline()
+    child.communicate(b"\n")
+    assert window.cpu_s == pytest.approx(0.4, abs=0.12)
+
+
 def test_what_a_child_did_before_the_window_does_not_count(cpu):
     child = subprocess.Popen(
         [sys.executable, "-c", SPIN.format(0.3) + "\nprint(flush=True); input()"],
