@@ -154,6 +154,9 @@ def run_one(study: Study, stage: str, name: str) -> Path:
     """
     run = find_run(study, stage, name)
     at = place(study, stage, name)
+    source = notebook_source(stage)
+    if not source.is_file():
+        raise UserError(f"There is no notebook {source}.")
     asked_at = time.time()
     write_settings(study, run)
     device = contextlib.nullcontext({}) if stage in UNMEASURED else _device(study, run)
@@ -176,7 +179,7 @@ def run_one(study: Study, stage: str, name: str) -> Path:
             environment |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
         started = time.monotonic()
         notebook = at.running / "notebook.ipynb"
-        reason = _execute(_notebook_source(stage), notebook, parameters, environment, at.running)
+        reason = _execute(source, notebook, parameters, environment, at.running)
         if reason is None and not scraps.is_complete(notebook):
             reason = "The notebook ended without recording run_complete in its last cell."
         if reason is not None:
@@ -242,13 +245,13 @@ def _device(study: Study, run: Run) -> Iterator[dict[str, str]]:
 
     The locks lie in one directory a user, whatever the checkout, and end with the process.
     """
-    devices = _devices()
+    names = devices()
     with contextlib.ExitStack() as stack:
-        files = [stack.enter_context(_lock_file(name)) for name in devices]
+        files = [stack.enter_context(_lock_file(name)) for name in names]
         held = _first_free(files)
         if held is None:
             owner = _owner(files[0])
-            print(f"{run.stage}  {run.name} waits: {owner} has the {devices[0]}", flush=True)
+            print(f"{run.stage}  {run.name} waits: {owner} has the {names[0]}", flush=True)
             while held is None:
                 time.sleep(0.5)
                 held = _first_free(files)
@@ -257,14 +260,15 @@ def _device(study: Study, run: Run) -> Iterator[dict[str, str]]:
         file.truncate()
         file.write(f"{study.name} {run.stage} {run.name} (process {os.getpid()})")
         file.flush()
-        if devices == ["machine"]:
+        if names == ["machine"]:
             yield {}
         else:
-            index = devices[held].removeprefix("gpu-")
+            index = names[held].removeprefix("gpu-")
             yield {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": index}
 
 
-def _devices() -> list[str]:
+def devices() -> list[str]:
+    """What a run can have to itself: each GPU that this process may use, else the machine."""
     from edge_eval_lib import nvml
 
     try:
@@ -308,12 +312,10 @@ def _owner(file: IO[str]) -> str:
 # --- the kernel -----------------------------------------------------------------------------
 
 
-def _notebook_source(stage: str) -> Path:
+def notebook_source(stage: str) -> Path:
+    """The stage's notebook, in notebooks/ or the directory that EDGE_EVAL_NOTEBOOKS names."""
     folder = os.environ.get("EDGE_EVAL_NOTEBOOKS") or project_root() / "notebooks"
-    source = Path(folder) / NOTEBOOKS[stage]
-    if not source.is_file():
-        raise UserError(f"There is no notebook {source}.")
-    return source
+    return Path(folder) / NOTEBOOKS[stage]
 
 
 def _needs_hub(study: Study) -> bool:

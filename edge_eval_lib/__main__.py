@@ -1,0 +1,112 @@
+"""The commands: `python -m edge_eval_lib --help`. The Makefile is a short front to them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from edge_eval_lib.errors import UserError
+
+# Every command imports what it needs when it runs: planning must not wait for papermill.
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Is this language model worth running on your own hardware? Measured, stage by stage.",
+)
+StudyName = Annotated[str, typer.Argument(help="a name in params/, or the path of a YAML file")]
+Repetitions = Annotated[
+    int | None, typer.Option(min=1, help="serving repetitions, instead of the study's own")
+]
+
+
+@app.command("all")
+def all_(
+    study: StudyName = "embedded",
+    repetitions: Repetitions = None,
+    rerun: Annotated[str | None, typer.Option(help="make a stage's runs again, or all")] = None,
+    profile: Annotated[str | None, typer.Option(help="a directory in profiles/")] = None,
+) -> None:
+    """Execute what is missing or outdated, and write tables, figures and report."""
+    from edge_eval_lib import grid
+
+    grid.make_all(grid.open_study(study, repetitions), repetitions, rerun, profile)
+
+
+@app.command()
+def plan(study: StudyName = "embedded", repetitions: Repetitions = None) -> None:
+    """Print the grid, what is done, what the rest takes, and what the hardware lacks."""
+    from edge_eval_lib import grid, plan
+
+    print(plan.describe(grid.open_study(study, repetitions)))
+
+
+@app.command()
+def status(study: StudyName = "embedded", repetitions: Repetitions = None) -> None:
+    """Print what is done, running and failed, and why it failed."""
+    from edge_eval_lib import grid, plan
+
+    print(plan.status(grid.open_study(study, repetitions)))
+
+
+@app.command()
+def report(study: StudyName = "embedded", repetitions: Repetitions = None) -> None:
+    """Write tables, figures and report from the runs that there are."""
+    from edge_eval_lib import grid
+
+    grid.make_report(grid.open_study(study, repetitions))
+
+
+@app.command()
+def run(study: StudyName, stage: str, name: str, repetitions: Repetitions = None) -> None:
+    """Execute one run, although it may be done, and publish it."""
+    from edge_eval_lib import runner
+    from edge_eval_lib.study import load_study
+
+    runner.die_with_parent(signal.SIGTERM)  # Snakemake may be killed
+    runner.run_one(load_study(study, repetitions), stage, name)
+
+
+@app.command()
+def clean(study: StudyName = "embedded") -> None:
+    """Delete what a study's runs made."""
+    from edge_eval_lib import grid
+
+    grid.remove_outputs(grid.open_study(study))
+
+
+class Interrupted(BaseException):
+    """Ctrl-C, or the end of what started us; not an Exception, so that nothing swallows it."""
+
+
+def _interrupt(_signal_number: int, _frame: Any) -> None:
+    raise Interrupted
+
+
+def main() -> None:
+    """Run a command; a person's mistake is told in one sentence, without a traceback."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    if "MAKELEVEL" in os.environ:  # started by make: end with it, even if it is killed
+        from edge_eval_lib import runner
+
+        runner.die_with_parent(signal.SIGTERM)
+    try:
+        app()
+    except UserError as error:
+        sys.exit(str(error))
+    except Interrupted:
+        print("Stopped. Finished runs are kept; make all goes on from here.", file=sys.stderr)
+        sys.exit(130)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        sys.exit(f"{where}{error.strerror or error}.")
+
+
+if __name__ == "__main__":
+    main()
