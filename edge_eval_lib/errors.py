@@ -2,4 +2,4 @@
 
 
 class UserError(Exception):
-    """Something the user can put right; the message is one sentence: what, where, what would be right."""
+    """Something the user can put right; the message says what, where, and what would be right."""

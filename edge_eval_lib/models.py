@@ -6,6 +6,7 @@ Weights are read from safetensors only and no code that comes with a model is ev
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import shutil
 import tempfile
@@ -18,7 +19,6 @@ from edge_eval_lib.errors import UserError
 from edge_eval_lib.study import Model, outputs_root
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 HUB_FILES = ("*.safetensors", "*.json", "tokenizer*", "*.model", "merges.txt", "vocab*", "*.jinja")
@@ -85,7 +85,9 @@ def _from_package(model: Model) -> Path:
     package, _, file_name = model.location.partition("/")
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise UserError(f"Model {model.name}: the package {package!r} is not installed; run make setup.")
+        raise UserError(
+            f"Model {model.name}: the package {package!r} is not installed; run make setup."
+        )
     folder = Path(next(iter(spec.submodule_search_locations)))
     if not (folder / file_name).is_file():
         raise UserError(f"Model {model.name}: the package {package!r} has no file {file_name!r}.")
@@ -125,14 +127,19 @@ def load_model(directory: Path, compute_dtype: str, quantization: Any = None) ->
     quantised while they load; a directory that holds quantised weights needs none.
     """
     import torch
+    import transformers
     from transformers import AutoModelForCausalLM
 
+    transformers.utils.logging.disable_progress_bar()  # a bar a tensor drowns a notebook
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # INT8 warns at every product
+    # Naming it at all, even as None, would hide what a quantised directory says of itself.
+    asked = {} if quantization is None else {"quantization_config": quantization}
     return AutoModelForCausalLM.from_pretrained(
         directory,
         dtype=getattr(torch, compute_dtype),
-        quantization_config=quantization,
         use_safetensors=True,
         device_map=default_device(),
+        **asked,
     )
 
 
@@ -187,7 +194,7 @@ def executed_dtype(model: PreTrainedModel) -> str:
     probe = probe.to(next(p.dtype for p in model.parameters() if p.is_floating_point()))
     with torch.no_grad():
         measured = layer(probe).double()
-    exact = probe.double() @ weight.double().reshape(layer.out_features, -1).T
+    exact = probe.double() @ weight.detach().double().reshape(layer.out_features, -1).T
     if layer.bias is not None:
         exact = exact + layer.bias.double()
     return dtype_of_error(float((measured - exact).norm() / exact.norm()))
@@ -203,5 +210,3 @@ def dtype_of_error(relative_error: float) -> str:
         if relative_error < bound:
             return dtype
     return "unknown"
-
-

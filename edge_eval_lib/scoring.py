@@ -9,10 +9,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.tasks.base import Example
+from edge_eval_lib.scraps import collect
+from edge_eval_lib.study import Study
+from edge_eval_lib.tasks import Example, load_task
+
+RUN_COLUMNS = ["family", "size", "task", "method", "precision", "repetition"]
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -166,3 +171,66 @@ def _embedding_model():
 
     directory = Path(package.submodule_search_locations[0]) / "model"
     return SentenceTransformer(str(directory), device="cpu", local_files_only=True)
+
+
+# --- a study's answers ------------------------------------------------------------------------
+
+
+def score_runs(study: Study) -> pd.DataFrame:
+    """Every answer of the study's finished serving runs, scored; a row a run and prompt.
+
+    Beside `score_answers`' columns: the variant, repetition, answer_tokens, gold_nll, and
+    top1_agreement: the share of the gold answer's positions at which the model's most likely token
+    is that of LoRA at FP16, same model, task and repetition (missing where that was not served).
+    Runs made with other settings than the study's are left out.
+    """
+    parts = []
+    for _, scraps in served_runs(study).iterrows():
+        answers = pd.read_parquet(Path(scraps["notebook"]).with_suffix(".answers.parquet"))
+        examples = {
+            e.id: e
+            for e in load_task(
+                scraps["task"],
+                study.data.source,
+                study.data.train_examples + study.data.heldout_examples,
+                study.data.evaluation_examples,
+                study.seed,
+            ).evaluation
+        }
+        asked = [examples[prompt_id] for prompt_id in answers["prompt_id"]]
+        scored = score_answers(scraps["task"], answers["answer"].tolist(), asked)
+        kept = answers.drop(columns=["answer", "reference"])
+        scored = scored.merge(kept, on="prompt_id", validate="1:1")
+        for column in RUN_COLUMNS:
+            scored[column] = scraps[column]
+        parts.append(scored)
+    if not parts:
+        raise UserError(f"No serving run of study {study.name} is finished: nothing to score.")
+    table = pd.concat(parts, ignore_index=True)
+    table["top1_agreement"] = _agreement_with_fp16(table)
+    return table.drop(columns="gold_argmax_ids")
+
+
+def served_runs(study: Study) -> pd.DataFrame:
+    """The scraps of the study's finished serving runs, whatever the number of repetitions."""
+    runs = collect(study.directory / "runs" / "serve")
+    if runs.empty:
+        return runs
+    study = study.with_repetitions(max(study.repetitions, int(runs["repetition"].max())))
+    current = {run.name: run.settings_hash for run in study.runs() if run.stage == "serve"}
+    return runs[runs["run"].map(current) == runs["settings_hash"]]
+
+
+def _agreement_with_fp16(table: pd.DataFrame) -> pd.Series:
+    keys = ["family", "size", "task", "repetition", "prompt_id"]
+    fp16 = table[(table["method"] == "lora") & (table["precision"] == "fp16")]
+    wanted = table[keys].merge(fp16[[*keys, "gold_argmax_ids"]], on=keys, how="left")
+    return pd.Series(
+        [
+            float("nan") if not hasattr(of_fp16, "__len__") else float(np.mean(own == of_fp16))
+            for own, of_fp16 in zip(
+                table["gold_argmax_ids"], wanted["gold_argmax_ids"], strict=True
+            )
+        ],
+        index=table.index,
+    )

@@ -127,6 +127,7 @@ class Workload(Strict):
     headline_concurrency: Count
     latency_prompts: Count
     warmup_requests: Count
+    idle_seconds: Annotated[float, Field(gt=0)]
 
     @model_validator(mode="after")
     def _concurrencies(self) -> Workload:
@@ -298,7 +299,11 @@ def _enumerate_runs(study: Study) -> list[Run]:
     data = study.data
     fingerprints = {
         task: data_fingerprint(
-            task, data.source, data.train_examples + data.heldout_examples, data.evaluation_examples
+            task,
+            data.source,
+            data.train_examples + data.heldout_examples,
+            data.evaluation_examples,
+            study.seed,
         )
         for task in study.tasks
     }

@@ -159,6 +159,7 @@ def tiny_study(
             "headline_concurrency": 4,
             "latency_prompts": 2,
             "warmup_requests": 1,
+            "idle_seconds": 0.5,
         },
         "repetitions": 1,
         "prices": "paper",

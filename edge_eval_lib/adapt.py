@@ -1,0 +1,214 @@
+"""Adaptation: LoRA on a frozen base, QLoRA on the same base in 4-bit NF4.
+
+Both methods share data, batches, compute dtype and adapter; the base's precision is all that
+differs, so that a difference in energy or time is the method's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edge_eval_lib import models
+from edge_eval_lib.errors import UserError
+from edge_eval_lib.likelihood import evaluating, gold_likelihoods
+from edge_eval_lib.study import Training
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedTokenizerBase
+
+    from edge_eval_lib.tasks import Example
+
+IGNORED = -100  # the label that the loss leaves out
+
+
+@dataclass(frozen=True)
+class TrainingOutcome:
+    """What training did: `losses` one a step (nats per answer token), tokens without padding."""
+
+    losses: list[float]
+    steps: int
+    tokens_seen: int
+    answer_tokens_seen: int
+    executed_dtype: str
+
+
+def encode(
+    tokenizer: PreTrainedTokenizerBase, examples: Iterable[Example], max_tokens: int
+) -> list[dict[str, list[int]]]:
+    """Prompt and answer as token ids; labels are `IGNORED` on the prompt.
+
+    An example longer than `max_tokens` raises UserError: cutting it would train on half an answer.
+    """
+    encoded = []
+    for example in examples:
+        prompt = models.prompt_ids(tokenizer, example.messages)
+        answer = models.answer_ids(tokenizer, example.answer)
+        length = len(prompt) + len(answer)
+        if length > max_tokens:
+            raise UserError(
+                f"Training example {example.id} has {length} tokens, but training.max_tokens is "
+                f"{max_tokens}; raise it to {length}."
+            )
+        encoded.append(
+            {
+                "input_ids": prompt + answer,
+                "attention_mask": [1] * length,
+                "labels": [IGNORED] * len(prompt) + answer,
+            }
+        )
+    return encoded
+
+
+def nf4(compute_dtype: str) -> Any:
+    """NF4 with double quantisation: QLoRA's base (arXiv 2305.14314) and our INT4."""
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, compute_dtype),
+    )
+
+
+def load_for_training(directory: Path, method: str, training: Training, seed: int) -> PeftModel:
+    """The base with a fresh adapter, only the adapter trainable. `method` is `lora` or `qlora`."""
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+    from transformers import set_seed
+
+    if method not in ("lora", "qlora"):
+        raise ValueError(f"method is {method!r}; it is 'lora' or 'qlora'")
+    quantization = nf4(training.compute_dtype) if method == "qlora" else None
+    base = models.load_model(directory, training.compute_dtype, quantization)
+    if method == "qlora":
+        base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
+    set_seed(seed)  # the same initial adapter for both methods
+    config = LoraConfig(
+        r=training.lora_rank,
+        lora_alpha=training.lora_alpha,
+        lora_dropout=training.lora_dropout,
+        target_modules=list(training.target_modules),
+        task_type="CAUSAL_LM",
+    )
+    try:
+        model = get_peft_model(base, config)
+    except ValueError as error:
+        raise UserError(f"training.target_modules does not fit this model: {error}") from error
+    if training.gradient_checkpointing:
+        model.enable_input_require_grads()  # or nothing would flow back through frozen embeddings
+    return model
+
+
+def trainable_parameters(model: PeftModel) -> int:
+    """How many parameters training changes."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def train(
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    encoded: list[dict[str, list[int]]],
+    training: Training,
+    seed: int,
+    directory: Path,
+) -> TrainingOutcome:
+    """Train the adapter in place. Raises UserError as soon as the loss is not a number.
+
+    `directory` is scratch space for the trainer; nothing of value is left there.
+    """
+    from transformers import (
+        DataCollatorForSeq2Seq,
+        Trainer,
+        TrainerCallback,
+        TrainingArguments,
+    )
+
+    class Watch(TrainerCallback):
+        """Keeps every step's loss; stops at once when there is nothing left to learn from."""
+
+        losses: list[float] = []  # noqa: RUF012  one a call of train()
+
+        def on_step_begin(self, args, state, control, model=None, **kwargs):
+            if not model.training:
+                raise AssertionError("the model left train mode")
+
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            if "loss" not in logs:
+                return
+            self.losses.append(logs["loss"])
+            if not np.isfinite(logs["loss"]):
+                raise UserError(
+                    f"The training loss is {logs['loss']} at step {state.global_step}; lower "
+                    "training.learning_rate or use another training.compute_dtype."
+                )
+
+    watch = Watch()
+    arguments = TrainingArguments(
+        output_dir=str(directory),
+        num_train_epochs=training.epochs,
+        per_device_train_batch_size=training.batch_size,
+        learning_rate=training.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=1,
+        fp16=training.compute_dtype == "float16",
+        bf16=training.compute_dtype == "bfloat16",
+        gradient_checkpointing=training.gradient_checkpointing,
+        logging_steps=1,
+        logging_nan_inf_filter=False,  # a NaN must be seen, not smoothed away
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=models.default_device() != "cpu",
+        use_cpu=models.default_device() == "cpu",
+        seed=seed,
+        data_seed=seed,
+    )
+    model.train()
+    executed = models.executed_dtype(model)
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=encoded,
+        data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED),
+        callbacks=[watch],
+    )
+    trainer.train()
+    return TrainingOutcome(
+        losses=watch.losses,
+        steps=trainer.state.global_step,
+        tokens_seen=training.epochs * sum(len(row["input_ids"]) for row in encoded),
+        answer_tokens_seen=training.epochs
+        * sum(label != IGNORED for row in encoded for label in row["labels"]),
+        executed_dtype=executed,
+    )
+
+
+def heldout_loss(
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Iterable[Example],
+    batch_size: int,
+) -> float:
+    """Mean negative log-likelihood (nats per answer token) of examples that are not trained on."""
+    with evaluating(model):
+        likelihoods = gold_likelihoods(model, tokenizer, examples, batch_size)
+    return float(np.mean([likelihood.nll for likelihood in likelihoods]))
+
+
+def save_adapter(model: PeftModel, target: Path) -> int:
+    """Write the adapter as safetensors to `target`; its bytes on disk."""
+    with models.published_directory(target) as directory:
+        model.save_pretrained(directory, safe_serialization=True)
+    return directory_bytes(target)
+
+
+def directory_bytes(directory: Path) -> int:
+    """Bytes of all files below a directory."""
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())

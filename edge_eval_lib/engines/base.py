@@ -1,0 +1,68 @@
+"""What the workload driver asks of a serving engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from edge_eval_lib.likelihood import Likelihood
+    from edge_eval_lib.tasks import Example
+
+
+@dataclass
+class Generation:
+    """One answered request. Times are seconds on the monotonic clock.
+
+    `token_ids` is as long as was asked for, whatever end-of-sequence tokens it holds;
+    `token_times_s` is when each of them was there.
+    """
+
+    prompt_ids: list[int]
+    submitted_s: float
+    token_ids: list[int] = field(default_factory=list)
+    token_times_s: list[float] = field(default_factory=list)
+
+    @property
+    def ttft_ms(self) -> float:
+        """First token minus submission."""
+        return 1e3 * (self.token_times_s[0] - self.submitted_s)
+
+    @property
+    def tpot_ms(self) -> float:
+        """(Last token - first token) / (tokens - 1)."""
+        return 1e3 * (self.token_times_s[-1] - self.token_times_s[0]) / (len(self.token_ids) - 1)
+
+
+class Engine(Protocol):
+    """Loads one variant and answers requests. `name` stands in every table."""
+
+    name: str
+
+    def import_libraries(self) -> None:
+        """Import what loading needs, so that its time can be told apart."""
+
+    def load(self) -> None:
+        """Place the weights where they are computed with."""
+
+    def encode(self, messages: list[dict[str, str]]) -> list[int]:
+        """A chat as prompt token ids."""
+
+    def decode(self, token_ids: list[int]) -> str:
+        """The answer in generated tokens: what comes before the first end-of-sequence."""
+
+    def natural_length(self, token_ids: list[int]) -> int:
+        """Tokens up to and with the first end-of-sequence, or all of them if there is none."""
+
+    def serve(
+        self, prompts: list[list[int]], output_tokens: int, concurrency: int
+    ) -> list[Generation]:
+        """Answer every prompt greedily with exactly `output_tokens` tokens, at most `concurrency`
+        at a time, in the prompts' order."""
+
+    def likelihoods(self, examples: Iterable[Example], batch_size: int) -> list[Likelihood]:
+        """The likelihood of each example's gold answer, teacher-forced."""
+
+    def executed_dtype(self) -> str:
+        """The arithmetic that the linear layers really execute."""

@@ -1,0 +1,116 @@
+"""Serving with transformers' `generate`: static batches, one after the other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edge_eval_lib.engines.base import Generation
+
+if TYPE_CHECKING:
+    from edge_eval_lib.likelihood import Likelihood
+    from edge_eval_lib.tasks import Example
+
+
+class TransformersEngine:
+    """Batches of `concurrency` prompts, padded on the left; a batch ends together."""
+
+    name = "transformers"
+
+    def __init__(self, directory: Path, compute_dtype: str):
+        self.directory = directory
+        self.compute_dtype = compute_dtype
+
+    def import_libraries(self) -> None:
+        import bitsandbytes  # noqa: F401
+        import torch  # noqa: F401
+        from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
+
+    def load(self) -> None:
+        from edge_eval_lib import models
+
+        self.tokenizer = models.load_tokenizer(self.directory)
+        self.model = models.load_model(self.directory, self.compute_dtype).eval()
+        stops = self.model.generation_config.eos_token_id
+        stops = stops if isinstance(stops, list) else [stops]
+        self.stop_ids = {self.tokenizer.eos_token_id, *stops} - {None}
+        # What a call's own configuration leaves as None is filled from the model's.
+        self.model.generation_config.eos_token_id = None
+
+    def encode(self, messages: list[dict[str, str]]) -> list[int]:
+        from edge_eval_lib import models
+
+        return models.prompt_ids(self.tokenizer, messages)
+
+    def decode(self, token_ids: list[int]) -> str:
+        length = self.natural_length(token_ids)
+        return self.tokenizer.decode(token_ids[:length], skip_special_tokens=True).strip()
+
+    def natural_length(self, token_ids: list[int]) -> int:
+        stops = (i for i, token in enumerate(token_ids) if token in self.stop_ids)
+        return next(stops, len(token_ids) - 1) + 1
+
+    def serve(
+        self, prompts: list[list[int]], output_tokens: int, concurrency: int
+    ) -> list[Generation]:
+        generations: list[Generation] = []
+        for start in range(0, len(prompts), concurrency):
+            generations += self._batch(prompts[start : start + concurrency], output_tokens)
+        return generations
+
+    def _batch(self, prompts: list[list[int]], output_tokens: int) -> list[Generation]:
+        import torch
+
+        clock = TokenClock()
+        submitted = time.monotonic()
+        inputs = self.tokenizer.pad({"input_ids": prompts}, return_tensors="pt")
+        with torch.inference_mode():
+            output = self.model.generate(
+                **inputs.to(self.model.device),
+                generation_config=self.greedy(output_tokens),
+                streamer=clock,
+            )
+        new = output[:, inputs["input_ids"].shape[1] :].tolist()
+        return [
+            Generation(prompt, submitted, tokens, list(clock.times_s))
+            for prompt, tokens in zip(prompts, new, strict=True)
+        ]
+
+    def greedy(self, output_tokens: int):
+        """Greedy decoding of exactly `output_tokens`: no end-of-sequence stops it."""
+        from transformers import GenerationConfig
+
+        return GenerationConfig(
+            max_new_tokens=output_tokens,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
+
+    def likelihoods(self, examples: Iterable[Example], batch_size: int) -> list[Likelihood]:
+        from edge_eval_lib.likelihood import gold_likelihoods
+
+        return gold_likelihoods(self.model, self.tokenizer, examples, batch_size)
+
+    def executed_dtype(self) -> str:
+        from edge_eval_lib import models
+
+        return models.executed_dtype(self.model)
+
+
+class TokenClock:
+    """A streamer that keeps when each step's tokens left the device, and nothing else."""
+
+    def __init__(self) -> None:
+        self.times_s: list[float] = []
+        self._prompt_seen = False
+
+    def put(self, token_ids) -> None:  # generate hands over a copy on the CPU: the step is done
+        if self._prompt_seen:
+            self.times_s.append(time.monotonic())
+        self._prompt_seen = True
+
+    def end(self) -> None:
+        """Nothing is left to flush."""

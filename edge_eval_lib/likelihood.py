@@ -1,0 +1,80 @@
+"""How likely a model finds the gold answers, teacher-forced: what 24 scores cannot resolve."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edge_eval_lib import models
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from edge_eval_lib.tasks import Example
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """One gold answer under a model.
+
+    `nll` is the mean negative log-likelihood per gold token in nats, `argmax_ids` the model's own
+    most likely token at each gold position (the end-of-sequence position included).
+    """
+
+    prompt_id: str
+    nll: float
+    argmax_ids: list[int]
+
+
+def gold_likelihoods(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Iterable[Example],
+    batch_size: int,
+) -> list[Likelihood]:
+    """The likelihood of each example's gold answer after its prompt, in order."""
+    import torch
+
+    examples = list(examples)
+    likelihoods = []
+    for start in range(0, len(examples), batch_size):
+        batch = examples[start : start + batch_size]
+        answers = [models.answer_ids(tokenizer, example.answer) for example in batch]
+        sequences = [
+            models.prompt_ids(tokenizer, example.messages) + answer
+            for example, answer in zip(batch, answers, strict=True)
+        ]
+        inputs = tokenizer.pad({"input_ids": sequences}, return_tensors="pt").to(model.device)
+        longest = max(map(len, answers))
+        # Padding is on the left, so the answers end together: only their logits are computed.
+        with torch.inference_mode():
+            logits = model(**inputs, logits_to_keep=longest + 1).logits.float().cpu()
+        for example, answer, row in zip(batch, answers, logits, strict=True):
+            scores = row[-len(answer) - 1 : -1].log_softmax(-1)
+            gold = scores[torch.arange(len(answer)), torch.tensor(answer)]
+            likelihoods.append(
+                Likelihood(example.id, -gold.mean().item(), scores.argmax(-1).tolist())
+            )
+    return likelihoods
+
+
+@contextmanager
+def evaluating(model: PreTrainedModel):
+    """`model` in evaluation mode, but its 4-bit layers as they train.
+
+    In evaluation mode bitsandbytes repacks 4-bit weights for bfloat16 on CPUs that have it, and
+    training on would then silently compute in bfloat16.
+    """
+    import bitsandbytes as bnb
+
+    was_training = model.training
+    model.eval()
+    for module in model.modules():
+        if isinstance(module, bnb.nn.Linear4bit):
+            module.train()
+    try:
+        yield model
+    finally:
+        model.train(was_training)
