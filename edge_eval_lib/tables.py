@@ -352,20 +352,14 @@ def _fidelity(
             pd.Series(base, index=scores.index).where(comparable),
         )
         return result
-    by_prompt = prompts["score"].dropna()
+    by_prompt = prompts["score"].unstack("prompt_id")
+    rows = dict(zip(by_prompt.index, by_prompt.to_numpy(), strict=True))
     for key in scores.index[comparable]:
-        own = by_prompt.xs(key, level=VARIANT)
-        other = by_prompt.xs((*key[: len(at)], "lora", "fp16"), level=VARIANT)
-        own, other = own.align(other, join="inner")
-        if other.sum() == 0:
-            continue
-        if len(own) == 1:
-            ratio = (metrics.quantization_fidelity(own.iloc[0], other.iloc[0]), np.nan, np.nan)
-        else:
-            ratio = 100 * np.array(
-                paired_ratio_interval(own.to_numpy(), other.to_numpy(), confidence)
-            )
-        result.loc[key] = ratio
+        own, other = rows[key], rows[(*key[: len(at)], "lora", "fp16")]
+        both = ~(np.isnan(own) | np.isnan(other))
+        if other[both].sum() > 0:
+            interval = paired_ratio_interval(own[both], other[both], confidence)
+            result.loc[key] = 100 * np.array(interval)
     return result
 
 

@@ -110,23 +110,22 @@ class PriceBook(Strict):
         return self.sets[name]
 
     def scenario_prices(self, prices: Prices) -> list[Prices]:
-        """`prices` at every published API price and both ends of each scenario's range.
+        """`prices` at every published API price, with the least and with the most of the ranges.
 
-        Requests to break even rise with electricity and set-up hours and fall with what the API
-        would have charged, so the least and the most over these bound everything between.
+        Requests to break even rise with electricity and with set-up hours, so that these bound
+        everything between.
         """
+        ranges = dict(self.scenarios)
         return [
             prices.model_copy(
                 update={
                     "api_input_usd_per_mtok": api.input_usd_per_mtok,
                     "api_output_usd_per_mtok": api.output_usd_per_mtok,
-                    "electricity_usd_per_kwh": electricity,
-                    "setup_hours": hours,
+                    **{name: ends[end] for name, ends in ranges.items()},
                 }
             )
             for api in self.api_prices
-            for electricity in self.scenarios.electricity_usd_per_kwh
-            for hours in self.scenarios.setup_hours
+            for end in (0, 1)
         ]
 
 
