@@ -150,6 +150,12 @@ def judge(proof: Evidence | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def for_people(judged: pd.DataFrame) -> pd.DataFrame:
+    """The judged claims with `ours` as text of four significant digits."""
+    ours = [f"{v:.4g}" if isinstance(v, float) else v for v in judged["ours"]]
+    return judged.assign(ours=pd.Series(ours, index=judged.index, dtype=object))
+
+
 def agrees(printed: str, value: float) -> bool:
     """Whether `value`, rounded to the digits of `printed`, is `printed`."""
     digits = len(printed.partition(".")[2])

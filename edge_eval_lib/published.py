@@ -35,9 +35,11 @@ T4_FP16_FLOPS = 65e12
 CARDS = 2
 # A card may exceed its limit between two control steps; beyond this the reading is doubted.
 POWER_TOLERANCE = 1.18
-# Least power of a T4 that does anything, and slowest credible storage: they catch wrong units.
+# Least power of a T4 that does anything, slowest credible storage, shortest start of a process
+# that uses a GPU: they catch wrong units.
 T4_IDLE_W = 10.0
 SLOWEST_LOAD_BYTES_S = 50e6
+SHORTEST_LOAD_S = 1.0
 # An error of unit is a factor of 1,000; anything beyond this factor is one, anything less a doubt.
 UNIT_FACTOR = 30.0
 ENERGY_TOLERANCE = 0.20
@@ -421,7 +423,13 @@ def _serving_doubts(table: pd.DataFrame, models: pd.DataFrame) -> list[_Doubt]:
             "load_s",
             table["load_s"] / (weights / SLOWEST_LOAD_BYTES_S),
             lambda row: f"{row['load_s']:g} s to load {weights[row.name] / 1e9:.1f} GB of weights",
-            high=10.0,
+            high=1.0,
+        ),
+        _Doubt(
+            "load_s",
+            table["load_s"] / SHORTEST_LOAD_S,
+            lambda row: f"{row['load_s']:g} s is less than a process needs to start on a GPU",
+            low=1.0,
         ),
     ]
 
@@ -561,7 +569,7 @@ def observations(figures: Published | None = None) -> pd.DataFrame:
     table["notes"] = [
         "; ".join(
             filter(
-                None,
+                pd.notna,
                 [
                     "memory_gb: nominal size of the weights, not measured",
                     "load_energy_j: estimated, load seconds x mean serving power",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from edge_eval_lib import figures, report, tables
+from edge_eval_lib import claims, figures, report, tables
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.paper import prose
 from edge_eval_lib.paper.analysis import TABLES, Paper, build
@@ -70,11 +70,12 @@ def write_report(directory: str | Path | None = None, study: Paper | None = None
         figure: str | None = None,
         caption: str | None = None,
     ) -> report.Section:
+        rows = TABLES[table](study)
         return report.Section(
             title,
             _paragraphs(text),
             figure=draw(study, figure) if figure else None,
-            table=TABLES[table](study),
+            table=claims.for_people(rows) if "verdict" in rows else rows,
             columns=columns,
             caption=caption,
             csv=f"tables/{table}.csv",
