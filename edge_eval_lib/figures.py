@@ -254,6 +254,23 @@ def latency_distributions(requests: pd.DataFrame, stamp: str | None = None) -> F
 # --- figures of single runs -------------------------------------------------------------------
 
 
+def memory_fit(fit: pd.DataFrame) -> Figure:
+    """What each step needs, a bar each, against the device's memory (preflight.fit_table)."""
+    known = fit.dropna(subset="need_gb")
+    labels = known["model"] + "  " + known["step"]
+    with plt.rc_context(_STYLE):
+        fig, axis = plt.subplots(figsize=(7, 1.2 + 0.32 * len(known)), layout="constrained")
+        axis.barh(labels, known["need_gb"], color=_COLOURS[0])
+        for place, need in enumerate(known["need_gb"]):
+            axis.text(need, place, f" {need:.2g} GB", va="center", fontsize=9)
+        device_gb = fit["device_gb"].iloc[0]
+        axis.axvline(device_gb, color=_COLOURS[1])
+        axis.text(device_gb, -0.7, f"device: {device_gb:.3g} GB", color=_COLOURS[1], ha="right")
+        axis.invert_yaxis()
+        axis.set(xlabel="estimated memory (GB)", title="Does it fit?")
+    return _finish(fig, fit, None)
+
+
 def loss_curve(
     losses: Sequence[float], heldout_before: float, heldout_after: float, title: str
 ) -> Figure:

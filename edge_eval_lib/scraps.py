@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +26,24 @@ def record(name: str, value: Any) -> None:
     Takes None, booleans, text, numbers (NumPy's too), and lists and mappings of these. Raises
     ValueError for NaN, infinity or a type that would not come back as it went in.
     """
+    # jsonschema checks URIs with it if it is there, and importing it takes most of a second.
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+    skip_uri_grammar()
     import scrapbook
 
     plain = _plain(value, name)
     plain = MISSING if plain is None else plain
     # Named encoders: scrapbook would parse text as JSON by itself.
     scrapbook.glue(name, plain, encoder="text" if isinstance(plain, str) else "json")
+
+
+def skip_uri_grammar() -> None:
+    """Call before importing papermill or scrapbook: saves seconds in every process.
+
+    Both import jsonschema, which builds a grammar (rfc3987_syntax) to check URI formats that no
+    notebook has. Where that module cannot be imported, jsonschema leaves those formats unchecked.
+    """
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
 
 def record_all(values: dict[str, Any]) -> None:

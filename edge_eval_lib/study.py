@@ -511,7 +511,7 @@ def _fields_at(schema: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
     """Names of the fields that the schema has where `location` points."""
     current: Any = schema
     for part in location:
-        if isinstance(part, int):
+        if part not in current.model_fields:  # a place in a list, or a key that a person chose
             continue
         annotation = current.model_fields[part].annotation
         current = next(

@@ -63,6 +63,7 @@ def test_an_unknown_set_is_refused():
         ("electricity_usd_per_kwh", -0.1, "electricity_usd_per_kwh"),
         ("utilisation", "half", "utilisation"),
         ("setup_hours", None, "setup_hours"),
+        ("electricty_usd_per_kwh", 0.1, "did you mean 'electricity_usd_per_kwh'"),
     ],
 )
 def test_a_wrong_price_is_refused_by_name(tmp_path, field, value, complaint):
