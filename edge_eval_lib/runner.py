@@ -330,9 +330,7 @@ def _execute(
     scratch: Path,
 ) -> str | None:
     """Execute `source` to `notebook`; None, or why it did not reach its end."""
-    # jsonschema imports this grammar, which takes longer than all of papermill, to check URI
-    # formats that no notebook has; without it those formats are not checked.
-    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+    scraps.skip_uri_grammar()
     from jupyter_client import AsyncKernelManager
     from nbclient.exceptions import DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
