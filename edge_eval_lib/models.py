@@ -194,9 +194,9 @@ def executed_dtype(model: PreTrainedModel) -> str:
     probe = probe.to(next(p.dtype for p in model.parameters() if p.is_floating_point()))
     with torch.no_grad():
         measured = layer(probe).double()
-    exact = probe.double() @ weight.detach().double().reshape(layer.out_features, -1).T
-    if layer.bias is not None:
-        exact = exact + layer.bias.double()
+        exact = probe.double() @ weight.double().reshape(layer.out_features, -1).T
+        if layer.bias is not None:
+            exact = exact + layer.bias.double()
     return dtype_of_error(float((measured - exact).norm() / exact.norm()))
 
 

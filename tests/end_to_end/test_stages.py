@@ -1,0 +1,351 @@
+"""Adaptation, compression and serving on tiny real models: what must be true of each."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from tiny import make_tiny_model
+
+from edge_eval_lib import adapt, compress, models, workload
+from edge_eval_lib.energy import Monitor
+from edge_eval_lib.engines import open_engine
+from edge_eval_lib.errors import UserError
+from edge_eval_lib.likelihood import evaluating, gold_likelihoods
+from edge_eval_lib.study import Model, Training
+from edge_eval_lib.tasks import load_task
+
+pytestmark = pytest.mark.end_to_end
+
+TRAINING = Training(
+    lora_rank=4,
+    lora_alpha=8,
+    lora_dropout=0.0,
+    target_modules=["q_proj", "v_proj", "down_proj"],
+    learning_rate=5e-3,
+    batch_size=4,
+    epochs=2,
+    max_tokens=512,
+    compute_dtype="float32",
+    gradient_checkpointing=False,
+)
+
+
+@pytest.fixture(scope="module", params=["llama", "qwen2"])
+def base(request, tmp_path_factory):
+    return make_tiny_model(tmp_path_factory.mktemp(request.param), request.param)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    return make_tiny_model(tmp_path_factory.mktemp("llama_only"), "llama")
+
+
+@pytest.fixture(scope="module")
+def examples():
+    return load_task("rag", train_examples=8, evaluation_examples=6, seed=1)
+
+
+@pytest.fixture(scope="module")
+def adapted(base, examples, tmp_path_factory):
+    """Both methods' trained models, their outcomes and adapters."""
+    tokenizer = models.load_tokenizer(base)
+    encoded = adapt.encode(tokenizer, examples.train, TRAINING.max_tokens)
+    found = {}
+    for method in ("lora", "qlora"):
+        directory = tmp_path_factory.mktemp(method)
+        model = adapt.load_for_training(base, method, TRAINING, seed=1)
+        start = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+        frozen = {n: p.detach().clone() for n, p in model.named_parameters() if not p.requires_grad}
+        before = adapt.heldout_loss(model, tokenizer, examples.train, 4)
+        outcome = adapt.train(model, tokenizer, encoded, TRAINING, 1, directory / "scratch")
+        after = adapt.heldout_loss(model, tokenizer, examples.train, 4)
+        adapt.save_adapter(model, directory / "adapter")
+        found[method] = {
+            "model": model,
+            "start": start,
+            "frozen": frozen,
+            "loss": (before, after),
+            "outcome": outcome,
+            "adapter": directory / "adapter",
+        }
+    return found
+
+
+def test_only_the_answer_is_learnt(base, examples):
+    tokenizer = models.load_tokenizer(base)
+    for row, example in zip(
+        adapt.encode(tokenizer, examples.train, 512), examples.train, strict=True
+    ):
+        learnt = [label for label in row["labels"] if label != adapt.IGNORED]
+        assert tokenizer.decode(learnt) == example.answer + tokenizer.eos_token
+        assert row["input_ids"][-len(learnt) :] == learnt
+        assert len(row["labels"]) == len(row["input_ids"])
+
+
+def test_an_example_that_is_too_long_is_refused(base, examples):
+    tokenizer = models.load_tokenizer(base)
+    with pytest.raises(UserError, match=r"training\.max_tokens is 10; raise it to \d+"):
+        adapt.encode(tokenizer, examples.train, max_tokens=10)
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_training_changes_the_adapter_alone_and_helps(adapted, method):
+    run = adapted[method]
+    now = dict(run["model"].named_parameters())
+    assert all("lora_" in name for name in run["start"])
+    assert any(not torch.equal(now[name], value) for name, value in run["start"].items())
+    assert all(torch.equal(now[name], value) for name, value in run["frozen"].items())
+    before, after = run["loss"]
+    assert after < before
+    assert len(run["outcome"].losses) == run["outcome"].steps == 4
+    assert list(run["adapter"].glob("*.safetensors"))
+    assert not list(run["adapter"].glob("*.bin"))
+
+
+def test_the_methods_differ_in_the_base_alone(adapted):
+    lora, qlora = adapted["lora"], adapted["qlora"]
+    assert lora["outcome"].executed_dtype == qlora["outcome"].executed_dtype == "float32"
+    assert lora["outcome"].tokens_seen == qlora["outcome"].tokens_seen
+    assert lora["start"].keys() == qlora["start"].keys()
+    for name, value in lora["start"].items():
+        assert torch.equal(value, qlora["start"][name]), name
+    kinds = compress.count_linear_layers(qlora["model"].get_base_model())
+    assert kinds["Linear4bit"] == 14  # seven projections in each of two layers
+
+
+def test_evaluation_leaves_4_bit_layers_ready_to_train(adapted, base, examples):
+    model = adapted["qlora"]["model"].train()
+    with evaluating(model):
+        assert not model.training
+        gold_likelihoods(model, models.load_tokenizer(base), examples.evaluation, 4)
+    assert model.training
+    assert models.executed_dtype(model) == "float32"
+
+
+def test_a_loss_that_is_not_a_number_stops_training(llama, examples, tmp_path):
+    tokenizer = models.load_tokenizer(llama)
+    encoded = adapt.encode(tokenizer, examples.train, 512)
+    model = adapt.load_for_training(llama, "lora", TRAINING, seed=1)
+    with torch.no_grad():
+        next(p for p in model.parameters() if p.requires_grad).fill_(float("nan"))
+    with pytest.raises(UserError, match="The training loss is nan at step 1; lower"):
+        adapt.train(model, tokenizer, encoded, TRAINING, 1, tmp_path)
+
+
+def test_target_modules_that_the_model_lacks_are_named(llama):
+    wrong = TRAINING.model_copy(update={"target_modules": ["q_projection"]})
+    with pytest.raises(UserError, match=r"training\.target_modules .*q_projection"):
+        adapt.load_for_training(llama, "lora", wrong, seed=1)
+
+
+# --- compression and serving ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def weights(adapted, base, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("weights")
+    found = {
+        "fp16": compress.merge(base, adapted["lora"]["adapter"], directory / "fp16"),
+    }
+    for precision in ("int8", "int4"):
+        found[precision] = compress.quantize(
+            directory / "fp16", precision, "float32", directory / precision
+        )
+    return found
+
+
+def test_every_layer_is_quantised_and_smaller(weights):
+    assert weights["int8"].linear_layers == {"Linear8bitLt": 14}
+    assert weights["int4"].linear_layers == {"Linear4bit": 14}
+    # A byte a weight and a scale a row; half a byte and two levels of scales.
+    assert 0.5 < weights["int8"].layers_share_of_fp16 < 0.56
+    assert 0.25 < weights["int4"].layers_share_of_fp16 < compress.INT4_LARGEST_SHARE
+    for artefact in weights.values():
+        assert sorted(p.suffix for p in artefact.directory.glob("model*")) == [".safetensors"]
+
+
+def test_merged_weights_answer_as_base_and_adapter(adapted, weights, base, examples):
+    tokenizer = models.load_tokenizer(base)
+    adapted["lora"]["model"].eval()
+    apart = gold_likelihoods(adapted["lora"]["model"], tokenizer, examples.evaluation, 3)
+    merged_model = models.load_model(weights["fp16"].directory, "float32").eval()
+    merged = gold_likelihoods(merged_model, tokenizer, examples.evaluation, 3)
+    for one, other in zip(apart, merged, strict=True):
+        assert one.nll == pytest.approx(other.nll, abs=2e-3)  # FP16 storage
+
+
+def test_weights_that_were_not_quantised_are_refused(weights, tmp_path):
+    plain = models.load_model(weights["fp16"].directory, "float32")
+    with pytest.raises(RuntimeError, match="expected only Linear4bit layers, found"):
+        compress._save(
+            plain,
+            weights["fp16"].directory,
+            tmp_path / "w",
+            "int4",
+            weights["fp16"].directory,
+        )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def engines(weights):
+    found = {}
+    for precision, artefact in weights.items():
+        found[precision] = open_engine("transformers", artefact.directory, "float32")
+        found[precision].load()
+    return found
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])
+def test_every_request_gets_exactly_the_tokens_asked_for(engines, examples, precision):
+    engine = engines[precision]
+    prompts = [engine.encode(example.messages) for example in examples.evaluation]
+    generations = engine.serve(prompts, output_tokens=7, concurrency=4)
+    assert len(generations) == len(prompts)
+    for prompt, generation in zip(prompts, generations, strict=True):
+        assert generation.prompt_ids == prompt
+        assert len(generation.token_ids) == len(generation.token_times_s) == 7
+        assert generation.submitted_s < generation.token_times_s[0]
+        assert generation.token_times_s == sorted(generation.token_times_s)
+        assert generation.ttft_ms > 0
+        assert generation.tpot_ms > 0
+
+
+def test_in_float32_a_batch_gives_each_request_the_answer_it_gets_alone(engines, examples):
+    engine = engines["fp16"]
+    assert engine.executed_dtype() == "float32"
+    prompts = [engine.encode(example.messages) for example in examples.evaluation]
+    assert len({len(prompt) for prompt in prompts}) > 1  # padding takes part
+    alone = engine.serve(prompts, output_tokens=12, concurrency=1)
+    batched = engine.serve(prompts, output_tokens=12, concurrency=len(prompts))
+    assert [g.token_ids for g in alone] == [g.token_ids for g in batched]
+    single = engine.likelihoods(examples.evaluation, batch_size=1)
+    together = engine.likelihoods(examples.evaluation, batch_size=6)
+    for one, other in zip(single, together, strict=True):
+        assert one.nll == pytest.approx(other.nll, abs=1e-4)
+        assert one.argmax_ids == other.argmax_ids
+
+
+def test_likelihood_is_the_models_own_loss_on_the_answer(engines, examples):
+    engine = engines["fp16"]
+    example = examples.evaluation[0]
+    (row,) = adapt.encode(engine.tokenizer, [example], 512)
+    batch = {name: torch.tensor([ids]) for name, ids in row.items()}
+    with torch.inference_mode():
+        loss = engine.model(**batch).loss.item()
+    (likelihood,) = engine.likelihoods([example], batch_size=1)
+    assert likelihood.nll == pytest.approx(loss, abs=1e-4)
+
+
+def test_an_answer_ends_at_its_first_end_of_sequence(engines):
+    engine = engines["fp16"]
+    end = engine.tokenizer.eos_token_id
+    words = engine.tokenizer("nine o'clock", add_special_tokens=False)["input_ids"]
+    assert engine.decode([*words, end, *words]) == "nine o'clock"
+    assert engine.natural_length([*words, end, *words]) == len(words) + 1
+    assert engine.natural_length(words) == len(words)
+    assert engine.decode([end, *words]) == ""
+
+
+def test_a_load_is_cold_only_in_a_fresh_process(engines, llama, examples):
+    with pytest.raises(RuntimeError, match="torch, transformers is already imported here"):
+        workload.cold_load(
+            engines["fp16"], llama, examples.evaluation[0].messages, Monitor(device="cpu")
+        )
+
+
+COLD_LOAD = """
+import sys
+from pathlib import Path
+from edge_eval_lib.energy import Monitor
+from edge_eval_lib.engines import open_engine
+from edge_eval_lib.workload import cold_load
+with Monitor(device="cpu") as monitor:
+    engine = open_engine("transformers", Path(sys.argv[1]), "float32")
+    load = cold_load(engine, Path(sys.argv[1]), [{"role": "user", "content": "Hi"}], monitor)
+parts = [getattr(load, f"load_{part}_s")
+         for part in ("interpreter", "import", "read", "place", "first_token")]
+assert abs(sum(parts) - load.load_s) < 0.05, (parts, load.load_s)
+assert min(parts[:4]) > 0, parts
+assert load.load_import_s > 0.5 * load.load_s, parts
+assert load.evicted or load.evicted_reason, load
+assert load.load_energy_j is None or 0 < load.load_energy_j < load.load_energy_hi_j, load
+assert load.load_energy_source == monitor.energy_source
+"""
+
+
+def test_the_parts_of_a_cold_load_add_up(llama):
+    done = subprocess.run(
+        [sys.executable, "-c", COLD_LOAD, str(llama)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+# --- where weights come from ------------------------------------------------------------------
+
+
+def model(**changes) -> Model:
+    fields = {
+        "family": "x",
+        "size": "1B",
+        "source": "local",
+        "location": "/nowhere",
+        "revision": "r",
+        "licence": "l",
+        "parameters": 1,
+        "nominal_gb": {},
+    }
+    return Model(**(fields | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({}, r"x-1B: .*nowhere must hold config\.json"),
+        ({"source": "package", "location": "no_such/x.gguf"}, "'no_such' is not installed"),
+        ({"source": "package", "location": "yaml/x.gguf"}, "'yaml' has no file 'x.gguf'"),
+        ({"source": "hub", "location": "a/b", "gated": True}, "gated; .*HF_TOKEN"),
+        ({"source": "hub", "location": "a/b"}, "a/b at revision r cannot be had"),
+    ],
+)
+def test_weights_that_are_not_there_are_told_in_one_sentence(changes, complaint, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=complaint):
+        models.model_directory(model(**changes))
+
+
+def test_a_directory_appears_only_when_it_is_whole(tmp_path):
+    target = tmp_path / "weights"
+
+    def write(fail):
+        with models.published_directory(target) as directory:
+            (directory / "file").write_text("new")
+            assert not (target / "file").exists() or (target / "file").read_text() == "old"
+            if fail:
+                raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write(fail=True)
+    assert list(tmp_path.iterdir()) == []
+    target.mkdir()
+    (target / "file").write_text("old")
+    with pytest.raises(OSError, match="disk full"):
+        write(fail=True)
+    assert (target / "file").read_text() == "old"
+    write(fail=False)
+    assert (target / "file").read_text() == "new"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize(
+    ("error", "dtype"), [(6e-8, "float32"), (3e-4, "float16"), (3e-3, "bfloat16"), (0.1, "unknown")]
+)
+def test_the_executed_type_is_read_off_the_rounding_error(error, dtype):
+    assert models.dtype_of_error(error) == dtype
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_executed_type_is_measured(llama, dtype):
+    assert models.executed_dtype(models.load_model(llama, dtype)) == dtype
