@@ -191,7 +191,7 @@ def headline(proof: Evidence) -> pd.DataFrame:
     }
     table["statistic"] = table["metric"].map(found)
     table["ours"] = [
-        row[row["statistic"]] if row["statistic"] else np.nan for _, row in table.iterrows()
+        row[found[row["metric"]]] if found[row["metric"]] else np.nan for _, row in table.iterrows()
     ]
     return table
 
