@@ -1,0 +1,484 @@
+"""The paper's analysis: known values, exact break-points, and prose that follows the numbers."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from edge_eval_lib import paper, published, tables
+from edge_eval_lib.errors import UserError
+from edge_eval_lib.paper import analysis, prose
+from edge_eval_lib.paper.report import _paragraphs
+from edge_eval_lib.study import project_root
+
+NO_EMBEDDED = "no/such/adaptation.csv"
+
+
+@pytest.fixture(scope="module")
+def study():
+    return paper.build(embedded=NO_EMBEDDED)
+
+
+def variant(table, family, size, task, method="lora", precision="int4"):
+    return table.set_index(tables.VARIANT).loc[(family, size, task, method, precision)]
+
+
+# --- the tables that a live study has too -----------------------------------------------------
+
+
+def test_the_three_tables_have_a_live_studys_columns(study):
+    assert len(analysis.variants(study)) == 72
+    assert len(analysis.frontier(study)) == 6
+    assert len(analysis.adaptation(study)) == 18
+    wanted = [
+        "family",
+        "size",
+        "task",
+        "method",
+        "precision",
+        "repetitions",
+        "adapt_energy_j",
+        "adapt_s",
+        "compress_energy_j",
+        "load_energy_j",
+        "load_s",
+        "energy_per_request_j",
+        "throughput_tok_s",
+        "ttft_ms",
+        "tpot_ms",
+        "memory_gb",
+        "score",
+        "n_break",
+        "ipw",
+        "rho_sys",
+        "q_ret_pct",
+        "c_tax",
+        "energy_source",
+        "notes",
+    ]
+    assert set(wanted) <= set(analysis.variants(study))
+    assert {"model", *tables.METRICS} <= set(analysis.frontier(study))
+
+
+def test_no_interval_is_shown_where_there_is_one_observation(study):
+    bounds = analysis.variants(study).filter(regex=r"(?<!pooled)_(lo|hi)$")
+    assert bounds.shape[1] > 10
+    assert bounds.isna().all(axis=None)
+
+
+def test_the_frontier_is_the_printed_table(study):
+    frontier = analysis.frontier(study).set_index("model")
+    assert frontier["n_break"].round().tolist() == [14, 33, 43, 21, 28, 39]
+    assert frontier["ipw"].round(2).tolist() == [0.45, 0.27, 0.15, 0.48, 0.23, 0.14]
+    assert frontier["rho_sys"].round().tolist() == [6930, 1336, 387, 6942, 1419, 394]
+    assert frontier["q_ret_pct"].round(1).tolist() == [100.6, 99.8, 100.3, 99.6, 97.3, 99.5]
+    assert frontier["c_tax"].round().tolist() == [183, 184, 230, 179, 188, 237]
+
+
+def test_the_consistent_table_holds_every_statistic_and_method_once(study):
+    table = analysis.consistent_headline(study)
+    assert len(table) == 2 * 3 * 6
+    rows = table.set_index(["statistic", "over", "model"])["n_break"]
+    assert rows[("mean", "LoRA-INT4", "llama-1B")] == pytest.approx(3.7, abs=0.01)
+    assert rows[("mean", "QLoRA-INT4", "llama-1B")] == pytest.approx(24.0, abs=0.01)
+
+
+def test_twelve_figures_of_the_qlora_energy_table_are_judged(study):
+    judged = analysis.qlora_energy(study)
+    assert len(judged) == 12
+    assert (judged["verdict"] == "reproduced").sum() == 6
+
+
+# --- accountings ------------------------------------------------------------------------------
+
+
+def test_set_up_hours_decide_the_full_accounting(study):
+    table = analysis.break_even(study)
+    row = variant(table, "llama", "1B", "rag")
+    assert row["n_break"] == pytest.approx(2.4567, abs=1e-4)
+    per_hour = study.prices.labour_usd_per_hour / (
+        row["api_usd_per_request"] - row["local_usd_per_request"]
+    )
+    free = row["n_break_full_0h"]
+    assert row["n_break_full_8h"] - free == pytest.approx(8 * per_hour)
+    assert row["n_break_full_80h"] - free == pytest.approx(80 * per_hour)
+    assert (table["n_break_full_80h"] > table["n_break_full_8h"]).all()
+
+
+def test_the_headline_hours_are_those_of_the_shared_table(study):
+    table = analysis.break_even(study)
+    assert table["n_break_full_8h"].tolist() == pytest.approx(
+        study.variants["n_break_full"].tolist()
+    )
+
+
+def test_electricity_is_negligible_beside_the_apis_price(study):
+    table = analysis.break_even(study)
+    int4 = table[table["precision"] == "int4"]
+    at_the_meter = int4["electricity_share_pct"] / study.prices.pue
+    assert at_the_meter.median() < 0.01
+    shares = analysis.setup_shares(study)
+    assert (shares["labour_usd"] > 100 * shares["electricity_usd"]).all()
+
+
+def test_more_input_tokens_make_the_api_dearer_and_the_break_even_sooner(study):
+    longer = paper.build(input_tokens=2000, embedded=NO_EMBEDDED)
+    assert longer.prices.api_input_tokens_per_request == 2000
+    assert (longer.variants["n_break_full"] < study.variants["n_break_full"]).all()
+    assert (longer.variants["n_break"] == study.variants["n_break"]).all()
+    # The claims are judged by the paper's assumptions, whatever is assumed here.
+    assert longer.judged["verdict"].tolist() == study.judged["verdict"].tolist()
+
+
+def test_at_the_least_utilisation_a_request_costs_what_the_api_asks(study):
+    points = analysis.api_break_points(study)
+    row = points.loc[points["least_utilisation"].idxmax()]
+    api = next(p for p in study.book.api_prices if p.model == row["api"])
+    prices = analysis.at_api_price(study.prices, api).model_copy(
+        update={"utilisation": row["least_utilisation"]}
+    )
+    one = study.variants[
+        (study.variants[tables.VARIANT] == row[tables.VARIANT].tolist()).all(axis=1)
+    ]
+    spent = analysis.costs(one, prices)
+    assert spent.local_usd_per_request.iloc[0] == pytest.approx(
+        spent.api_usd_per_request.iloc[0], rel=1e-9
+    )
+    assert len(points) == 18 * len(study.book.api_prices)
+
+
+def test_one_request_at_a_time_costs_more_than_many(study):
+    table = analysis.break_even(study)
+    assert (table["alone_usd_per_request"] > table["local_usd_per_request"]).all()
+
+
+# --- density, cold start, quality -------------------------------------------------------------
+
+
+def test_modelled_memory_is_weights_and_cache(study):
+    row = variant(analysis.density(study), "llama", "8B", "rag", precision="fp16")
+    assert row["weights_gb"] == pytest.approx(16.06, abs=0.01)
+    tokens = row["concurrency"] * (500 + 150 / 2)
+    assert row["cache_gb"] == pytest.approx(tokens * 131_072 / 1e9)
+    assert row["rho_sys_modelled"] == pytest.approx(
+        row["throughput_tok_s"] / (row["weights_gb"] + row["cache_gb"])
+    )
+
+
+def test_the_cold_start_tax_is_a_figure_of_the_batch(study):
+    table = analysis.cold_start(study)
+    int4 = table[table["precision"] == "int4"].groupby(["family", "size"])
+    means = int4[["c_tax", "c_tax_batch_1"]].mean().round()
+    assert means.loc[("llama", "1B")].tolist() == [183, 5]
+    assert means.loc[("llama", "8B")].tolist() == [230, 8]
+    assert table["notes"].str.contains("estimated").all()
+
+
+def test_passes_bound_fidelity_and_the_sample_bounds_it_wider(study):
+    table = analysis.fidelity(study)
+    assert len(table) == 54
+    inside = table["q_ret_pct"].between(table["passes_lo"], table["passes_hi"])
+    assert inside.all()
+    shared = study.variants.set_index(tables.VARIANT)["q_ret_pct"]
+    ours = table.set_index(tables.VARIANT)["q_ret_pct"]
+    assert ours.to_numpy() == pytest.approx(shared.reindex(ours.index).to_numpy(), abs=1e-3)
+    assert table.loc[table["task"] == "dialogue", "sampling_points"].isna().all()
+    assert table["sampling_points"].dropna().between(4, 14).all()
+
+
+# --- the paradox ------------------------------------------------------------------------------
+
+
+def test_time_and_power_explain_the_whole_energy_ratio(study):
+    table = analysis.decomposition(study)
+    product = table["seconds_ratio"] * table["power_ratio"]
+    assert product.to_numpy() == pytest.approx(table["energy_ratio"].to_numpy(), rel=2e-3)
+    total = table["time_share_pct"] + table["power_share_pct"]
+    assert total.to_numpy() == pytest.approx(100, abs=0.1)
+
+
+def test_one_lora_run_draws_what_qlora_runs_draw(study):
+    table = analysis.decomposition(study)
+    odd = table[table["looks_like_qlora"]]
+    assert odd[["family", "size", "task"]].to_numpy().tolist() == [["llama", "3B", "summarization"]]
+    assert odd["energy_ratio"].iloc[0] == pytest.approx(1.73, abs=0.01)
+
+
+def test_two_cards_of_lora_halve_the_ratio_of_card_seconds(study):
+    table = analysis.decomposition(study)
+    two = table["lora_gpus"] == 2
+    assert set(table[two]["size"]) == {"7B", "8B"}
+    expected = np.where(two, table["seconds_ratio"] / 2, table["seconds_ratio"])
+    assert table["card_seconds_ratio"].to_numpy() == pytest.approx(expected)
+
+
+def test_the_fp16_peak_allows_eight_times_the_tokens_of_fp32(study):
+    table = analysis.training_rate(study)
+    ratio = table["tokens_at_fp16_peak"] / table["tokens_at_fp32_peak"]
+    assert ratio.to_numpy() == pytest.approx(65 / 8.1)
+    row = table.set_index(["family", "size", "task", "method"]).loc[("llama", "1B", "rag", "lora")]
+    assert row["tokens_at_fp32_peak"] == pytest.approx(
+        8.1e12 * 1690.81 / (6 * 1_235_814_400 * 15_000)
+    )
+
+
+def test_the_embedded_pair_stands_beside_the_papers_or_is_said_to_be_missing(study, tmp_path):
+    assert "missing here" in prose.embedded_text(study)
+    assert len(analysis.qlora_beside_embedded(study)) == 18
+    own = (
+        analysis.adaptation(study)
+        .head(1)
+        .assign(family="smollm2", size="135M", energy_ratio=1.1, seconds_ratio=1.2)
+    )
+    tables.write_table(own, tmp_path / "adaptation.csv")
+    with_pair = paper.build(embedded=tmp_path / "adaptation.csv")
+    beside = analysis.qlora_beside_embedded(with_pair)
+    assert len(beside) == 19
+    assert beside["study"].iloc[0].startswith("embedded")
+    assert "1.20 to 1.20 times LoRA's time" in prose.embedded_text(with_pair)
+
+
+# --- code against figures ---------------------------------------------------------------------
+
+
+def test_code_against_figures(study):
+    table = analysis.code_against_figures(study).set_index("topic")
+    agreeing = set(table.index[table["agrees"]])
+    assert agreeing == {"samples scored", "training examples"}
+    assert "69 of 72 rows" in table.loc["cards in the meter", "figures"]
+    assert "23 to 42 requests in flight" in table.loc["batch size", "figures"]
+    assert "1.85 times LoRA-FP16" in table.loc["QLoRA as served: speed", "figures"]
+    assert "50.2 ms" in table.loc["weights from one card", "code_or_paper"]
+
+
+def test_a_point_agrees_once_the_figures_are_what_the_code_gives():
+    raw = published.tables_of(published.load())
+    serving = raw["serving"]
+    serving["serve_energy_j"] = serving["power_mean_w"] * (serving["load_s"] + serving["serve_s"])
+    qlora, lora = (
+        serving[(serving["method"] == m) & (serving["precision"] == p)].index
+        for m, p in (("qlora", "int4"), ("lora", "fp16"))
+    )
+    for column in ("throughput_tok_s", "load_s", "serve_s", "tpot_mean_ms", "power_mean_w"):
+        serving.loc[qlora, column] = serving.loc[lora, column].to_numpy()
+    energy = serving["power_mean_w"] * (serving["load_s"] + serving["serve_s"])
+    serving["serve_energy_j"] = energy
+    serving["power_peak_w"] = serving["power_mean_w"] + 5
+    study = paper.build(published.check(**raw), embedded=NO_EMBEDDED)
+    agrees = analysis.code_against_figures(study).set_index("topic")["agrees"]
+    assert agrees["energy window"]
+    assert agrees["QLoRA as served: speed"]
+    assert agrees["QLoRA as served: load"]
+    assert not agrees["batch size"]
+
+
+# --- the frontier -----------------------------------------------------------------------------
+
+
+def test_any_subset_of_objectives_gives_a_front(study):
+    cheapest = analysis.pareto(study, {"usd_per_request": "min"})
+    front = cheapest[cheapest["on_front"]]
+    assert front.groupby("task")["usd_per_request"].nunique().eq(1).all()
+    pair = analysis.pareto(study, {"score": "max", "energy_per_request_j": "min"})
+    every = analysis.pareto(study)
+    assert (every["on_front"] >= pair["on_front"]).all()
+
+
+def test_an_unknown_objective_is_refused_with_the_known_ones(study):
+    with pytest.raises(UserError, match=r"no objective 'vibes'.*latency_ms"):
+        analysis.pareto(study, {"vibes": "max"})
+
+
+def test_nothing_beats_a_variant_on_the_front(study):
+    table = analysis.pareto(study, {"score": "max", "energy_per_request_j": "min"})
+    for _, part in table.groupby("task"):
+        for _, row in part.iterrows():
+            better = part[
+                (part["score"] >= row["score"])
+                & (part["energy_per_request_j"] <= row["energy_per_request_j"])
+                & (
+                    (part["score"] > row["score"])
+                    | (part["energy_per_request_j"] < row["energy_per_request_j"])
+                )
+            ]
+            assert row["on_front"] == better.empty
+
+
+def test_hypervolume_lies_in_the_box_and_small_models_cover_part_of_it(study):
+    table = analysis.fronts(study)
+    assert len(table) == 15
+    assert table["hypervolume"].between(0, 1).all()
+    assert (table["hypervolume_small"] <= table["hypervolume"] + 1e-12).all()
+
+
+def test_robustness_is_a_share_and_reproducible(study):
+    table = analysis.robustness(study, draws=20)
+    shares = table[["technical_share", "economic_share"]]
+    assert shares.to_numpy().min() >= 0
+    assert shares.to_numpy().max() <= 1
+    pd.testing.assert_frame_equal(table, analysis.robustness(study, draws=20))
+    assert len(table) == 72
+
+
+def test_the_spread_of_a_run_is_that_of_pairs_that_should_be_alike(study):
+    spread = analysis.measurement_spread(study)
+    assert spread.between(0.02, 0.15).all()
+
+
+def test_at_the_flip_two_models_break_even_together(study):
+    flips = analysis.order_flips(study)
+    assert len(flips) == 2 * 3 * 15
+    found = flips.dropna(subset=["api_price_flip_usd_per_request"])
+    assert set(found["accounting"]) == {"paper", "full"}
+    v = study.variants[
+        (study.variants["method"] == "lora") & (study.variants["precision"] == "int4")
+    ].assign(model=lambda t: t["family"] + "-" + t["size"])
+    for _, row in found.iterrows():
+        price = row["api_price_flip_usd_per_request"]
+        pair = v[(v["task"] == row["task"]) & v["model"].isin([row["sooner"], row["later"]])]
+        spent = analysis._accounting(row["accounting"], pair, study.prices)
+        first, second = spent.fixed_usd / (price - spent.local_usd_per_request)
+        assert first == pytest.approx(second, rel=1e-6)
+
+
+def test_an_electricity_flip_is_found_where_there_is_one():
+    # Spent before: e against 0.1 + e / 2, both saving 1 a request: equal at e = 0.2.
+    first = pd.Series(
+        {"fixed_free": 0.0, "fixed_slope": 1.0, "local_free": 0.0, "local_slope": 0.0, "api": 1.0}
+    )
+    second = pd.Series(
+        {"fixed_free": 0.1, "fixed_slope": 0.5, "local_free": 0.0, "local_slope": 0.0, "api": 1.0}
+    )
+    assert analysis._electricity_flip(first, second, [0.03, 0.40]) == pytest.approx(0.2)
+    assert np.isnan(analysis._electricity_flip(first, second, [0.25, 0.40]))
+
+
+def test_the_winner_at_each_score_is_the_first_to_break_even(study):
+    table = analysis.small_models(study)
+    for _, row in table.iterrows():
+        part = study.variants[
+            (study.variants["task"] == row["task"])
+            & (study.variants["score"] >= row["score_at_least"])
+        ]
+        assert row["n_break_full"] == part["n_break_full"].min()
+    assert table.groupby("task")["n_break_full"].apply(lambda s: s.is_monotonic_increasing).all()
+
+
+# --- prose ------------------------------------------------------------------------------------
+
+TEXTS = [name for name in dir(prose) if name.endswith("_text")]
+
+
+def text_of(name, study):
+    function = getattr(prose, name)
+    if name == "robustness_text":
+        return function(study, analysis.robustness(study, draws=10))
+    return function(study)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_prose_holds_numbers_and_nothing_unfilled(study, name):
+    text = text_of(name, study)
+    assert len(text) > 60
+    assert not re.search(r"\bnan\b|\binf\b|None|\{|\}", text)
+
+
+def test_prose_follows_the_figures(study):
+    raw = published.tables_of(study.figures)
+    qlora = raw["adaptation"]["method"] == "qlora"
+    for column in ("adapt_energy_j", "adapt_s"):
+        raw["adaptation"].loc[qlora, column] *= 2
+    other = paper.build(published.check(**raw), embedded=NO_EMBEDDED)
+    for name in ("verdicts_text", "headline_text", "paradox_text", "qlora_energy_text"):
+        assert text_of(name, other) != text_of(name, study)
+    assert "QLoRA took 8.2 to 29.7 times LoRA's energy" in prose.paradox_text(other)
+
+
+def test_the_verdicts_text_counts_the_claims(study):
+    counts = study.judged["verdict"].value_counts()
+    text = prose.verdicts_text(study)
+    assert f"Of **{len(study.judged)} claims**, {counts['reproduced']} are reproduced" in text
+    assert text.count("\n- ") == counts["not reproduced"]
+
+
+def test_the_answer_on_small_models_changes_when_they_fall_behind(study):
+    raw = published.tables_of(study.figures)
+    small = raw["quality"]["size"].isin(["1B", "1.5B"])
+    for column in ("score_mean", "score_median"):
+        raw["quality"].loc[small, column] = 0.9 * raw["quality"].loc[small, "score_maximum"]
+    best = paper.build(published.check(**raw), embedded=NO_EMBEDDED)
+    text = prose.small_models_text(best)
+    assert text.startswith("**It survives at equal score")
+    assert text.count("No larger variant scores higher") == 2
+    assert prose.small_models_text(study).startswith("**It survives at most equal scores")
+
+
+# --- writing ----------------------------------------------------------------------------------
+
+
+def test_one_table_and_one_figure_can_be_rebuilt_alone(study, tmp_path):
+    assert paper.write_tables(tmp_path, study, ["claims"]) == [tmp_path / "tables" / "claims.csv"]
+    written = paper.write_figures(tmp_path, study, ["accountings"])
+    assert [p.name for p in written] == ["accountings.png", "accountings.svg"]
+    assert sorted(p.name for p in tmp_path.rglob("*.*")) == [
+        "accountings.png",
+        "accountings.svg",
+        "claims.csv",
+    ]
+    columns = pd.read_csv(tmp_path / "tables" / "claims.csv").columns
+    wanted = ["claim_id", "statement", "source", "paper_value", "ours", "rule", "verdict", "note"]
+    assert set(wanted) <= set(columns)
+
+
+def test_a_name_that_does_not_exist_is_refused_with_those_that_do(tmp_path):
+    with pytest.raises(UserError, match=r"no table 'clams'; there is: variants, frontier"):
+        paper.write_tables(tmp_path, names=["clams"])
+    with pytest.raises(UserError, match=r"no figure 'parrot'; there is: verdicts"):
+        paper.write_figures(tmp_path, names=["parrot"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_output_goes_to_the_project_unless_told(tmp_path):
+    assert paper.output_directory() == project_root() / "outputs" / "paper"
+    assert paper.output_directory(tmp_path) == tmp_path
+
+
+@pytest.mark.parametrize("name", list(paper.TABLES))
+def test_every_table_is_written_without_rounding_and_read_again(study, tmp_path, name):
+    (path,) = paper.write_tables(tmp_path, study, [name])
+    table = paper.TABLES[name](study)
+    again = pd.read_csv(path)
+    assert list(again) == list(table)
+    assert len(again) == len(table) > 0
+    for column in table.select_dtypes("float"):
+        assert again[column].to_numpy() == pytest.approx(
+            table[column].to_numpy(float), rel=1e-12, nan_ok=True
+        )
+
+
+@pytest.mark.parametrize("name", list(paper.FIGURES))
+def test_every_figure_is_drawn_with_axes_that_name_what_they_show(study, name):
+    figure = paper.draw(study, name)
+    assert figure.axes
+    assert figure._suptitle.get_text().strip().endswith("?")
+    labels = [a.get_xlabel() or a.get_title(loc="left") for a in figure.axes]
+    assert any(labels) or name == "verdicts"
+    assert paper.draw(study, name) is figure
+
+
+def test_the_report_is_one_file_that_links_the_embedded_one(study, tmp_path):
+    (tmp_path / "embedded").mkdir()
+    (tmp_path / "embedded" / "report.html").write_text("<p>")
+    path = paper.write_report(tmp_path / "paper", study)
+    html = path.read_text(encoding="utf-8")
+    assert path == tmp_path / "paper" / "report.html"
+    assert 'href="../embedded/report.html"' in html
+    assert html.count("data:image/svg+xml;base64,") == len(paper.FIGURES)
+    for _, claim in study.judged.iterrows():
+        assert claim["statement"].split("(")[0].split("'")[0].strip() in html
+    assert "http://" not in re.sub(r"data:[^\"]+", "", html)
+
+
+def test_paragraphs_of_a_report_are_plain():
+    assert _paragraphs("**Two** things:\n\n- one\n- two\n") == ["Two things:", "one", "two"]
