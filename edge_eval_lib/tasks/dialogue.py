@@ -4,7 +4,10 @@ from edge_eval_lib.tasks.base import Example, TaskData
 from edge_eval_lib.tasks.sources import HubSet, Row, shipped_rows
 
 # How a prompt is made; part of data_fingerprint.
-PROMPT = {"system": "You are the repair and hire desk. Reply in one line."}
+PROMPT = {
+    "embedded_system": "You are the repair and hire desk. Reply in one line.",
+    "public_system": "You are a helpful assistant.",
+}
 # Hub dialogues with longer turns than this are passed over, so that prompts fit small contexts.
 MAX_DIALOGUE_WORDS = 400
 
@@ -44,17 +47,20 @@ def from_hub(row: Row) -> Row | None:
 def build(train: list[Row], evaluation: list[Row], source: str) -> TaskData:
     """Examples whose prompt ends with the second user turn and whose answer is the reply."""
     return TaskData(
-        "dialogue", [_example(row) for row in train], [_example(row) for row in evaluation]
+        "dialogue",
+        [_example(row, source) for row in train],
+        [_example(row, source) for row in evaluation],
     )
 
 
-def _example(row: Row) -> Example:
+def _example(row: Row, source: str) -> Example:
+    system = PROMPT["embedded_system" if source == "embedded" else "public_system"]
     turns = [
         {"role": role, "content": content}
         for role, content in zip(ROLES, row["turns"], strict=False)
     ]
     return Example(
         id=row["id"],
-        messages=[{"role": "system", "content": PROMPT["system"]}, *turns],
+        messages=[{"role": "system", "content": system}, *turns],
         answer=row["reply"],
     )

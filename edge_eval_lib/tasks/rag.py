@@ -1,6 +1,7 @@
 """Question answering over retrieved passages: embedded town records, or SQuAD."""
 
 import hashlib
+import logging
 from typing import Any
 
 from edge_eval_lib.tasks.base import Example, TaskData
@@ -8,9 +9,10 @@ from edge_eval_lib.tasks.sources import HubSet, Row, shipped_rows
 
 # How a prompt is made; part of data_fingerprint.
 PROMPT = {
-    "system": "Answer from the notes and name the note.",
+    "embedded_system": "Answer from the notes and name the note.",
+    "public_system": "Answer the question from the notes in a few words.",
     "passage": "{title}: {text}",
-    "user": "{passages}\n{question}",
+    "user": "Notes:\n{passages}\nQuestion: {question}",
 }
 PASSAGES_PER_PROMPT = 2
 
@@ -58,6 +60,7 @@ def retrieve(questions: list[str], passages: list[Row], k: int) -> list[list[Row
     """The k passages nearest to each question by BM25, best first."""
     import bm25s
 
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it logs every index at DEBUG
     retriever = bm25s.BM25()
     retriever.index(
         bm25s.tokenize([passage["text"] for passage in passages], show_progress=False),
@@ -72,8 +75,9 @@ def retrieve(questions: list[str], passages: list[Row], k: int) -> list[list[Row
 
 
 def build(train: list[Row], evaluation: list[Row], source: str) -> TaskData:
-    """Examples whose prompts hold retrieved passages.
+    """Examples whose prompts hold retrieved passages, in the order of the corpus.
 
+    Not in the order of their rank: the first would then nearly always be the gold passage.
     Evaluation questions search every passage; training questions search the passages that are
     not an evaluation question's gold passage, so that training never shows one.
     """
@@ -81,9 +85,9 @@ def build(train: list[Row], evaluation: list[Row], source: str) -> TaskData:
     if source == "embedded":
         corpus = {row["id"]: row for row in shipped_rows(SHIPPED_FILES[0])}
     held_out = {row["passage"]["id"] for row in _held_out(evaluation, source)}
-    evaluation_examples = _examples(evaluation, list(corpus.values()))
+    evaluation_examples = _examples(evaluation, list(corpus.values()), source)
     train_examples = _examples(
-        train, [passage for key, passage in corpus.items() if key not in held_out]
+        train, [passage for key, passage in corpus.items() if key not in held_out], source
     )
     details: dict[str, Any] = {"passages": len(corpus)}
     for k in range(1, PASSAGES_PER_PROMPT + 1):
@@ -100,22 +104,24 @@ def _held_out(evaluation: list[Row], source: str) -> list[Row]:
     return shipped()[1] if source == "embedded" else evaluation
 
 
-def _examples(rows: list[Row], passages: list[Row]) -> list[Example]:
+def _examples(rows: list[Row], passages: list[Row], source: str) -> list[Example]:
     if not rows:
         return []
     found = retrieve([row["question"] for row in rows], passages, PASSAGES_PER_PROMPT)
-    return [_example(row, retrieved) for row, retrieved in zip(rows, found, strict=True)]
+    order = {passage["id"]: index for index, passage in enumerate(passages)}
+    return [
+        _example(row, retrieved, order, source) for row, retrieved in zip(rows, found, strict=True)
+    ]
 
 
-def _example(row: Row, retrieved: list[Row]) -> Example:
-    passages = "\n".join(PROMPT["passage"].format(**passage) for passage in retrieved)
+def _example(row: Row, retrieved: list[Row], order: dict[str, int], source: str) -> Example:
+    shown = sorted(retrieved, key=lambda passage: order[passage["id"]])
+    passages = "\n".join(PROMPT["passage"].format(**passage) for passage in shown)
+    system = PROMPT["embedded_system" if source == "embedded" else "public_system"]
     user = PROMPT["user"].format(passages=passages, question=row["question"])
     return Example(
         id=row["id"],
-        messages=[
-            {"role": "system", "content": PROMPT["system"]},
-            {"role": "user", "content": user},
-        ],
+        messages=[{"role": "system", "content": system}, {"role": "user", "content": user}],
         answer=row["answer"],
         details={
             "answers": row["answers"],

@@ -4,7 +4,12 @@ from edge_eval_lib.tasks.base import Example, TaskData
 from edge_eval_lib.tasks.sources import HubSet, Row, shipped_rows
 
 # How a prompt is made; part of data_fingerprint.
-PROMPT = {"system": "Sum up the notice in one line, topic first.", "user": "{text}"}
+PROMPT = {
+    "embedded_system": "Sum up the notice in one line, topic first.",
+    "embedded_user": "Notice: {text}\nSummary:",
+    "public_system": "Sum up the article in one sentence.",
+    "public_user": "Article: {text}\nSummary:",
+}
 # A hub document is cut after this many words, so that the prompt fits small context windows.
 MAX_DOCUMENT_WORDS = 400
 
@@ -33,16 +38,20 @@ def from_hub(row: Row) -> Row | None:
 def build(train: list[Row], evaluation: list[Row], source: str) -> TaskData:
     """Examples whose prompt is the text and whose answer is its summary."""
     return TaskData(
-        "summarization", [_example(row) for row in train], [_example(row) for row in evaluation]
+        "summarization",
+        [_example(row, source) for row in train],
+        [_example(row, source) for row in evaluation],
     )
 
 
-def _example(row: Row) -> Example:
+def _example(row: Row, source: str) -> Example:
+    kind = "embedded" if source == "embedded" else "public"
+    user = PROMPT[f"{kind}_user"].format(text=row["text"])
     return Example(
         id=row["id"],
         messages=[
-            {"role": "system", "content": PROMPT["system"]},
-            {"role": "user", "content": PROMPT["user"].format(text=row["text"])},
+            {"role": "system", "content": PROMPT[f"{kind}_system"]},
+            {"role": "user", "content": user},
         ],
         answer=row["summary"],
     )
