@@ -63,6 +63,14 @@ def report(study: StudyName = "embedded", repetitions: Repetitions = None) -> No
 
 
 @app.command()
+def paper() -> None:
+    """Write the report on the published study's figures."""
+    from edge_eval_lib import grid
+
+    grid.make_paper()
+
+
+@app.command()
 def run(study: StudyName, stage: str, name: str, repetitions: Repetitions = None) -> None:
     """Execute one run, although it may be done, and publish it."""
     from edge_eval_lib import runner

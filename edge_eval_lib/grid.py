@@ -94,6 +94,12 @@ def make_report(study: Study) -> None:
     SAY(_where(study))
 
 
+def make_paper() -> None:
+    """The report on the published study, from the figures that come with the project."""
+    runner.run_one(load_study("embedded"), "paper", "paper")  # which study does not matter to it
+    SAY(f"Report: {outputs_root() / 'paper' / 'report.html'}")
+
+
 def _final_stages() -> list[str]:
     return [stage for stage in runner.UNMEASURED if runner.notebook_source(stage).is_file()]
 
