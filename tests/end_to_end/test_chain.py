@@ -1,0 +1,171 @@
+"""The whole lifecycle on tiny real models, through the command that people run."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from tiny import ALL_CONFIGURATIONS, make_tiny_study
+
+from edge_eval_lib import scraps
+from edge_eval_lib.study import NOTEBOOKS, load_study, project_root
+
+pytestmark = pytest.mark.end_to_end
+
+# What design and readers of the tables count on.
+VARIANT_COLUMNS = (
+    "family size task method precision repetitions concurrency gpus engine adapt_energy_j adapt_s "
+    "compress_energy_j load_energy_j load_s energy_per_request_j energy_per_request_net_j "
+    "energy_per_token_j throughput_tok_s ttft_ms tpot_ms memory_gb reserved_gb memory_nominal_gb "
+    "natural_tokens_per_request score n_break n_break_full ipw rho_sys q_ret_pct q_ret_pct_lo "
+    "q_ret_pct_hi c_tax energy_source merge_base notes"
+).split()
+FIGURES = 6
+
+
+def command(*arguments: str, outputs: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "edge_eval_lib", *arguments],
+        env={**os.environ, "EDGE_EVAL_OUTPUTS": str(outputs)},
+        cwd=project_root(),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+def run_study(directory: Path, **options) -> tuple[Path, Path]:
+    """Run a tiny study; its outputs directory and its file."""
+    path = make_tiny_study(directory, **options)
+    done = command("all", str(path), outputs=directory / "outputs")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return directory / "outputs" / options.get("name", "tiny"), path
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    return run_study(tmp_path_factory.mktemp("llama"), configurations=ALL_CONFIGURATIONS)
+
+
+@pytest.fixture(scope="module")
+def qwen2(tmp_path_factory):
+    return run_study(
+        tmp_path_factory.mktemp("qwen2"),
+        name="tiny-qwen2",
+        architecture="qwen2",
+        tasks=("dialogue",),
+        configurations=(("lora", "fp16"), ("qlora", "int4")),
+    )
+
+
+@pytest.fixture(params=["llama", "qwen2"])
+def study(request):
+    return request.getfixturevalue(request.param)
+
+
+def test_every_variant_has_its_row_and_no_figure_is_zero(study):
+    outputs, path = study
+    table = pd.read_csv(outputs / "tables" / "variants.csv")
+    assert set(VARIANT_COLUMNS) <= set(table.columns)
+    found = set(table[["task", "method", "precision"]].itertuples(index=False, name=None))
+    assert found == {(v.task, v.method, v.precision) for v in load_study(path).variants()}
+    measured = "adapt_s load_s throughput_tok_s ttft_ms tpot_ms memory_gb rho_sys".split()
+    assert (table[measured] > 0).all(axis=None)
+    for column in table.select_dtypes("number").filter(regex="_j$|_usd$"):
+        assert not (table[column] == 0).any(), column
+    assert (table["repetitions"] == 1).all()
+    assert table["ipw_lo"].isna().all()  # one run: no interval over runs
+
+
+def test_figures_follow_from_their_own_row(llama):
+    table = pd.read_csv(llama[0] / "tables" / "variants.csv")
+    assert (table["rho_sys"] - table["throughput_tok_s"] / table["memory_gb"]).abs().max() < 1e-6
+    expected = table["load_energy_j"] / table["energy_per_request_j"]
+    assert (table["c_tax"] / expected - 1).abs().max() < 1e-9
+    assert table.loc[table["precision"] == "fp16", "q_ret_pct"].eq(100).all()
+
+
+def test_an_estimate_says_so_everywhere(llama):
+    table = pd.read_csv(llama[0] / "tables" / "variants.csv")
+    if set(table["energy_source"]) == {"cpu-model"}:
+        assert table["energy_per_request_net_j"].isna().all()
+        assert table["notes"].str.contains("energy_per_request_net_j").all()
+        assert "estimate" in (llama[0] / "report.html").read_text(encoding="utf-8").lower()
+
+
+def test_the_base_is_served_and_scored_beside_them(study):
+    reference = pd.read_csv(study[0] / "tables" / "reference.csv")
+    assert {"none"} <= set(reference["method"])
+    assert "none" not in set(pd.read_csv(study[0] / "tables" / "variants.csv")["method"])
+
+
+def test_lora_stands_beside_qlora(llama):
+    adaptation = pd.read_csv(llama[0] / "tables" / "adaptation.csv")
+    assert len(adaptation) == 1
+    assert len(pd.read_csv(llama[0] / "tables" / "frontier.csv")) == 1
+    serving = pd.read_csv(llama[0] / "tables" / "serving.csv")
+    assert sorted(set(serving["concurrency"])) == [1, 4]
+
+
+def test_pictures_and_report_stand_alone(study):
+    figures = study[0] / "figures"
+    names = {path.stem for path in figures.glob("*.png")}
+    assert len(names) >= FIGURES
+    assert names == {path.stem for path in figures.glob("*.svg")}
+    html = (study[0] / "report.html").read_text(encoding="utf-8")
+    loaded = re.findall(r"""(?:src|href)=["']([^"'#]+)["']""", html)
+    loaded = [target for target in loaded if not target.startswith(("data:", "https://"))]
+    assert all(target.startswith("../") for target in loaded), loaded
+    assert not re.search(r"<(script|link|iframe|img)[^>]+(src|href)=[\"']https?:", html)
+
+
+def test_every_stage_notebook_was_executed_and_keeps_its_raw_data(study):
+    outputs, path = study
+    runs = load_study(path).runs()
+    for run in runs:
+        notebook = outputs / "runs" / run.stage / f"{run.name}.ipynb"
+        recorded = scraps.read_scraps(notebook)
+        assert recorded["run_complete"] is True
+        assert recorded["settings_hash"] == run.settings_hash
+        assert {"study_hash", "git_commit", "packages", "load_average"} <= set(
+            recorded["provenance"]
+        )
+    assert {run.stage for run in runs} == set(NOTEBOOKS) - {"synthesis", "paper"}
+    serve = next(run for run in runs if run.stage == "serve")
+    raw = outputs / "runs" / "serve" / f"{serve.name}.requests.parquet"
+    requests = pd.read_parquet(raw)
+    recorded = scraps.read_scraps(raw.with_name(f"{serve.name}.ipynb"))
+    headline = recorded["serving"][-1]
+    part = requests[requests["concurrency"] == headline["concurrency"]]
+    assert part["ttft_ms"].mean() == pytest.approx(headline["ttft_ms"])
+    tokens = part["token_times_s"].map(len).sum()
+    assert tokens / headline["seconds"] == pytest.approx(headline["throughput_tok_s"])
+    assert not list((outputs / "running").rglob("*.ipynb"))
+
+
+def test_in_float32_batched_answers_are_those_given_alone(study):
+    outputs, _ = study
+    for notebook in (outputs / "runs" / "serve").glob("*_fp16_r01.ipynb"):
+        assert scraps.read_scraps(notebook)["batch_agreement"] == 1.0
+
+
+def test_nothing_runs_again_when_nothing_changed(llama):
+    outputs, path = llama
+    before = {p: p.stat().st_mtime_ns for p in (outputs / "runs").rglob("*")}
+    done = command("all", str(path), outputs=outputs.parent)
+    assert done.returncode == 0, done.stderr
+    assert {p: p.stat().st_mtime_ns for p in (outputs / "runs").rglob("*")} == before
+
+
+def test_a_price_changes_the_tables_alone(llama, tmp_path):
+    outputs, path = llama
+    shutil.copytree(path.parent, tmp_path, dirs_exist_ok=True)
+    copy = tmp_path / path.name
+    copy.write_text(path.read_text().replace("prices: paper", "prices: desktop"))
+    runs = {run.name: run.settings_hash for run in load_study(path).runs()}
+    assert {run.name: run.settings_hash for run in load_study(copy).runs()} == runs
