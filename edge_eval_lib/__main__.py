@@ -96,11 +96,22 @@ def _interrupt(_signal_number: int, _frame: Any) -> None:
     raise Interrupted
 
 
+def _make() -> int | None:
+    """The process id of the make that started this process, if one did (Linux)."""
+    try:
+        parent = os.getppid()
+        with open(f"/proc/{parent}/comm", encoding="utf-8") as file:
+            return parent if file.read().strip() in ("make", "gmake") else None
+    except OSError:
+        return None
+
+
 def main() -> None:
     """Run a command; a person's mistake is told in one sentence, without a traceback."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
-    if "MAKELEVEL" in os.environ:  # started by make: end with it, even if it is killed
+    make = _make()
+    if make is not None:  # end with it, even if it is killed
         from edge_eval_lib import runner
 
         runner.die_with_parent(signal.SIGTERM)
@@ -110,7 +121,9 @@ def main() -> None:
         sys.exit(str(error))
     except Interrupted:
         print("Stopped. Finished runs are kept; make all goes on from here.", file=sys.stderr)
-        sys.exit(130)
+        if make is None or os.getppid() != make:
+            sys.exit(130)
+        os.kill(make, signal.SIGINT)  # ends make without a line of its own about our exit code
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(f"{where}{error.strerror or error}.")
