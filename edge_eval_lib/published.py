@@ -574,6 +574,8 @@ def observations(figures: Published | None = None) -> pd.DataFrame:
                     "memory_gb: nominal size of the weights, not measured",
                     "load_energy_j: estimated, load seconds x mean serving power",
                     "energy_per_request_net_j: no idle power was published",
+                    "adapt_peak_memory_gb, reserved_gb, ttft_p95_ms, tpot_p95_ms, "
+                    "input_tokens_per_request, natural_tokens_per_request: not published",
                     f"score: {metric[i]}, mean of 3 passes",
                     "concurrency: requests in flight that throughput and time per token imply",
                     "compress_energy_j: merge only, no quantisation was published"

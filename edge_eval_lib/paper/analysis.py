@@ -194,11 +194,15 @@ def qlora_energy(paper: Paper) -> pd.DataFrame:
 def break_even(paper: Paper) -> pd.DataFrame:
     """Requests to break even by both accountings, a row a variant.
 
-    n_break is the paper's; n_break_full_<hours>h the full one with so many hours of set-up.
+    n_break is the paper's, n_break_per_1000_examples the same for training sets of one size;
+    n_break_full_<hours>h is the full one with so many hours of set-up.
     electricity_share_pct is a request's electricity (times PUE) in what the API asks for it.
     alone_usd_per_request is a request that has the machine to itself for its published latency.
     """
     table = paper.variants[[*VARIANT, "score", "n_break"]].copy()
+    examples = paper.figures.adaptation.set_index(published.ADAPTER)["train_examples"]
+    examples = examples.reindex(pd.MultiIndex.from_frame(table[published.ADAPTER])).to_numpy()
+    table["n_break_per_1000_examples"] = 1000 * table["n_break"] / examples
     for hours in SETUP_HOURS:
         prices = paper.prices.model_copy(update={"setup_hours": hours})
         table[f"n_break_full_{hours:g}h"] = tables.full_break_even(paper.variants, prices)
@@ -399,6 +403,11 @@ def decomposition(paper: Paper) -> pd.DataFrame:
     return tables.sort_variants(result.reset_index())
 
 
+def qlora_by_size(paper: Paper) -> pd.DataFrame:
+    """QLoRA over LoRA along a family's sizes, in energy and seconds, task by task."""
+    return claims.eases_with_size(paper.evidence)
+
+
 def training_rate(paper: Paper) -> pd.DataFrame:
     """What arithmetic each training run can have used, a row a run.
 
@@ -477,6 +486,12 @@ def code_against_figures(paper: Paper) -> pd.DataFrame:
     fits = (medians - medians.round()).abs() < 1e-3
     looks = decomposition(paper)
     odd = looks[looks["looks_like_qlora"]]
+    usual = a[(a["method"] == "lora") & (a["gpus"] == 1)]
+    usual = usual.merge(odd[[*MODEL, "task"]], how="left", indicator=True)
+    usual = usual[usual["_merge"] == "left_only"]
+    products = _energy_over_power_and_time(f)
+    unequal = products[(products["ratio"] - 1).abs() > 0.01]
+    qlora_steps = f.compression[f.compression["method"] == "qlora"]
     share = s["throughput_tok_s"] / bound
     deviation = (window_s / s["serve_s"] - 1).abs().max()
 
@@ -559,6 +574,23 @@ def code_against_figures(paper: Paper) -> pd.DataFrame:
                 not shorter.any(),
             ),
             point(
+                "QLoRA as compressed",
+                "merged, never quantised (the paper: served at INT4)",
+                f"{(qlora_steps['operation'] == 'merge').sum()} merges and "
+                f"{(qlora_steps['operation'] == 'quantize').sum()} quantisations",
+                not (qlora_steps["operation"] == "quantize").any(),
+            ),
+            point(
+                "energy and power",
+                "energy is mean power times seconds, in every window",
+                f"{len(unequal)} of {len(products)} windows differ by more than 1 %"
+                + "".join(
+                    f": {r['name']}, power times seconds is {1 - 1 / r['ratio']:.0%} below energy"
+                    for _, r in unequal.iterrows()
+                ),
+                unequal.empty,
+            ),
+            point(
                 "LoRA of the largest models",
                 "the two-card script trains QLoRA only",
                 f"{len(large_lora)} LoRA runs of 7B and 8B models, on "
@@ -583,7 +615,8 @@ def code_against_figures(paper: Paper) -> pd.DataFrame:
                 "weights from one card",
                 "one T4 reads FP16 weights of 8B no faster than "
                 f"{one_card_ms[large & (s['precision'] == 'fp16')].max():.1f} ms a token",
-                f"{(s['tpot_mean_ms'] < one_card_ms).sum()} rows are faster than one card can be",
+                f"{(s['tpot_mean_ms'] < one_card_ms).sum()} of {len(s)} rows are faster than one card "
+                "can be",
                 not (s["tpot_mean_ms"] < one_card_ms).any(),
             ),
             point(
@@ -596,8 +629,8 @@ def code_against_figures(paper: Paper) -> pd.DataFrame:
             point(
                 "speed against bandwidth",
                 f"with {inputs:g} input tokens no row is above what two T4 can decode",
-                f"{(share > 1).sum()} rows are; the fastest of the others reach "
-                f"{share[share <= 1].max():.0%} of it",
+                f"{(share > 1).sum()} of {len(s)} rows are above it; the fastest of the others "
+                f"reaches {share[share <= 1].max():.0%} of it",
                 (share <= 1).all(),
             ),
             point(
@@ -607,11 +640,27 @@ def code_against_figures(paper: Paper) -> pd.DataFrame:
                     f"{r['family']}-{r['size']} {r['task']} draws {r['lora_watts_per_card']:.0f} W"
                     for _, r in odd.iterrows()
                 )
-                or "every LoRA run does",
+                + f"; the other one-card runs draw {usual['adapt_power_w'].min():.0f} to "
+                f"{usual['adapt_power_w'].max():.0f} W",
                 odd.empty,
             ),
         ]
     )
+
+
+def _energy_over_power_and_time(figures: Published) -> pd.DataFrame:
+    """Energy over mean power x seconds of every published window, with its name."""
+    parts = []
+    for table, prefix in ((figures.adaptation, "adapt"), (figures.compression, "compress")):
+        product = table[f"{prefix}_power_w"] * table[f"{prefix}_s"]
+        parts.append(table.assign(ratio=table[f"{prefix}_energy_j"] / product, window=prefix))
+    serving = figures.serving
+    product = serving["power_mean_w"] * serving["serve_s"]
+    parts.append(serving.assign(ratio=serving["serve_energy_j"] / product, window="serve"))
+    every = pd.concat(parts, ignore_index=True)
+    words = ["window", *MODEL, "task", "method", "precision"]
+    names = [" ".join(str(v) for v in row if pd.notna(v)) for row in every[words].to_numpy()]
+    return pd.DataFrame({"name": names, "ratio": every["ratio"]})
 
 
 def _against(serving: pd.DataFrame, column: str) -> dict[str, float]:
@@ -884,6 +933,7 @@ TABLES: dict[str, Callable[[Paper], pd.DataFrame]] = {
     "qlora_energy": qlora_energy,
     "qlora_decomposition": decomposition,
     "qlora_beside_embedded": qlora_beside_embedded,
+    "qlora_by_size": qlora_by_size,
     "training_rate": training_rate,
     "break_even": break_even,
     "setup": setup_shares,

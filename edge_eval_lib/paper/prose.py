@@ -119,7 +119,9 @@ def accounting_text(paper: Paper) -> str:
         f"{paper.prices.setup_hours:g} hours of set-up it takes {full[8.0].min():,.0f} to "
         f"{full[8.0].max():,.0f}; without set-up {full[0.0].min():,.0f} to "
         f"{full[0.0].max():,.0f}, with 80 hours {full[80.0].min():,.0f} to "
-        f"{full[80.0].max():,.0f}.\n\n"
+        f"{full[80.0].max():,.0f}. Training sets differ by size and task: for 1,000 examples each "
+        f"the paper's accounting gives {lora['n_break_per_1000_examples'].min():.1f} to "
+        f"{lora['n_break_per_1000_examples'].max():.1f}.\n\n"
         f"Electricity hardly counts. A request's electricity is {int4.median():.4f} % of the API's "
         f"price at the median over INT4 variants (largest {int4.max():.3f} %, over all variants "
         f"{meter.max():.3f} %), and the machine's time costs {hardware.min():.0f} to "
@@ -228,6 +230,14 @@ def paradox_text(paper: Paper) -> str:
             f"{row['energy_ratio']:.1f}; on the model's other tasks it is "
             f"{_pooled_ratio(paper, others):.1f}.\n\n"
         )
+    series = analysis.qlora_by_size(paper)
+    tasks = series[series["series"] != "means"]
+    falls = tasks.groupby("quantity")["falls"].agg(["sum", "size"])
+    text += (
+        f"Along a family's sizes the ratio of energies falls in {falls.loc['energy', 'sum']} of "
+        f"{falls.loc['energy', 'size']} families and tasks, the ratio of seconds in "
+        f"{falls.loc['seconds', 'sum']} of {falls.loc['seconds', 'size']}.\n\n"
+    )
     text += (
         f"The released scripts train LoRA of the smaller models in fp16 and QLoRA in bf16, which "
         f"a T4 emulates in fp32. That alone predicts up to {T4_FP16_FLOPS / 1e12:g} / "

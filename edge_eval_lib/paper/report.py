@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from edge_eval_lib import claims, figures, report, tables
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.paper import prose
@@ -75,7 +77,7 @@ def write_report(directory: str | Path | None = None, study: Paper | None = None
             title,
             _paragraphs(text),
             figure=draw(study, figure) if figure else None,
-            table=claims.for_people(rows) if "verdict" in rows else rows,
+            table=_for_people(rows),
             columns=columns,
             caption=caption,
             csv=f"tables/{table}.csv",
@@ -131,8 +133,8 @@ def write_report(directory: str | Path | None = None, study: Paper | None = None
             "Two accountings",
             prose.accounting_text(study),
             "break_even",
-            [*variant, "n_break", "n_break_full_0h", "n_break_full_8h", "n_break_full_80h",
-             "electricity_share_pct"],
+            [*variant, "n_break", "n_break_per_1000_examples", "n_break_full_0h",
+             "n_break_full_8h", "n_break_full_80h", "electricity_share_pct"],
             "accountings",
         ),
         section(
@@ -216,6 +218,12 @@ def write_report(directory: str | Path | None = None, study: Paper | None = None
         links=[("The embedded study's report", "../embedded/report.html")],
     )
     return report.render_report(output_directory(directory) / "report.html", page)
+
+
+def _for_people(table: pd.DataFrame) -> pd.DataFrame:
+    if "verdict" in table:
+        return claims.for_people(table)
+    return claims.cells_for_people(table) if "printed" in table else table
 
 
 def _paragraphs(markdown: str) -> list[str]:

@@ -245,7 +245,13 @@ def test_the_embedded_pair_stands_beside_the_papers_or_is_said_to_be_missing(stu
 def test_code_against_figures(study):
     table = analysis.code_against_figures(study).set_index("topic")
     agreeing = set(table.index[table["agrees"]])
-    assert agreeing == {"samples scored", "training examples"}
+    assert agreeing == {"samples scored", "training examples", "QLoRA as compressed"}
+    energy = table.loc["energy and power", "figures"]
+    assert energy.startswith("1 of 180 windows")
+    assert "compress qwen 7B rag lora int4" in energy or "compress qwen 7B rag lora int8" in energy
+    assert "15% below" in energy
+    assert "18 merges and 0 quantisations" in table.loc["QLoRA as compressed", "figures"]
+    assert "51 to 60 W" in table.loc["one LoRA run unlike the others", "figures"]
     assert "69 of 72 rows" in table.loc["cards in the meter", "figures"]
     assert "23 to 42 requests in flight" in table.loc["batch size", "figures"]
     assert "1.85 times LoRA-FP16" in table.loc["QLoRA as served: speed", "figures"]
