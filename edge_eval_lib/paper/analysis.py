@@ -615,8 +615,8 @@ def code_against_figures(paper: Paper) -> pd.DataFrame:
                 "weights from one card",
                 "one T4 reads FP16 weights of 8B no faster than "
                 f"{one_card_ms[large & (s['precision'] == 'fp16')].max():.1f} ms a token",
-                f"{(s['tpot_mean_ms'] < one_card_ms).sum()} of {len(s)} rows are faster than one card "
-                "can be",
+                f"{(s['tpot_mean_ms'] < one_card_ms).sum()} of {len(s)} rows are faster than one "
+                "card can be",
                 not (s["tpot_mean_ms"] < one_card_ms).any(),
             ),
             point(
