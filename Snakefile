@@ -37,7 +37,9 @@ def needed(stage):
     ]
 
 
-PREFLIGHT = ancient("runs/preflight/preflight.ipynb")  # first of all, but nothing depends on it
+# Serving starts when everything is prepared, in the random order that the study's seed draws.
+PREPARATION = 1
+ORDER = study.serving_order
 
 
 rule all:
@@ -52,6 +54,7 @@ if everything:
             "settings/preflight/preflight.json",
         output:
             "runs/preflight/preflight.ipynb",
+        priority: PREPARATION + 1  # first of all; nothing depends on it (ancient() would hide other changes)
         resources:
             machine=1,
         shell:
@@ -60,9 +63,9 @@ if everything:
     rule adapt:
         input:
             "settings/adapt/{name}.json",
-            PREFLIGHT,
         output:
             "runs/adapt/{name}.ipynb",
+        priority: PREPARATION
         resources:
             machine=1,
         shell:
@@ -74,6 +77,7 @@ if everything:
             needed("compress"),
         output:
             "runs/compress/{name}.ipynb",
+        priority: PREPARATION
         resources:
             machine=1,
         shell:
@@ -82,10 +86,10 @@ if everything:
     rule serve:
         input:
             "settings/serve/{name}.json",
-            PREFLIGHT,
             needed("serve"),
         output:
             "runs/serve/{name}.ipynb",
+        priority: lambda wildcards: -ORDER[wildcards.name]
         resources:
             machine=1,
         shell:
