@@ -8,8 +8,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
+import random
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -68,18 +69,21 @@ class Model(Strict):
     """Where a model's weights come from and what its model card says.
 
     `location` is `PACKAGE/FILE.gguf` for source `package`, a directory of safetensors for
-    `local` (relative to the study file), a repository name for `hub`.
+    `local` (relative to the study file), a repository name for `hub`; for `random` the place in
+    params/shapes.yaml of the model whose shape is filled with random weights. `config` is what a
+    model's config.json says of its shape, by default what shapes.yaml has for `location`.
     """
 
     family: Name
     size: Name
-    source: Literal["package", "local", "hub"]
+    source: Literal["package", "local", "hub", "random"]
     location: str
     revision: str
     licence: str
     parameters: Count
     nominal_gb: dict[Precision, Annotated[float, Field(gt=0)]]
     gated: bool = False
+    config: dict[str, Any] | None = None
 
     @property
     def name(self) -> str:
@@ -108,7 +112,7 @@ class Training(Strict):
     lora_rank: Count
     lora_alpha: Count
     lora_dropout: Annotated[float, Field(ge=0, lt=1)]
-    target_modules: list[str]
+    target_modules: list[str] | Literal["all-linear"]  # peft's word: all but the output head
     learning_rate: Annotated[float, Field(gt=0)]
     batch_size: Count
     epochs: Count
@@ -279,6 +283,23 @@ class Study(Strict):
         """Every run of the grid, in an order in which each comes after what it needs."""
         return _enumerate_runs(self)
 
+    @cached_property
+    def serving_order(self) -> dict[str, int]:
+        """The place of every serving run in the order in which they are to start, from 0.
+
+        Every repetition serves each variant once, in an order of its own that the study's seed
+        draws, so that the machine's drift falls on no configuration more than on another.
+        """
+        blocks: dict[int, list[str]] = {}
+        for run in self.runs():
+            if run.stage == "serve":
+                blocks.setdefault(run.parameters["repetition"], []).append(run.name)
+        order = []
+        for repetition, names in sorted(blocks.items()):
+            random.Random(f"{self.seed}/{repetition}").shuffle(names)  # text: one stream a block
+            order += names
+        return {name: place for place, name in enumerate(order)}
+
     def run(self, stage: str, name: str) -> Run:
         """One run by stage and name; UserError if the grid has none."""
         runs = {r.name: r for r in self.runs() if r.stage == stage}
@@ -315,8 +336,11 @@ def _enumerate_runs(study: Study) -> list[Run]:
     for adapter, variants in by_adapter.items():
         first = variants[0]
         model = study.model(first.model)
+        identity = {"family", "size", "source", "location", "revision"}
+        if model.source == "random":  # elsewhere the revision decides, and config only foretells
+            identity.add("config")
         base = {
-            "model": model.model_dump(include={"family", "size", "source", "location", "revision"}),
+            "model": model.model_dump(include=identity),
             "task": first.task,
             "data": {**data.model_dump(), "fingerprint": fingerprints[first.task]},
             "seed": study.seed,
@@ -471,17 +495,39 @@ def _resolve_model(entry: Any, study_path: Path) -> Any:
     """A model stanza as it stands, or the one of that name in models.yaml."""
     if isinstance(entry, str):
         stanzas: dict[str, Any] = {}
-        for path in {
-            project_root() / "params" / "models.yaml",
-            find_beside(study_path, "models.yaml"),
-        }:
+        for path in dict.fromkeys(
+            (project_root() / "params" / "models.yaml", find_beside(study_path, "models.yaml"))
+        ):
             stanzas |= {name: (stanza, path) for name, stanza in read_yaml(path).items()}
         entry, origin = _pick(stanzas, entry, "model", "models.yaml")
     else:
         origin = study_path
-    if isinstance(entry, dict) and entry.get("source") == "local":
-        entry = entry | {"location": str((origin.parent / str(entry["location"])).resolve())}
+    if not isinstance(entry, dict) or "location" not in entry:
+        return entry
+    if entry.get("source") == "local":
+        return entry | {"location": str((origin.parent / str(entry["location"])).resolve())}
+    if "config" not in entry:
+        shapes = _merged("shapes.yaml", study_path)
+        if entry.get("source") == "random":
+            _pick(shapes, str(entry["location"]), "shape", "shapes.yaml")
+        entry = entry | {"config": shapes.get(entry["location"])}
     return entry
+
+
+def _merged(file_name: str, study_path: Path) -> dict[str, Any]:
+    """What the file in params/ holds, and what one of that name beside the study adds."""
+    content: dict[str, Any] = {}
+    # In this order: the study's own replaces what has the same name.
+    for path in dict.fromkeys(
+        (project_root() / "params" / file_name, find_beside(study_path, file_name))
+    ):
+        content |= _read_yaml_once(path, path.stat().st_mtime_ns)
+    return content
+
+
+@lru_cache
+def _read_yaml_once(path: Path, _changed_ns: int) -> Any:
+    return read_yaml(path)
 
 
 def validate(schema: type[Schema], content: Any, path: Path) -> Schema:
