@@ -13,6 +13,7 @@ from edge_eval_lib.paper.analysis import TABLES, Paper, build
 from edge_eval_lib.paper.pictures import FIGURES, draw
 from edge_eval_lib.paper.report import (
     output_directory,
+    show,
     write_figures,
     write_report,
     write_tables,
@@ -28,6 +29,7 @@ __all__ = [
     "output_directory",
     "pictures",
     "prose",
+    "show",
     "write_figures",
     "write_report",
     "write_tables",

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
+from pandas.io.formats.style import Styler
 
 from edge_eval_lib import claims, figures, report, tables
 from edge_eval_lib.errors import UserError
@@ -220,10 +221,20 @@ def write_report(directory: str | Path | None = None, study: Paper | None = None
     return report.render_report(output_directory(directory) / "report.html", page)
 
 
+def show(table: pd.DataFrame, columns: Sequence[str] | None = None) -> Styler:
+    """A table of TABLES as a notebook shows it: rounded, in words, without the index."""
+    text = tables.readable(_for_people(table), columns).style.hide(axis="index")
+    left = [{"selector": "th, td", "props": [("text-align", "left")]}]
+    return text.set_table_styles(left)
+
+
 def _for_people(table: pd.DataFrame) -> pd.DataFrame:
     if "verdict" in table:
         return claims.for_people(table)
-    return claims.cells_for_people(table) if "printed" in table else table
+    if "printed" in table:
+        return claims.cells_for_people(table)
+    truths = table.select_dtypes(bool)
+    return table.assign(**{c: truths[c].map({True: "yes", False: "no"}) for c in truths})
 
 
 def _paragraphs(markdown: str) -> list[str]:

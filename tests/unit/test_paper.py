@@ -486,5 +486,15 @@ def test_the_report_is_one_file_that_links_the_embedded_one(study, tmp_path):
     assert "http://" not in re.sub(r"data:[^\"]+", "", html)
 
 
+def test_a_table_is_shown_in_words_without_its_index(study):
+    html = paper.show(analysis.code_against_figures(study), ["topic", "agrees"]).to_html()
+    assert html.count(">yes<") == 3
+    assert "True" not in html
+    cells = paper.show(analysis.headline(study), ["metric", "printed", "ours"]).to_html()
+    assert cells.count(">100.6<") == 2  # printed, and ours to the printed digits
+    judged = paper.show(study.judged, ["statement", "ours"]).to_html()
+    assert ">11.8<" in judged
+
+
 def test_paragraphs_of_a_report_are_plain():
     assert _paragraphs("**Two** things:\n\n- one\n- two\n") == ["Two things:", "one", "two"]
