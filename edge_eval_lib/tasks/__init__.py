@@ -5,6 +5,7 @@ data.evaluation[0].messages, data.evaluation[0].answer
 """
 
 import hashlib
+import itertools
 import json
 import random
 from collections.abc import Iterable
@@ -151,11 +152,8 @@ def _unseen(
 def _take(
     rows: Iterable[sources.Row], count: int | None, part: str, task: str, source: str
 ) -> list[sources.Row]:
-    taken = []
-    for row in rows:
-        if count is not None and len(taken) == count:
-            break
-        taken.append(row)
+    # islice asks for no row beyond the last: _unseen would mark it as used.
+    taken = list(itertools.islice(rows, count))
     if count is not None and len(taken) < count:
         raise UserError(
             f"The task {task} has {len(taken)} {part} examples in the source {source}, "

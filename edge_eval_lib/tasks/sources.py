@@ -43,7 +43,7 @@ def hub_rows(hub_set: HubSet, split: str, seed: int) -> Iterator[Row]:
         yield from rows.shuffle(seed=seed, buffer_size=10_000)
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(
-            f"The data set {hub_set.repository} could not be read from the hub ({error}); "
+            f"The data set {hub_set.repository} cannot be read from the hub ({_one_line(error)}); "
             "check the network, or give the path of a local copy as the source."
         ) from error
 
@@ -77,6 +77,10 @@ def local_rows(file: Path) -> Iterator[Row]:
         yield from load_dataset("json", data_files=str(file), split="train", streaming=True)
     except (OSError, ValueError, DatasetGenerationError) as error:
         raise UserError(
-            f"The task data {file} could not be read as JSONL ({error}); "
+            f"The task data {file} could not be read as JSONL ({_one_line(error)}); "
             "each line must be one JSON object."
         ) from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
