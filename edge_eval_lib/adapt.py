@@ -94,7 +94,7 @@ def load_for_training(directory: Path, method: str, training: Training, seed: in
         r=training.lora_rank,
         lora_alpha=training.lora_alpha,
         lora_dropout=training.lora_dropout,
-        target_modules=list(training.target_modules),
+        target_modules=training.target_modules,
         task_type="CAUSAL_LM",
     )
     try:

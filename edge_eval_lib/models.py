@@ -5,13 +5,16 @@ Weights are read from safetensors only and no code that comes with a model is ev
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import json
 import logging
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +25,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 HUB_FILES = ("*.safetensors", "*.json", "tokenizer*", "*.model", "merges.txt", "vocab*", "*.jinja")
+# The tokenizer of models with random weights.
+LARGEST_TOKENIZER = 8192
+ROLE_TOKENS = ["<|end|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>"]
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 
 
 @contextmanager
@@ -43,9 +53,15 @@ def model_directory(model: Model) -> Path:
 
     Source `package` is converted once from the GGUF file that an installed package carries (FP16
     of its dequantised weights); `hub` is downloaded at its revision, with the token from HF_TOKEN
-    if one is needed; `local` is checked and used as it is. Raises UserError if it is not there.
+    if one is needed; `local` is checked and used as it is; `random` is made once from its config.
+    Raises UserError if it is not there.
     """
-    return {"package": _from_package, "local": _from_local, "hub": _from_hub}[model.source](model)
+    return {
+        "package": _from_package,
+        "local": _from_local,
+        "hub": _from_hub,
+        "random": _from_config,
+    }[model.source](model)
 
 
 def _from_local(model: Model) -> Path:
@@ -108,6 +124,77 @@ def _from_package(model: Model) -> Path:
     return target
 
 
+def _from_config(model: Model) -> Path:
+    identity = hashlib.sha256(json.dumps(model.config, sort_keys=True).encode()).hexdigest()[:8]
+    target = outputs_root() / "models" / f"{model.name}-random-{identity}"
+    if not target.is_dir():
+        try:
+            write_random_model(model.config, target)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"Model {model.name}: transformers makes no model of its config ({error})."
+            ) from error
+    return target
+
+
+def write_random_model(config: dict[str, Any], target: Path) -> Path:
+    """A model of that shape with random FP16 weights, and a tokenizer, in `target`.
+
+    `config` holds fields of transformers' configuration class for its `model_type`. Everything is
+    real but what the weights know: speed, memory and energy are those of the shape; answers mean
+    nothing. The tokenizer is a byte-level BPE of at most 8192 tokens trained on the texts of the
+    embedded tasks, so that prompts take some more tokens than under the model's own.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    shape = {name: value for name, value in config.items() if name != "model_type"}
+    tokenizer = _train_tokenizer(min(LARGEST_TOKENIZER, shape.get("vocab_size", LARGEST_TOKENIZER)))
+    specials = {
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    built = AutoConfig.for_model(config["model_type"], **{**shape, **specials})
+    torch.manual_seed(0)
+    with torch.device(default_device()):
+        weights = AutoModelForCausalLM.from_config(built, dtype=torch.float16)
+    with published_directory(target) as directory:
+        weights.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+    return target
+
+
+def _train_tokenizer(vocabulary_size: int) -> PreTrainedTokenizerBase:
+    """A chat tokenizer made from the texts that come with this project."""
+    from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
+    from tokenizers.models import BPE
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary_size,
+        special_tokens=ROLE_TOKENS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = (
+        str(value)
+        for file in sorted(resources.files("edge_eval_lib.tasks").joinpath("data").iterdir())
+        if file.name.endswith(".jsonl")
+        for line in file.read_text(encoding="utf-8").splitlines()
+        for value in json.loads(line).values()
+    )
+    bpe.train_from_iterator(texts, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token="<|end|>", pad_token="<|pad|>"
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
 def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model directory, padding on the left as batched generation needs."""
     from transformers import AutoTokenizer
@@ -165,7 +252,7 @@ def answer_ids(tokenizer: PreTrainedTokenizerBase, answer: str) -> list[int]:
 def executed_dtype(model: PreTrainedModel) -> str:
     """The arithmetic that the model's linear layers really execute, found by measuring one.
 
-    Compares the first attention projection's output with the same product in float64 and reads
+    Compares the first linear layer's output with the same product in float64 and reads
     the type off the relative error: 4-bit layers may compute in another type than they are told
     (bitsandbytes uses bfloat16 in evaluation mode on CPUs that have it). INT8 layers quantise
     their input, which is told as `int8`.
@@ -176,9 +263,7 @@ def executed_dtype(model: PreTrainedModel) -> str:
     name, layer = next(
         (name, module)
         for name, module in model.named_modules()
-        if name.endswith(("q_proj", "q_proj.base_layer"))
-        and not hasattr(module, "base_layer")
-        and hasattr(module, "in_features")
+        if isinstance(module, torch.nn.Linear) and "lora_" not in name
     )
     if isinstance(layer, bnb.nn.Linear8bitLt):
         return "int8"

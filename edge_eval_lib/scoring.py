@@ -182,7 +182,8 @@ def score_runs(study: Study) -> pd.DataFrame:
     Beside `score_answers`' columns: the variant, repetition, answer_tokens, gold_nll, and
     top1_agreement: the share of the gold answer's positions at which the model's most likely token
     is that of LoRA at FP16, same model, task and repetition (missing where that was not served).
-    Runs made with other settings than the study's are left out.
+    Runs made with other settings than the study's are left out. Answers of a model with random
+    weights are not scored: their row says so.
     """
     parts = []
     for _, scraps in served_runs(study).iterrows():
@@ -198,16 +199,21 @@ def score_runs(study: Study) -> pd.DataFrame:
             ).evaluation
         }
         asked = [examples[prompt_id] for prompt_id in answers["prompt_id"]]
-        scored = score_answers(scraps["task"], answers["answer"].tolist(), asked)
+        random = study.model(f"{scraps['family']}-{scraps['size']}").source == "random"
+        given = [None] * len(asked) if random else answers["answer"].tolist()
+        scored = score_answers(scraps["task"], given, asked)
         kept = answers.drop(columns=["answer", "reference"])
         scored = scored.merge(kept, on="prompt_id", validate="1:1")
+        if random:
+            scored[["answer", "score_reason"]] = [None, "the model's weights are random"]
+            scored["gold_nll"] = float("nan")
         for column in RUN_COLUMNS:
             scored[column] = scraps[column]
         parts.append(scored)
     if not parts:
         raise UserError(f"No serving run of study {study.name} is finished: nothing to score.")
     table = pd.concat(parts, ignore_index=True)
-    table["top1_agreement"] = _agreement_with_fp16(table)
+    table["top1_agreement"] = _agreement_with_fp16(table).where(table["gold_nll"].notna())
     return table.drop(columns="gold_argmax_ids")
 
 

@@ -123,7 +123,8 @@ class Training(Strict):
 
 class Workload(Strict):
     """What a serving run does: all evaluation prompts at `headline_concurrency`, and the first
-    `latency_prompts` of them at every other concurrency."""
+    `latency_prompts` of them at every other concurrency. `warmup_requests` is the most that are
+    answered to warm up, if the throughput does not get steady before."""
 
     engine: Literal["transformers"]
     output_tokens: Annotated[int, Field(ge=2)]

@@ -9,99 +9,34 @@ two layers of width 64, so that a whole study runs in a minute or two.
 from __future__ import annotations
 
 import argparse
-import json
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 ALL_CONFIGURATIONS = (("lora", "fp16"), ("lora", "int8"), ("lora", "int4"), ("qlora", "int4"))
-CHAT_TEMPLATE = (
-    "{% for message in messages %}<|{{ message['role'] }}|>{{ message['content'] }}<|end|>"
-    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
-ROLE_TOKENS = ["<|end|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>"]
+TINY_SHAPE = {
+    "vocab_size": 1024,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 1024,
+    "tie_word_embeddings": True,
+}
 
 
 def make_tiny_model(directory: Path, architecture: str = "llama") -> Path:
-    """A randomly initialised two-layer `llama` or `qwen2` with a tokenizer of its own.
+    """A randomly initialised two-layer model of that architecture with a tokenizer of its own.
 
-    Returns `directory`, which then holds what a local model needs. The tokenizer is a byte-level
-    BPE trained on the texts of the embedded tasks.
+    `architecture` is transformers' word for it: llama, qwen2, mistral, gemma2, gemma3_text, phi3.
+    Returns `directory`, which then holds what a local model needs.
     """
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import (
-        LlamaConfig,
-        LlamaForCausalLM,
-        PreTrainedTokenizerFast,
-        Qwen2Config,
-        Qwen2ForCausalLM,
-    )
+    from edge_eval_lib.models import write_random_model
 
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=1024,
-        special_tokens=ROLE_TOKENS,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    bpe.train_from_iterator(_task_texts(), trainer)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe, eos_token="<|end|>", pad_token="<|pad|>"
-    )
-    tokenizer.chat_template = CHAT_TEMPLATE
-
-    shapes = {
-        "llama": (LlamaConfig, LlamaForCausalLM),
-        "qwen2": (Qwen2Config, Qwen2ForCausalLM),
-    }
-    config_class, model_class = shapes[architecture]
-    torch.manual_seed(0)
-    model = model_class(
-        config_class(
-            vocab_size=len(tokenizer),
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=1024,
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            tie_word_embeddings=True,
-        )
-    )
-    directory.mkdir(parents=True, exist_ok=True)
-    model.to(torch.float16).save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    return directory
-
-
-def _task_texts() -> list[str]:
-    """Every text in the embedded tasks' files."""
-    texts: list[str] = []
-    for file in resources.files("edge_eval_lib.tasks").joinpath("data").iterdir():
-        if file.name.endswith(".jsonl"):
-            for line in file.read_text(encoding="utf-8").splitlines():
-                texts += _strings(json.loads(line))
-    return texts
-
-
-def _strings(value: Any) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, dict):
-        value = value.values()
-    return [text for item in value for text in _strings(item)] if not _is_number(value) else []
-
-
-def _is_number(value: Any) -> bool:
-    return value is None or isinstance(value, (int, float))
+    return write_random_model(TINY_SHAPE | {"model_type": architecture}, directory)
 
 
 def tiny_study(

@@ -127,6 +127,8 @@ def shape_from_config(config: Mapping[str, Any]) -> ModelShape:
     """The shape told by a transformers config.json, read as a mapping.
 
     ValueError naming the first field that it lacks: a model of another kind has other fields.
+    Where only some layers slide their window, as in Gemma, none is told: the cache is then
+    estimated from above.
     """
 
     def field(name: str):
@@ -137,7 +139,11 @@ def shape_from_config(config: Mapping[str, Any]) -> ModelShape:
     heads = field("num_attention_heads")
     # Qwen2 has query, key and value biases without saying so in its config.
     bias = config.get("attention_bias", config.get("model_type") == "qwen2")
-    window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
+    every_layer_slides = config.get("use_sliding_window", True) and not (
+        str(config.get("model_type")).startswith("gemma")
+        or "full_attention" in (config.get("layer_types") or [])
+    )
+    window = config.get("sliding_window") if every_layer_slides else None
     return ModelShape(
         layers=field("num_hidden_layers"),
         hidden_size=field("hidden_size"),
