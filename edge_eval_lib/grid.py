@@ -273,7 +273,10 @@ def _snakemake(study: Study, profile: str | None, everything: bool) -> bool:
     if not profile or profile == "local":
         command += ["--resources", f"machine={len(runner.devices())}"]
     command += ["--config", *(f"{key}={json.dumps(value)}" for key, value in config.items())]
-    environment = os.environ | {"EDGE_EVAL_OUTPUTS": str(outputs_root())}
+    environment = os.environ | {
+        "EDGE_EVAL_OUTPUTS": str(outputs_root()),
+        "EDGE_EVAL_PYTHON": sys.executable,  # for the commands of a profile
+    }
     with (study.directory / "snakemake.log").open("w", encoding="utf-8") as log:
         process = subprocess.Popen(
             command,

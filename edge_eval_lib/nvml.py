@@ -46,13 +46,14 @@ def all_devices() -> list[Device]:
 def visible_devices() -> list[Device]:
     """The GPUs that CUDA_VISIBLE_DEVICES leaves to this process, each once; all if it is unset.
 
-    Like CUDA, stops at the first entry that names no device. Raises Unavailable if there is no
-    GPU, or if CUDA's order cannot be told from NVML's.
+    Like CUDA, stops at the first entry that names no device. In a SLURM job without the variable,
+    they are those that SLURM gave to the job. Raises Unavailable if there is no GPU, or if CUDA's
+    order cannot be told from NVML's.
     """
     devices = all_devices()
     if not devices:
         raise Unavailable("this machine has no NVIDIA GPU")
-    wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
+    wanted = os.environ.get("CUDA_VISIBLE_DEVICES", os.environ.get("SLURM_JOB_GPUS"))
     if wanted is None:
         return devices
     entries = [entry.strip() for entry in wanted.split(",")]
@@ -72,7 +73,8 @@ def visible_devices() -> list[Device]:
         if device not in visible:
             visible.append(device)
     if not visible:
-        raise Unavailable(f"CUDA_VISIBLE_DEVICES={wanted!r} hides every GPU")
+        name = "CUDA_VISIBLE_DEVICES" if "CUDA_VISIBLE_DEVICES" in os.environ else "SLURM_JOB_GPUS"
+        raise Unavailable(f"{name}={wanted!r} hides every GPU")
     return visible
 
 
@@ -86,12 +88,16 @@ def _named(entry: str, devices: list[Device]) -> Device | None:
             parent = pynvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(instance)
             return devices[pynvml.nvmlDeviceGetIndex(parent)]
         if entry.startswith("GPU-"):
-            uuids = [_decoded(pynvml.nvmlDeviceGetUUID(device.handle)) for device in devices]
-            found = [i for i, uuid in enumerate(uuids) if uuid.startswith(entry)]
+            found = [i for i, device in enumerate(devices) if uuid(device).startswith(entry)]
             return devices[found[0]] if len(found) == 1 else None
     except pynvml.NVMLError:
         return None
     return None
+
+
+def uuid(device: Device) -> str:
+    """What names the GPU whatever hides its neighbours, which changes the index."""
+    return _decoded(pynvml.nvmlDeviceGetUUID(device.handle))
 
 
 def mig_enabled(device: Device) -> bool:

@@ -245,13 +245,14 @@ def _device(study: Study, run: Run) -> Iterator[dict[str, str]]:
 
     The locks lie in one directory a user, whatever the checkout, and end with the process.
     """
-    names = devices()
+    selecting = devices()
+    names = list(selecting)
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(_lock_file(name)) for name in names]
         held = _first_free(files)
         if held is None:
-            owner = _owner(files[0])
-            print(f"{run.stage}  {run.name} waits: {owner} has the {names[0]}", flush=True)
+            what = "machine" if names == ["machine"] else "GPU"
+            print(f"{run.stage}  {run.name} waits: {_owner(files[0])} has the {what}", flush=True)
             while held is None:
                 time.sleep(0.5)
                 held = _first_free(files)
@@ -260,26 +261,43 @@ def _device(study: Study, run: Run) -> Iterator[dict[str, str]]:
         file.truncate()
         file.write(f"{study.name} {run.stage} {run.name} (process {os.getpid()})")
         file.flush()
-        if names == ["machine"]:
-            yield {}
-        else:
-            index = names[held].removeprefix("gpu-")
-            yield {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": index}
+        yield selecting[names[held]]
 
 
-def devices() -> list[str]:
-    """What a run can have to itself: each GPU that this process may use, else the machine."""
+def devices() -> dict[str, dict[str, str]]:
+    """What a run can have to itself: each GPU that this process may use, else the machine.
+
+    Each has its lock's name and the environment that selects it. In a SLURM job the GPUs are
+    those that SLURM gave to it; UserError if it gave none on a machine that has some.
+    """
     from edge_eval_lib import nvml
 
     try:
-        return [f"gpu-{device.index}" for device in nvml.visible_devices()]
+        found = nvml.visible_devices()
     except nvml.Unavailable:
-        return ["machine"]
+        return {"machine": {}}
+    told = {"CUDA_VISIBLE_DEVICES", "SLURM_JOB_GPUS"} & os.environ.keys()
+    if "SLURM_JOB_ID" in os.environ and not told:
+        raise UserError(
+            f"This SLURM job has none of the {len(found)} GPUs of its node; submit it with "
+            "--gpus=1, or, where SLURM does not manage GPUs, set CUDA_VISIBLE_DEVICES to those "
+            "that it may use (empty: none)."
+        )
+    return {
+        # not by index: SLURM may hide the GPUs of other jobs, and every job's is number 0
+        f"gpu-{nvml.uuid(device)}": {
+            "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+            "CUDA_VISIBLE_DEVICES": str(device.index),
+        }
+        for device in found
+    }
 
 
 def lock_directory() -> Path:
     """The user's directory of device locks."""
-    base = os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()
+    base = os.environ.get("XDG_RUNTIME_DIR")
+    if not base or not Path(base).is_dir():  # a cluster's job may inherit it from another machine
+        base = tempfile.gettempdir()
     directory = Path(base) / f"edge-eval-{os.getuid()}"
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if directory.stat().st_uid != os.getuid():
