@@ -36,9 +36,9 @@ def score_answers(task: str, answers: list[str | None], examples: list[Example])
     - dialogue: similarity (= score), the cosine of the sentence embeddings, negative values as 0;
       recall of the reference's normalised tokens
 
-    An empty string is an answer and scores 0. An answer of None could not be obtained: its row
-    holds NaN and the reason. Raises UserError for an unknown task and ValueError where answers
-    and examples differ in number.
+    An empty string is an answer and scores 0. An answer of None (or NaN, as tables keep it) could
+    not be obtained: its row holds NaN and the reason. Raises UserError for an unknown task and
+    ValueError where answers and examples differ in number.
     """
     if task not in _SCORERS:
         raise UserError(
@@ -47,7 +47,7 @@ def score_answers(task: str, answers: list[str | None], examples: list[Example])
     if len(answers) != len(examples):
         raise ValueError(f"answers has {len(answers)} items, examples has {len(examples)}")
     scorer, score_column, columns = _SCORERS[task]
-    answered = [index for index, answer in enumerate(answers) if answer is not None]
+    answered = [index for index, answer in enumerate(answers) if not pd.isna(answer)]
     scored = dict(
         zip(
             answered,
