@@ -255,7 +255,7 @@ def latency_distributions(requests: pd.DataFrame, stamp: str | None = None) -> F
 
 
 def memory_fit(fit: pd.DataFrame) -> Figure:
-    """What each step needs, a bar each, against the device's memory (preflight.fit_table)."""
+    """What each step needs, a bar each, against the device's memory (memory_fit.fit_table)."""
     known = fit.dropna(subset="need_gb")
     labels = known["model"] + "  " + known["step"]
     with plt.rc_context(_STYLE):

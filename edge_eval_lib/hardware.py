@@ -57,6 +57,7 @@ class Hardware(Strict):
     gpu_names: list[str] = Field(default_factory=list)
     gpus: Annotated[int, Field(ge=0)]
     memory_gb: Positive
+    host_memory_gb: Positive | None = None
     bandwidth_gb_s: Positive | None
     fp16_tflops: Positive | None
     int8_tops: Positive | None
@@ -184,6 +185,7 @@ def _this_machine(devices: dict[str, Hardware]) -> Hardware:
     return Hardware(
         gpus=len(visible),
         memory_gb=min(gpu.memory_gb for gpu in visible if gpu.memory_gb),
+        host_memory_gb=host.memory_gb,
         bandwidth_gb_s=like.bandwidth_gb_s if like else None,
         fp16_tflops=like.fp16_tflops if like else None,
         int8_tops=like.int8_tops if like else None,

@@ -210,6 +210,7 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
 def load_model(directory: Path, compute_dtype: str, quantization: Any = None) -> PreTrainedModel:
     """A causal language model on the GPU if there is one, else on the CPU, ready to run.
 
+    Where the GPUs that the runner left visible cannot hold it, the rest waits in host memory.
     `quantization` is None, or a transformers quantisation configuration for weights that are to be
     quantised while they load; a directory that holds quantised weights needs none.
     """
@@ -225,7 +226,7 @@ def load_model(directory: Path, compute_dtype: str, quantization: Any = None) ->
         directory,
         dtype=getattr(torch, compute_dtype),
         use_safetensors=True,
-        device_map=default_device(),
+        device_map="cpu" if default_device() == "cpu" else "auto",
         **asked,
     )
 

@@ -1,7 +1,7 @@
-"""What a study will take: its grid, what is done, time and disk of the rest, what is missing.
+"""What a study will take: its grid, what is done, what the rest costs, what fits, what is missing.
 
-Estimates come from the study's own finished runs where there are any, else from the model below,
-whose assumptions are printed with them. It starts nothing and needs no network.
+A run's time and energy are those of the study's own finished runs where there are any, else those
+that the published T4 figures imply, else a stated model's. It starts nothing and needs no network.
 """
 
 from __future__ import annotations
@@ -12,27 +12,41 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from edge_eval_lib import runner, scraps
-from edge_eval_lib.study import STAGES, Run, Study
+from edge_eval_lib import memory_fit, runner, scraps
+from edge_eval_lib.economics.memory import LORA_MODULES
+from edge_eval_lib.economics.prices import JOULES_PER_KWH, load_price_book
+from edge_eval_lib.hardware import Hardware, load_hardware, load_measurement
+from edge_eval_lib.study import STAGES, Model, Run, Study, Variant, find_beside
 
 if TYPE_CHECKING:
-    from edge_eval_lib.hardware import Hardware
+    import pandas as pd
 
-# Assumptions of the time model, used until runs of the same stage and model are finished.
-COMPUTE_SHARE = 0.3  # of the peak arithmetic that training and prompts reach
-BANDWIDTH_SHARE = 0.5  # of the peak memory bandwidth that generating reaches
-CPU_TFLOPS = 0.1  # where the hardware does not say: a processor of a few cores
+# The stated model. What a T4 reaches under transformers was read off a published run: Qwen2.5-0.5B
+# (24 layers) at 24.4 tok/s in FP16 and 6.3 in LLM.int8 (github.com/dohu012/
+# llm-quantization-benchmark), NF4 1.57 times as slow as FP16 (earino.github.io, "Your int8
+# Quantization Is 2.5x Slower"); a batch's step takes about as long as one request's.
+STEP_MS_A_LAYER = {"fp16": 1.7, "int8": 6.6, "int4": 2.7}
+COMPUTE_SHARE = 0.3  # of the peak arithmetic that training and prompts reach: ASSUMED
+BANDWIDTH_SHARE = 0.5  # of the peak memory bandwidth that generating reaches: ASSUMED
+QLORA_SLOWDOWN = 2.0  # 4-bit weights are expanded in every pass: ASSUMED
+CPU_TFLOPS = 0.2  # where the hardware does not say: two AVX2 cores
 CPU_BANDWIDTH_GB_S = 20.0
+CPU_SLOWDOWN = {"fp16": 1.0, "int8": 3.1, "int4": 2.3}  # bitsandbytes, measured on two AVX2 cores
 DISK_GB_S = 0.5
-START_S = 10.0  # a process, its imports, its kernel
-BYTES = {"fp16": 2.0, "int8": 1.0, "int4": 0.56}  # a parameter, constants included
-ADAPTER_SHARE = 0.01  # of the parameters; four bytes each
+START_S = 12.0  # a process, its imports, its kernel, its record
+BUSY_SHARE = 0.85  # of the power limit: published T4s drew 0.75-0.95 while they trained
+WAITING_SHARE = 0.4  # of the power limit: a T4 with a context that starts, reads or idles
+BYTES = {"fp16": 2.0, "int8": 1.0, "int4": 0.56}  # a parameter, where the shape is not known
+PUBLISHED = "published T4 figures"
+FINISHED = "finished runs"
+MODEL = "the stated model"
 
 
 @dataclass(frozen=True)
@@ -45,16 +59,26 @@ class Finished:
 
 
 @dataclass(frozen=True)
+class RunCost:
+    """What one run should take; `energy_j` is None where nothing tells it."""
+
+    seconds: float
+    energy_j: float | None
+    basis: str
+    gpus: int = 1
+
+
+@dataclass(frozen=True)
 class Estimate:
-    """What is left of a study: runs, seconds of each, and how many of the seconds are measured."""
+    """What is left of a study: its runs and the cost of each."""
 
     runs: list[Run]
-    seconds: dict[tuple[str, str], float]
-    from_measured: int
+    costs: dict[tuple[str, str], RunCost]
 
     @property
-    def total_s(self) -> float:
-        return sum(self.seconds.values())
+    def seconds(self) -> dict[tuple[str, str], float]:
+        """Seconds of each run."""
+        return {run: cost.seconds for run, cost in self.costs.items()}
 
 
 def read_finished(notebook: Path) -> Finished | None:
@@ -77,7 +101,7 @@ def finished_runs(study: Study, runs: Iterable[Run]) -> dict[tuple[str, str], Fi
     found = {}
     for run in runs:
         at = runner.place(study, run.stage, run.name)
-        if not at.notebook.is_file() or not _is_current(at, run):
+        if not at.notebook.is_file() or not _is_current(study, run):
             continue
         finished = read_finished(at.notebook)
         if finished is not None:
@@ -85,17 +109,19 @@ def finished_runs(study: Study, runs: Iterable[Run]) -> dict[tuple[str, str], Fi
     return found
 
 
-def _is_current(at: runner.Place, run: Run) -> bool:
-    """As Snakemake sees it: the settings are these, and no newer than the notebook."""
+def _is_current(study: Study, run: Run) -> bool:
+    """As Snakemake will see it: made with these settings, and after the runs that it needs."""
+    at = runner.place(study, run.stage, run.name)
     try:
-        same = at.settings.read_bytes() == run.settings_json
-        return same and at.settings.stat().st_mtime <= at.notebook.stat().st_mtime
+        made = at.settings.stat().st_mtime
+        needed = (runner.place(study, *name).settings.stat().st_mtime for name in run.needs)
+        return at.settings.read_bytes() == run.settings_json and all(n <= made for n in needed)
     except OSError:
         return False
 
 
 def estimate(study: Study, runs: list[Run], finished: dict[tuple[str, str], Finished]) -> Estimate:
-    """Seconds of every run that is left."""
+    """What every run that is left should take."""
     known: dict[tuple[Any, ...], list[float]] = {}
     for run in runs:
         if (run.stage, run.name) in finished:
@@ -103,13 +129,26 @@ def estimate(study: Study, runs: list[Run], finished: dict[tuple[str, str], Fini
             for kind in _kinds(run):
                 known.setdefault(kind, []).append(seconds)
     left = [run for run in runs if (run.stage, run.name) not in finished]
-    hardware = _hardware(study)
-    seconds, from_measured = {}, 0
+    hardware = load_hardware(study.hardware)
+    devices = {key: fit.devices for key, fit in memory_fit.fits(study, hardware).items()}
+    costs = {}
     for run in left:
         measured = next((known[kind] for kind in _kinds(run) if kind in known), None)
-        from_measured += measured is not None
-        seconds[run.stage, run.name] = mean(measured) if measured else model_s(study, run, hardware)
-    return Estimate(left, seconds, from_measured)
+        cost = None
+        if measured:
+            seconds = mean(measured)
+            cost = RunCost(seconds, _energy_j(hardware, seconds, 0.0), FINISHED)
+        elif "model" in run.parameters:
+            cost = _published_cost(study, run, hardware)
+        if cost is None:
+            gpus = 1
+            if run.stage in ("adapt", "serve"):
+                gpus = devices.get((run.parameters["model"], memory_fit.step_of(run)), 1)
+            busy_s, waiting_s = model_s(study, run, hardware)
+            energy_j = _energy_j(hardware, busy_s, waiting_s, gpus)
+            cost = RunCost(busy_s + waiting_s, energy_j, MODEL, gpus)
+        costs[run.stage, run.name] = cost
+    return Estimate(left, costs)
 
 
 def _kinds(run: Run) -> list[tuple[Any, ...]]:
@@ -119,95 +158,264 @@ def _kinds(run: Run) -> list[tuple[Any, ...]]:
     return [exact, (run.stage, p.get("model"), p.get("precision")), (run.stage, p.get("model"))]
 
 
-def model_s(study: Study, run: Run, hardware: Hardware) -> float:
-    """Seconds that a run should take by its arithmetic and memory traffic.
+def _energy_j(hardware: Hardware, busy_s: float, waiting_s: float, gpus: int = 1) -> float | None:
+    """Joules by shares of the power limit; of a machine without a GPU, by watts a logical CPU."""
+    if hardware.power_limit_w:
+        return gpus * hardware.power_limit_w * (BUSY_SHARE * busy_s + WAITING_SHARE * waiting_s)
+    if hardware.gpus:
+        return None
+    return _cpu_w() * (busy_s + waiting_s)
+
+
+@cache
+def _cpu_w() -> float:
+    return load_measurement().cpu_model.typical_w * (os.cpu_count() or 1)
+
+
+# --- from the published figures ---------------------------------------------------------------
+
+
+def _published_cost(study: Study, run: Run, hardware: Hardware) -> RunCost | None:
+    """The run as the published study's own took, in proportion to examples or tokens.
+
+    None if the hardware is no T4, the figure was not published, or (for serving) the engine is
+    another than the published one, vLLM. How long published examples were is not known.
+    """
+    if "Tesla T4" not in hardware.gpu_names:
+        return None
+    model, p = study.model(run.parameters["model"]), run.parameters
+    adapter = (model.family, model.size, p["task"], p["method"])
+    table = _published()
+    if run.stage == "adapt" and adapter in table["adaptation"]:
+        row = table["adaptation"][adapter]
+        share = study.data.train_examples * study.training.epochs / row["train_examples"]
+        seconds, energy_j = row["adapt_s"] * share, row["adapt_energy_j"] * share
+        return _with_waiting(study, hardware, seconds, energy_j, int(row["gpus"]), idles=1)
+    if run.stage == "compress":
+        names = [(*adapter, "merge", None)]
+        names += [(*adapter, "quantize", q) for q in run.settings["precisions"] if q != "fp16"]
+        rows = [table["compression"].get(name) for name in names]
+        if rows[0] is None:
+            return None
+        known = [row for row in rows if row is not None]
+        # What a QLoRA adapter's quantisation took was not published: as LoRA's.
+        known += [
+            table["compression"][(*adapter[:3], "lora", *name[4:])]
+            for name, row in zip(names, rows, strict=True)
+            if row is None and (*adapter[:3], "lora", *name[4:]) in table["compression"]
+        ]
+        seconds = sum(row["compress_s"] for row in known)
+        energy_j = sum(row["compress_energy_j"] for row in known)
+        return _with_waiting(study, hardware, seconds, energy_j, 1)
+    variant = (*adapter, p.get("precision"))
+    if run.stage == "serve" and study.workload.engine == "vllm" and variant in table["serving"]:
+        row, workload = table["serving"][variant], study.workload
+        tokens_s = 0.0
+        for concurrency in workload.concurrency:
+            tokens = _prompts_at(study, concurrency) * workload.output_tokens
+            tokens_s += tokens / min(row["throughput_tok_s"], 1e3 * concurrency / row["tpot_ms"])
+        energy_j = (tokens_s + row["load_s"]) * row["power_w"]
+        return _with_waiting(
+            study, hardware, tokens_s + row["load_s"], energy_j, int(row["gpus"]), idles=2
+        )
+    return None
+
+
+def _with_waiting(
+    study: Study,
+    hardware: Hardware,
+    seconds: float,
+    energy_j: float,
+    gpus: int,
+    idles: int = 0,
+) -> RunCost:
+    """Published work, with this project's own start and idle baselines."""
+    waiting_s = START_S + idles * study.workload.idle_seconds
+    waiting_j = _energy_j(hardware, 0.0, waiting_s, gpus) or 0.0
+    return RunCost(seconds + waiting_s, energy_j + waiting_j, PUBLISHED, gpus)
+
+
+@cache
+def _published() -> dict[str, dict[tuple[Any, ...], dict[str, Any]]]:
+    """The published rows: adaptation by adapter, compression by what was done, serving."""
+    from edge_eval_lib import published
+
+    figures = published.load()
+    compression = {
+        (*(row[c] for c in published.ADAPTER), row["operation"], row["precision"]): row
+        for row in figures.compression.to_dict("records")
+    }
+    # A merge's precision says what came out, not what was asked for.
+    merges = {(*key[:5], None): row for key, row in compression.items() if key[4] == "merge"}
+    return {
+        "adaptation": _by(figures.adaptation, published.ADAPTER),
+        "compression": compression | merges,
+        "serving": _by(published.observations(figures), published.VARIANT),
+    }
+
+
+def _by(table: pd.DataFrame, columns: list[str]) -> dict[tuple[Any, ...], dict[str, Any]]:
+    return {tuple(row[c] for c in columns): row for row in table.to_dict("records")}
+
+
+# --- the stated model -------------------------------------------------------------------------
+
+
+def _prompts_at(study: Study, concurrency: int) -> int:
+    headline = concurrency == study.workload.headline_concurrency
+    return study.data.evaluation_examples if headline else study.workload.latency_prompts
+
+
+def model_s(study: Study, run: Run, hardware: Hardware) -> tuple[float, float]:
+    """Seconds that a run should compute, and wait (start, reading weights, idle baselines).
 
     Training: 4 operations a parameter and token (forward, and backward through frozen weights),
-    6 with gradient checkpointing. Generating: the weights are read once a step. Prompts: 2
-    operations a parameter and token. Prompts are taken to be half of training.max_tokens long.
+    6 with gradient checkpointing. Generating: a step reads the weights once, and on a GPU takes
+    what the engine needs to launch it. Prompts: 2 operations a parameter and token. Prompts are
+    taken to be half of training.max_tokens long.
     """
     if "model" not in run.parameters:
-        return START_S
-    parameters = study.model(run.parameters["model"]).parameters
-    training, workload, data = study.training, study.workload, study.data
+        return 0.0, START_S
+    model = study.model(run.parameters["model"])
+    parameters, training, workload = model.parameters, study.training, study.workload
     operations_per_s = (hardware.fp16_tflops or CPU_TFLOPS) * 1e12 * COMPUTE_SHARE
     bytes_per_s = (hardware.bandwidth_gb_s or CPU_BANDWIDTH_GB_S) * 1e9 * BANDWIDTH_SHARE
     tokens = training.max_tokens / 2
-    load_s = parameters * BYTES["fp16"] / (DISK_GB_S * 1e9)
+    load_s = _weights_gb(model, "fp16") / DISK_GB_S
     if run.stage == "adapt":
-        seen = data.train_examples * training.epochs * tokens
-        operations = (6 if training.gradient_checkpointing else 4) * parameters * seen
-        return START_S + load_s + operations / operations_per_s
+        examples = study.data.train_examples * training.epochs
+        operations = (6 if training.gradient_checkpointing else 4) * parameters * examples * tokens
+        operations += 2 * parameters * 2 * study.data.heldout_examples * tokens
+        slower = QLORA_SLOWDOWN if run.parameters["method"] == "qlora" and hardware.gpus else 1.0
+        waiting_s = START_S + load_s + workload.idle_seconds
+        return slower * operations / operations_per_s, waiting_s
     if run.stage == "compress":
-        written = parameters * sum(BYTES[p] for p in run.settings["precisions"])
-        return START_S + 2 * load_s + written / (DISK_GB_S * 1e9)
-    weights = parameters * (BYTES[run.parameters["precision"]] if hardware.gpus else 4.0)
-    seconds = START_S + parameters * BYTES[run.parameters["precision"]] / (DISK_GB_S * 1e9)
+        written_gb = sum(_weights_gb(model, p) for p in {"fp16", *run.settings["precisions"]})
+        return (load_s * 2 + written_gb) / DISK_GB_S / 2, START_S + load_s
+    precision = run.parameters["precision"]
+    if hardware.gpus:
+        step_s = _weights_gb(model, precision) * 1e9 / bytes_per_s
+        # vLLM replays a recorded graph: launching costs next to nothing.
+        if workload.engine == "transformers":
+            step_s += STEP_MS_A_LAYER[precision] / 1e3 * _layers(model)
+    else:
+        step_s = 4.0 * parameters * CPU_SLOWDOWN[precision] / bytes_per_s
+    # The warm-up's steps are a quarter of the tokens long; three batches are its least.
+    busy_s = 3 * workload.output_tokens / 4 * step_s
     for concurrency in workload.concurrency:
-        headline = concurrency == workload.headline_concurrency
-        prompts = data.evaluation_examples if headline else workload.latency_prompts
+        prompts = _prompts_at(study, concurrency)
         steps = math.ceil(prompts / concurrency) * workload.output_tokens
-        generated = prompts * workload.output_tokens
-        traffic_s = steps * weights / bytes_per_s
-        arithmetic_s = 2 * parameters * (generated + prompts * tokens) / operations_per_s
-        seconds += traffic_s + arithmetic_s
-    return seconds
+        computed = prompts * (workload.output_tokens + tokens)
+        busy_s += steps * step_s + 2 * parameters * computed / operations_per_s
+    asked = study.data.evaluation_examples * tokens  # the gold answers' likelihoods
+    busy_s += 2 * parameters * asked / operations_per_s
+    waiting_s = START_S + _weights_gb(model, precision) / DISK_GB_S + 2 * workload.idle_seconds
+    return busy_s, waiting_s
 
 
-def disk_gb(study: Study, runs: Iterable[Run]) -> float:
-    """GB that runs will leave: adapters and compressed models (notebooks are small beside them)."""
-    total = 0.0
-    for run in runs:
-        if run.stage in ("adapt", "compress"):
-            parameters = study.model(run.parameters["model"]).parameters
-            each = 4 * ADAPTER_SHARE
-            if run.stage == "compress":
-                each = BYTES["fp16"] + sum(
-                    BYTES[p] for p in run.settings["precisions"] if p != "fp16"
-                )
-            total += parameters * each / 1e9
-    return total
+def _weights_gb(model: Model, precision: str) -> float:
+    try:
+        return memory_fit.shape_of(model).weight_bytes(precision) / 1e9
+    except ValueError:
+        return model.parameters * BYTES[precision] / 1e9
 
 
-def lacks(study: Study, hardware: Hardware) -> list[str]:
-    """What the declared hardware (or access from here) lacks for the study, a sentence each."""
+def _layers(model: Model) -> int:
+    try:
+        return memory_fit.shape_of(model).layers
+    except ValueError:
+        return 32  # of most models of 3 to 9 billion parameters
+
+
+def disk_gb(study: Study, run: Run) -> float:
+    """GB that a run leaves: an adapter, or compressed models (notebooks are small beside them)."""
+    if run.stage not in ("adapt", "compress"):
+        return 0.0
+    model = study.model(run.parameters["model"])
+    if run.stage == "compress":
+        return sum(_weights_gb(model, precision) for precision in run.settings["precisions"])
+    try:
+        modules = study.training.target_modules
+        modules = LORA_MODULES if modules == "all-linear" else modules
+        rank = study.training.lora_rank
+        return 4 * memory_fit.shape_of(model).lora_parameters(rank, modules) / 1e9
+    except ValueError:
+        return 4 * 0.01 * model.parameters / 1e9
+
+
+def bases_gb(study: Study) -> float:
+    """GB of the base models, which every study keeps once."""
+    return sum(_weights_gb(m, "fp16") for m in study.models if m.source != "local")
+
+
+# --- what is wrong before anything runs -------------------------------------------------------
+
+
+def problems(study: Study, hardware: Hardware | None = None) -> list[str]:
+    """What cannot work, a sentence each: which variants, why, and the way out."""
+    hardware = hardware or load_hardware(study.hardware)
     found = []
-    device_gb, all_gb = hardware.memory_gb, hardware.total_memory_gb
-    for model in study.models:
-        for method in dict.fromkeys(c.method for c in study.configurations if c.method != "none"):
-            what = f"{method} on {model.name}"
-            weights_gb = model.parameters * (BYTES["int4" if method == "qlora" else "fp16"]) / 1e9
-            found += _memory(f"adapting by {what}", weights_gb, device_gb, all_gb)
-        for precision in dict.fromkeys(c.precision for c in study.configurations):
-            weights_gb = model.parameters * BYTES[precision] / 1e9
-            found += _memory(f"serving {model.name} {precision}", weights_gb, device_gb, all_gb)
-    if study.training.compute_dtype == "bfloat16" and not hardware.bf16:
-        found.append("training.compute_dtype is bfloat16, which this hardware does not compute.")
-    gated = [model.name for model in study.models if model.gated]
+    if study.training.compute_dtype == "bfloat16" and hardware.gpus and not hardware.bf16:
+        found.append(
+            f"training.compute_dtype is bfloat16, which {study.hardware} (compute capability "
+            f"{hardware.compute_capability}) does not compute, so that no variant can run, "
+            f"{study.variants()[0]} the first; set it to float16."
+        )
+    for (model, step), fit in memory_fit.fits(study, hardware).items():
+        if fit.verdict != "does not fit" or fit.need is None:
+            continue
+        device = (
+            f"{hardware.gpus} x {hardware.memory_gb:g} GB"
+            if hardware.gpus > 1
+            else (f"{hardware.memory_gb:.3g} GB")
+        )
+        way_out = (
+            "lower training.batch_size or training.max_tokens, use qlora"
+            if step.startswith("adapt")
+            else "lower workload.concurrency, serve it at int8 or int4"
+        )
+        found.append(
+            f"{_named(study, model, step)} does not fit: to {step} takes {fit.need.total_gb:.1f} "
+            f"GB of the {device} of {study.hardware}; {way_out}, or leave it out."
+        )
+    gated = [model.name for model in study.models if model.gated and model.source == "hub"]
     if gated and not os.environ.get("HF_TOKEN"):
-        found.append(f"HF_TOKEN is not set here, and {_listed(gated)} are gated.")
+        variants = [v for v in study.variants() if v.model in gated]
+        found.append(
+            f"HF_TOKEN is not set in the environment and {_listed(gated)} are gated on the hub, so "
+            f"that {len(variants)} variants cannot run, {variants[0]} the first; accept the "
+            "licence there and set HF_TOKEN, or take the -random models of params/models.yaml."
+        )
     return found
 
 
-def _memory(what: str, weights_gb: float, device_gb: float, all_gb: float) -> list[str]:
-    if weights_gb <= device_gb:
-        return []
-    need = (
-        f"{what} takes {weights_gb:.1f} GB for the weights alone, a device has {device_gb:.1f} GB"
-    )
-    if weights_gb <= all_gb:
-        return [f"{need}: they must be split over devices ({all_gb:.1f} GB together)."]
-    return [f"{need} ({all_gb:.1f} GB together)."]
+def _named(study: Study, model: str, step: str) -> str:
+    """The variants that a step of a model stands in the way of."""
+    hit = [
+        v
+        for v in dict.fromkeys([*study.variants(), *study.reference_variants()])
+        if v.model == model and step in (f"adapt by {v.method}", memory_fit.step_of(v))
+    ]
+    return str(hit[0]) if len(hit) == 1 else f"{hit[0]} (and {len(hit) - 1} like it)"
+
+
+def _verdicts(study: Study, hardware: Hardware) -> Counter[str]:
+    """How many variants there are of each verdict: the worse of training and serving."""
+    fits = memory_fit.fits(study, hardware)
+    order = ["fits", "offload", "does not fit"]
+    counts: Counter[str] = Counter()
+    for variant in study.variants():
+        steps = [memory_fit.step_of(variant), f"adapt by {variant.method}"]
+        told = [fits[variant.model, s].verdict for s in steps if (variant.model, s) in fits]
+        counts[max(told, key=order.index) if told else "not known"] += 1
+    return counts
 
 
 def _listed(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _hardware(study: Study) -> Hardware:
-    from edge_eval_lib.hardware import load_hardware
-
-    return load_hardware(study.hardware)
+# --- as text ----------------------------------------------------------------------------------
 
 
 def describe(study: Study) -> str:
@@ -215,8 +423,11 @@ def describe(study: Study) -> str:
     runs = study.runs()
     finished = finished_runs(study, runs)
     left = estimate(study, runs, finished)
-    hardware = _hardware(study)
+    hardware = load_hardware(study.hardware)
     variants, references = study.variants(), study.reference_variants()
+    serving = [r for r in runs if r.stage == "serve"]
+    of_variants = sum(Variant(*_identity(study, r)) in set(variants) for r in serving)
+    extra = len(serving) - of_variants
     lines = [
         f"{study.name}: {study.description}",
         "",
@@ -224,56 +435,157 @@ def describe(study: Study) -> str:
         f"{_counted(study.tasks, 'task')} x {_counted(study.configurations, 'configuration')}"
         f"; {len(set(references) - set(variants))} references (the unadapted base of each model on "
         "each task)",
-        f"{_counted(range(study.repetitions), 'repetition')} of each serving run",
+        f"{of_variants:,} serving runs ({_counted(range(study.repetitions), 'repetition')} of each "
+        f"variant) by {study.workload.engine}" + (f"; {extra:,} of references" if extra else ""),
         "",
-        f"{'stage':<10} {'runs':>6} {'done':>6} {'left':>6}   time left",
+        *_stage_table(study, runs, left, finished, hardware),
+        "",
+        *(_assumptions(study, left, hardware) if left.runs else []),
+        f"Declared hardware: {study.hardware} ({_hardware_text(hardware)}).",
+        "",
+        *_fit_lines(study, hardware),
+        "",
+    ]
+    missing = problems(study, hardware)
+    need_gb = sum(disk_gb(study, run) for run in left.runs) + bases_gb(study)
+    free_gb = _free_gb(study)
+    if left.runs and need_gb > free_gb:
+        missing.append(
+            f"The disk lacks {need_gb - free_gb:.0f} GB for all of it; point EDGE_EVAL_OUTPUTS "
+            "elsewhere."
+        )
+    return "\n".join([*lines, *(f"  - {m}" for m in missing or ["Nothing is missing."])])
+
+
+def _identity(study: Study, run: Run) -> tuple[str, ...]:
+    model, p = study.model(run.parameters["model"]), run.parameters
+    return model.family, model.size, p["task"], p["method"], p["precision"]
+
+
+def _stage_table(
+    study: Study,
+    runs: list[Run],
+    left: Estimate,
+    finished: dict[tuple[str, str], Finished],
+    hardware: Hardware,
+) -> list[str]:
+    prices = load_price_book(find_beside(study.path, "prices.yaml")).prices(study.prices)
+    hours = "GPU-hours" if hardware.gpus else "hours"
+    lines = [
+        f"{'stage':<10} {'runs':>6} {'done':>6} {'left':>6} {hours:>10} {'kWh':>8} {'USD':>8} "
+        f"{'disk GB':>8}"
     ]
     total, done = Counter(r.stage for r in runs), Counter(stage for stage, _ in finished)
-    for stage in STAGES:
-        seconds = sum(s for (of, _), s in left.seconds.items() if of == stage)
-        rest = total[stage] - done[stage]
-        time = duration(seconds) if rest else "-"
-        lines.append(f"{stage:<10} {total[stage]:>6} {done[stage]:>6} {rest:>6}   {time}")
-    time = duration(left.total_s) if left.runs else "-"
-    lines.append(f"{'together':<10} {len(runs):>6} {len(finished):>6} {len(left.runs):>6}   {time}")
-    serving = [r for r in runs if r.stage == "serve"]
-    of_references = sum(r.parameters["method"] == "none" for r in serving)
-    if of_references:
-        of_variants = len(serving) - of_references
-        lines += ["", f"serve: {of_variants} runs of variants, {of_references} of references"]
-    if left.runs:
-        lines += ["", *_assumptions(left, hardware)]
-    need_gb, free_gb = disk_gb(study, left.runs), _free_gb(study)
-    if left.runs:
-        lines.append(f"Disk: about {need_gb:.2g} GB to come, {free_gb:.0f} GB free here.")
-    missing = lacks(study, hardware)
-    if left.runs and need_gb > free_gb:
-        missing.append(f"The disk lacks {need_gb - free_gb:.0f} GB.")
-    lines += ["", f"Declared hardware: {study.hardware} ({_hardware_text(hardware)})."]
-    lines += [f"  - {text}" for text in missing] or ["  Nothing is known to be missing."]
-    return "\n".join(lines)
 
-
-def _assumptions(left: Estimate, hardware: Hardware) -> list[str]:
-    guessed = len(left.runs) - left.from_measured
-    lines = []
-    if left.from_measured:
-        lines.append(
-            f"Time of {left.from_measured} runs: as finished runs of stage and model took."
+    def row(name: str, of: list[Run], all_runs: int, finished_runs: int) -> str:
+        costs = [left.costs[run.stage, run.name] for run in of]
+        cells = ["-"] * 4
+        if costs:
+            device_h = sum(c.seconds * c.gpus for c in costs) / 3600
+            # The price is of all the devices together.
+            machine_s = 3600 * device_h / max(1, hardware.gpus)
+            energies = [c.energy_j for c in costs]
+            known = None not in energies
+            energy_j = sum(energies) if known else None
+            cells = [
+                f"{device_h:.1f}",
+                f"{energy_j / JOULES_PER_KWH:.3g}" if known else "unknown",
+                f"{prices.machine_usd(energy_j, machine_s):.2f}" if known else "unknown",
+                f"{sum(disk_gb(study, run) for run in of):.2g}",
+            ]
+        rest = all_runs - finished_runs
+        return (
+            f"{name:<10} {all_runs:>6,} {finished_runs:>6,} {rest:>6,} {cells[0]:>10} "
+            f"{cells[1]:>8} {cells[2]:>8} {cells[3]:>8}"
         )
-    if guessed:
+
+    for stage in STAGES:
+        of = [run for run in left.runs if run.stage == stage]
+        lines.append(row(stage, of, total[stage], done[stage]))
+    lines.append(row("together", left.runs, len(runs), len(finished)))
+    if left.runs:
+        device_s = sum(c.seconds * c.gpus for c in left.costs.values())
+        at_once = max(1, hardware.gpus)
+        wall = duration(device_s / at_once)
+        where = f"{at_once} runs at once" if at_once > 1 else "one run after another"
+        lines += ["", f"Time left: about {wall} with {where}."]
+        lines.append(
+            f"Disk: besides, {bases_gb(study):.3g} GB of base models; {_free_gb(study):.0f} GB are "
+            "free here. Merged weights may be deleted (artefacts/models): they are built again "
+            "when a run needs them."
+        )
+    return lines
+
+
+def _assumptions(study: Study, left: Estimate, hardware: Hardware) -> list[str]:
+    counts = Counter((cost.basis, stage) for (stage, _), cost in left.costs.items())
+    lines = ["Where the estimates come from:"]
+
+    def told(basis: str) -> str:
+        stages = [f"{counts[basis, s]:,} {s}" for s in STAGES if counts[basis, s]]
+        return ", ".join(stages)
+
+    if told(FINISHED):
+        lines.append(f"  - {told(FINISHED)}: as finished runs of the same stage and model took")
+    if told(PUBLISHED):
+        lines.append(
+            f"  - {told(PUBLISHED)}: published T4 figures (params/published), in proportion to "
+            "examples or tokens; how long the published examples were is not known"
+        )
+    if told(MODEL):
         compute = f"{hardware.fp16_tflops:g}" if hardware.fp16_tflops else f"{CPU_TFLOPS} (assumed)"
         bandwidth = (
             f"{hardware.bandwidth_gb_s:g}"
             if hardware.bandwidth_gb_s
             else f"{CPU_BANDWIDTH_GB_S:g} (assumed)"
         )
+        launch = ""
+        if hardware.gpus and study.workload.engine == "transformers":
+            steps = ", ".join(f"{p} {ms} ms" for p, ms in STEP_MS_A_LAYER.items())
+            launch = f", a step by transformers on a T4 {steps} a layer"
         lines.append(
-            f"Time of {guessed} runs: a rough model, {COMPUTE_SHARE:.0%} of {compute} TFLOP/s and "
-            f"{BANDWIDTH_SHARE:.0%} of {bandwidth} GB/s of one device, disk {DISK_GB_S} GB/s, "
-            f"{START_S:.0f} s a start; one run after another, downloads not counted."
+            f"  - {told(MODEL)}: {COMPUTE_SHARE:.0%} of {compute} TFLOP/s, {BANDWIDTH_SHARE:.0%} "
+            f"of {bandwidth} GB/s, disk {DISK_GB_S} GB/s, {START_S:.0f} s a start{launch}; "
+            "downloads not counted"
         )
+    power = (
+        f"{BUSY_SHARE:.0%} of the power limit of {hardware.power_limit_w:g} W busy, "
+        f"{WAITING_SHARE:.0%} waiting"
+        if hardware.power_limit_w
+        else f"{_cpu_w():.0f} W, by the watts a logical CPU in params/hardware.yaml"
+    )
+    lines.append(f"  - energy where it was not published: {power}")
+    lines.append(f"  - USD: the machine by the hour and electricity, prices {study.prices!r}")
     return lines
+
+
+def _fit_lines(study: Study, hardware: Hardware) -> list[str]:
+    table = memory_fit.fit_table(study, hardware)
+    lines = [
+        "Memory, estimated, GB:",
+        f"{'model':<18} {'step':<14} {'weights':>8} {'adapter':>8} {'activ.':>8} {'KV':>6} "
+        f"{'needs':>7}   verdict",
+    ]
+    for row in table.itertuples():
+        if row.verdict is None:
+            lines.append(f"{row.model:<18} {row.step:<14} {row.reason}")
+            continue
+        verdict = row.verdict
+        if row.verdict == "fits":
+            verdict += f" {row.devices * row.device_gb:.3g} GB"
+            verdict += f" ({row.devices} devices)" if row.devices > 1 else ""
+        elif row.verdict == "offload":
+            over = row.need_gb - row.devices * (row.device_gb - memory_fit.RESERVE_GB)
+            verdict += f" {over:.1f} GB to the host's memory"
+        else:
+            verdict += f" {row.devices * row.device_gb:.3g} GB"
+        lines.append(
+            f"{row.model:<18} {row.step:<14} {row.weights_gb:>8.2f} {row.adapter_gb:>8.2f} "
+            f"{row.activations_gb:>8.2f} {row.kv_cache_gb:>6.2f} {row.need_gb:>7.2f}   {verdict}"
+        )
+    counts = _verdicts(study, hardware)
+    told = ", ".join(f"{verdict} {count}" for verdict, count in counts.items())
+    return [*lines, f"Variants, trained and served, by the worse of both: {told} (tasks alike)."]
 
 
 def _hardware_text(hardware: Hardware) -> str:

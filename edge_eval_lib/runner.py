@@ -241,27 +241,32 @@ _LIBC = ctypes.CDLL(None)  # before any fork: a forked child must not import
 
 @contextlib.contextmanager
 def _device(study: Study, run: Run) -> Iterator[dict[str, str]]:
-    """Hold one GPU, or the machine if it has none; yields the environment that selects it.
+    """Hold the GPUs that the run needs, or the machine if it has none; yields what selects them.
 
     The locks lie in one directory a user, whatever the checkout, and end with the process.
     """
+    from edge_eval_lib import memory_fit
+
     selecting = devices()
     names = list(selecting)
+    count = 1 if len(names) == 1 else min(len(names), memory_fit.devices_needed(study, run))
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(_lock_file(name)) for name in names]
-        held = _first_free(files)
+        held = _take(files, count)
         if held is None:
             what = "machine" if names == ["machine"] else "GPU"
             print(f"{run.stage}  {run.name} waits: {_owner(files[0])} has the {what}", flush=True)
             while held is None:
                 time.sleep(0.5)
-                held = _first_free(files)
-        file = files[held]
-        file.seek(0)
-        file.truncate()
-        file.write(f"{study.name} {run.stage} {run.name} (process {os.getpid()})")
-        file.flush()
-        yield selecting[names[held]]
+                held = _take(files, count)
+        for file in (files[number] for number in held):
+            file.seek(0)
+            file.truncate()
+            file.write(f"{study.name} {run.stage} {run.name} (process {os.getpid()})")
+            file.flush()
+        chosen = [selecting[names[number]] for number in held]
+        # Each names the same variables; what differs is the GPU.
+        yield {key: ",".join(dict.fromkeys(one[key] for one in chosen)) for key in chosen[0]}
 
 
 def devices() -> dict[str, dict[str, str]]:
@@ -318,8 +323,17 @@ def try_lock(file: IO[str]) -> bool:
     return True
 
 
-def _first_free(files: list[IO[str]]) -> int | None:
-    return next((i for i, file in enumerate(files) if try_lock(file)), None)
+def _take(files: list[IO[str]], count: int) -> list[int] | None:
+    """Lock `count` of the files, all or none: two runs must not wait for each other's."""
+    held: list[int] = []
+    for number, file in enumerate(files):
+        if len(held) < count and try_lock(file):
+            held.append(number)
+    if len(held) == count:
+        return held
+    for number in held:
+        fcntl.flock(files[number], fcntl.LOCK_UN)
+    return None
 
 
 def _owner(file: IO[str]) -> str:
