@@ -10,13 +10,13 @@ What a stage notebook records, by scrap name:
 - adapt: its window under `adapt`
 - compress: `merge_base`; the merge's window under `fp16`, each quantisation's under its precision
 - serve: `precision`, `repetition`, `engine`, `gpus`, `memory_nominal_gb`; the load's window under
-  `load` and its parts (`COLD_START`); `idle_bare_power_w`, `idle_loaded_power_w`; `serving`, a
-  mapping a concurrency with `concurrency`, `energy_source`, the serving columns of observations,
-  `checks` and `notes` (why something is missing)
+  `load` and its parts (`COLD_START`); `idle_bare_power_w`, `idle_loaded_power_w`, `idle_reason`
+  (why they are missing); `serving_windows`, a `workload.window_record` a concurrency
 
 A window under a prefix is `Window.as_dict(prefix)`. Raw data lie beside the notebook:
-`<run>.requests.parquet` (serve; a row a request: concurrency, ttft_ms, tpot_ms) and
-`<run>.answers.parquet` (score; the answers of every serving run at the headline concurrency).
+`<run>.requests.parquet` (serve; `workload.request_table`), `<run>.power.parquet` (every power
+sample) and `<run>.answers.parquet` (score; the answers of every serving run at the headline
+concurrency). The serving figures are computed from these, not taken from the notebook.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from edge_eval_lib.errors import UserError
 from edge_eval_lib.report import Report, Section, render_report
 from edge_eval_lib.study import Study, find_beside, load_study
 from edge_eval_lib.uncertainty import prompts_needed, simulated_coverage
+from edge_eval_lib.workload import recomputed
 
 ADAPTER = [*tables.MODEL, "task", "method"]
 COLD_START = [
@@ -49,6 +50,14 @@ COLD_START = [
     "load_first_token_s",
 ]
 STAMPED = ("load", "adapt", "fp16", "int8", "int4")
+REQUEST_COLUMNS = [
+    "concurrency",
+    "input_tokens",
+    "output_tokens",
+    "natural_tokens",
+    "ttft_ms",
+    "tpot_ms",
+]
 
 
 @dataclass(frozen=True)
@@ -138,43 +147,54 @@ def load_results(study: Study, directory: str | Path | None = None) -> Results:
     completed = set(zip(runs["stage"], runs["run"], strict=True))
     failures = _failures(directory / "failed", completed)
     known = completed | set(zip(failures["stage"], failures["run"], strict=True))
+    requests = requests_of(runs)
     return Results(
         study=study,
         runs=runs,
-        observations=observations_of(runs),
+        observations=observations_of(runs, requests),
         answers=answers_of(runs),
-        requests=requests_of(runs),
+        requests=requests,
         checks=checks_of(runs),
         failures=failures,
         missing=["/".join(key) for key in planned if key not in known],
     )
 
 
-def observations_of(runs: pd.DataFrame) -> pd.DataFrame:
-    """One row a serving run and concurrency, with its adapter's adaptation and compression."""
+def observations_of(runs: pd.DataFrame, requests: pd.DataFrame) -> pd.DataFrame:
+    """One row a serving run and concurrency, with its adapter's adaptation and compression.
+
+    The serving figures are computed again from `requests` (`requests_of`), the windows' records
+    and the power samples.
+    """
     by_stage = dict(list(runs.groupby("stage")))
     adapters = _by_adapter(by_stage.get("adapt"))
     merges = _by_adapter(by_stage.get("compress"))
+    requests_by_run = dict(list(requests.groupby("run")))
     rows = []
     for run in by_stage["serve"].to_dict("records"):
         key = tuple(run[c] for c in ADAPTER)
         adapt, compress = adapters.get(key, {}), merges.get(key, {})
-        reasons = [_reason(adapt, "adapt"), _reason(run, "load")]
+        reasons = [_reason(adapt, "adapt"), _reason(run, "load"), _idle_reason(run)]
         row = {c: run[c] for c in [*tables.VARIANT, "repetition", "engine", "gpus", "run"]}
         row |= {c: run.get(c) for c in ("settings_hash", "memory_nominal_gb")}
         row |= {"host": run["provenance"]["host"], "merge_base": compress.get("merge_base")}
         row |= {c: adapt.get(c) for c in tables.ADAPTATION}
-        row |= {c: run.get(c) for c in (*tables.LOAD, *tables.LOAD_RANGE)}
+        row |= {c: run.get(c) for c in (*tables.LOAD, *tables.LOAD_RANGE, *tables.IDLE)}
+        before = _checks({"adapt": adapt.get("adapt_checks"), "load": run.get("load_checks")})
+        before += _checks({w: compress.get(f"{w}_checks") for w in _merged(run["precision"])})
         if run["method"] != "none":
             energy, seconds, reason = _compression(compress, run["precision"])
             row |= {"compress_energy_j": energy, "compress_s": seconds}
             reasons.append(reason)
-        for serving in run["serving"]:
-            told = [*reasons, serving.get("notes")]
+        windows = run["serving_windows"]
+        power = _power(run["notebook"]) if _continuous(windows) else NO_POWER
+        for serving in recomputed(windows, requests_by_run[run["run"]], power):
+            told = [*reasons, serving["notes"]]
+            found = before + _checks({f"serve at {serving['concurrency']}": serving["checks"]})
             rows.append(
                 row
                 | {c: v for c, v in serving.items() if c in tables.OBSERVATION_COLUMNS}
-                | {"notes": "; ".join(filter(None, told)) or None}
+                | {"notes": "; ".join(filter(None, told)) or None, "validity": _validity(found)}
             )
     return pd.DataFrame(rows).reindex(columns=tables.OBSERVATION_COLUMNS)
 
@@ -190,9 +210,43 @@ def _reason(run: dict, window: str) -> str | None:
     return f"{window}_energy_j: {reason}" if isinstance(reason, str) and reason else None
 
 
+def _idle_reason(run: dict) -> str | None:
+    reason = run.get("idle_reason")
+    return f"keep_warm_s: {reason}" if isinstance(reason, str) and reason else None
+
+
+def _merged(precision: str) -> list[str]:
+    """The compress run's windows that a precision took: the merge, and its quantisation."""
+    return ["fp16"] if precision == "fp16" else ["fp16", precision]
+
+
+def _checks(windows: dict[str, list[dict] | None]) -> list[dict]:
+    """The checks of some windows, each with its `window`."""
+    return [
+        check | {"window": window}
+        for window, found in windows.items()
+        for check in (found if isinstance(found, list) else [])
+    ]
+
+
+def _validity(found: list[dict]) -> str:
+    """`ok`, or the checks of a row's windows that are not, the worst first."""
+    doubtful = [
+        f"{verdict}: {check['name']} ({check['window']})"
+        for verdict in ("invalid", "warning")
+        for check in found
+        if check["verdict"] == verdict
+    ]
+    return "; ".join(doubtful) or ("ok" if found else "not checked")
+
+
+def _continuous(windows: list[dict]) -> bool:
+    return any(window["continuous_batching"] for window in windows)
+
+
 def _compression(run: dict, precision: str) -> tuple[float | None, float | None, str | None]:
     """Energy and seconds of the merge and, below FP16, the quantisation; and why it is missing."""
-    windows = ["fp16"] if precision == "fp16" else ["fp16", precision]
+    windows = _merged(precision)
     energy = [run.get(f"{window}_energy_j") for window in windows]
     seconds = [run.get(f"{window}_s") for window in windows]
     reasons = [run.get(f"{window}_energy_reason") for window in windows]
@@ -217,17 +271,26 @@ def requests_of(runs: pd.DataFrame) -> pd.DataFrame:
     """Every request of every serving run, with its `variant` and repetition."""
     parts = []
     for run in runs[runs["stage"] == "serve"].to_dict("records"):
-        part = _beside(run["notebook"], "requests")
+        # Every token's time is read only where a figure needs it: there are very many of them.
+        times = ["token_times_s"] if _continuous(run["serving_windows"]) else []
+        part = _beside(run["notebook"], "requests", [*REQUEST_COLUMNS, *times])
         named = part.assign(variant=tables.variant_name(run), repetition=run["repetition"])
-        parts.append(named.assign(**{c: run[c] for c in tables.VARIANT}))
+        parts.append(named.assign(run=run["run"], **{c: run[c] for c in tables.VARIANT}))
     return pd.concat(parts, ignore_index=True)
 
 
-def _beside(notebook: str, what: str) -> pd.DataFrame:
+NO_POWER = pd.DataFrame({"monotonic_s": [], "device": [], "power_w": [], "window": []})
+
+
+def _power(notebook: str) -> pd.DataFrame:
+    return _beside(notebook, "power")
+
+
+def _beside(notebook: str, what: str, columns: list[str] | None = None) -> pd.DataFrame:
     path = Path(notebook).with_suffix(f".{what}.parquet")
     if not path.is_file():
         raise UserError(f"{path.name} is missing beside {notebook}; run that stage again.")
-    return pd.read_parquet(path)
+    return pd.read_parquet(path, columns=columns)
 
 
 def checks_of(runs: pd.DataFrame) -> pd.DataFrame:
@@ -235,16 +298,14 @@ def checks_of(runs: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for run in runs.to_dict("records"):
         windows = {name: run.get(f"{name}_checks") for name in STAMPED}
-        served = run.get("serving")
+        served = run.get("serving_windows")
         for serving in served if isinstance(served, list) else []:
-            windows[f"serve at {serving['concurrency']}"] = serving.get("checks")
-        for window, found in windows.items():
-            for check in found if isinstance(found, list) else []:
-                rows.append(
-                    {"run": run["run"], "stage": run["stage"], "window": window}
-                    | {"check": check["name"], "verdict": check["verdict"]}
-                    | {"detail": check["detail"]}
-                )
+            windows[f"serve at {serving['concurrency']}"] = serving["checks"]
+        rows += [
+            {"run": run["run"], "stage": run["stage"], "window": check["window"]}
+            | {"check": check["name"], "verdict": check["verdict"], "detail": check["detail"]}
+            for check in _checks(windows)
+        ]
     return pd.DataFrame(rows, columns=["run", "stage", "window", "check", "verdict", "detail"])
 
 
@@ -300,6 +361,7 @@ def result_tables(results: Results) -> dict[str, pd.DataFrame]:
         "serving": tables.serving_table(results.observations),
         "reference": tables.reference_table(results.headline, results.answers),
         "cold_starts": cold_starts(results),
+        "checks": results.checks,
     }
 
 
@@ -406,7 +468,8 @@ def facts_of(results: Results) -> dict[str, str]:
         "made": f"{started.min()[:16]} to {started.max()[:16]}" if len(started) else "not recorded",
         "energy source": ", ".join(results.energy_sources) or "none",
         "runs": f"{len(runs)} complete, {len(results.failures)} failed, "
-        f"{len(results.missing)} not made; repetitions: {study.repetitions}",
+        f"{len(results.missing)} not made; repetitions: {study.repetitions}, each in "
+        f"a random order (seed {study.seed})",
         "workload": f"{study.data.evaluation_examples} prompts a task at concurrency "
         f"{workload.headline_concurrency}, {workload.output_tokens} output tokens each",
         "code": ", ".join(_code_versions(runs)) or "no git commit recorded",
@@ -477,7 +540,7 @@ def study_report(
     results: Results, found: dict[str, pd.DataFrame], drawn: dict[str, Picture]
 ) -> Report:
     """The study's report of its tables and figures."""
-    named = {name: _named(table) for name, table in found.items()}
+    named = {name: _named(table) for name, table in found.items() if "family" in table}
     key = ["model", "task", "configuration"]
     concurrency = f"At concurrency {results.study.workload.headline_concurrency}."
     reference = [
@@ -508,7 +571,7 @@ def study_report(
             table=named["variants"],
             columns=[*key, "energy_per_request_j", "throughput_tok_s", "ttft_ms", "tpot_ms",
                      "memory_gb", "load_energy_j", "load_s", "adapt_energy_j",
-                     "compress_energy_j"],
+                     "compress_energy_j", "validity"],
             csv="tables/variants.csv",
         ),
         Section(
@@ -532,15 +595,16 @@ def study_report(
         Section(
             "Serving at every concurrency",
             table=named["serving"],
-            columns=[*key, "concurrency", "repetitions", "throughput_tok_s", "ttft_ms",
+            columns=[*key, "concurrency", "repetitions", "window", "throughput_tok_s", "ttft_ms",
                      "ttft_p95_ms", "tpot_ms", "tpot_p95_ms", "energy_per_request_j", "power_w",
-                     "memory_gb"],
+                     "memory_gb", "validity"],
             csv="tables/serving.csv",
         ),
         Section(
             "Cold starts",
             ["What a load is made of, over the tasks and repetitions of a configuration. Keep "
-             "warm: idle for longer than this, and unloading takes less energy."],
+             "warm: idle for longer than this, and unloading takes less energy.",
+             *_keep_warm_text(results)],
             table=named["cold_starts"],
             columns=["model", "configuration", "loads", *COLD_START, "keep_warm_s"],
             csv="tables/cold_starts.csv",
@@ -576,6 +640,12 @@ def _notes(table: pd.DataFrame) -> list[str]:
     ]
 
 
+def _keep_warm_text(results: Results) -> list[str]:
+    """Why there is no keep-warm time, where there is none."""
+    reasons = results.runs.reindex(columns=["idle_reason"])["idle_reason"].dropna().unique()
+    return [f"Keep-warm time is empty where no idle power is known: {r}." for r in reasons]
+
+
 def _failure_section(results: Results) -> Section:
     title = "What failed, and why"
     unreadable = results.runs.attrs.get("unreadable", [])
@@ -599,7 +669,10 @@ def _check_section(checks: pd.DataFrame) -> Section:
         .reset_index()
     )
     table = None if grouped.empty else grouped
-    return Section(title, [f"{len(checks)} checks of measured windows: {summary}."], table=table)
+    text = f"{len(checks)} checks of measured windows: {summary}. Those that are not ok:"
+    if table is None:
+        text = f"{len(checks)} checks of measured windows: {summary}."
+    return Section(title, [text], table=table, csv="tables/checks.csv")
 
 
 def open_results(study: str) -> Results:

@@ -16,6 +16,7 @@ import pandas as pd
 
 from edge_eval_lib import metrics
 from edge_eval_lib.economics.cost import full_costs, paper_costs
+from edge_eval_lib.economics.keep_warm import keep_warm_s
 from edge_eval_lib.economics.prices import Prices
 from edge_eval_lib.uncertainty import mean_interval, paired_ratio_interval
 
@@ -33,6 +34,7 @@ COMPRESSION = ["compress_energy_j", "compress_s"]
 LOAD = ["load_energy_j", "load_s"]
 # The range of an estimated energy (`_lo_j`, `_hi_j`); an interval over runs ends in `_j_lo`.
 LOAD_RANGE = ["load_energy_lo_j", "load_energy_hi_j"]
+IDLE = ["idle_bare_power_w", "idle_loaded_power_w"]
 SERVING = [
     "energy_per_request_j",
     "energy_per_request_lo_j",
@@ -53,8 +55,8 @@ SERVING = [
     "output_tokens_per_request",
     "natural_tokens_per_request",
 ]
-TEXTS = ["engine", "host", "merge_base", "energy_source", "settings_hash"]
-MEASURED = [*ADAPTATION, *COMPRESSION, *LOAD, *LOAD_RANGE, *SERVING]
+TEXTS = ["engine", "host", "merge_base", "energy_source", "settings_hash", "window", "validity"]
+MEASURED = [*ADAPTATION, *COMPRESSION, *LOAD, *LOAD_RANGE, *IDLE, *SERVING]
 OBSERVATION_COLUMNS = [
     *VARIANT,
     "repetition",
@@ -124,7 +126,7 @@ def variants_table(
     table = table.join(_run_ratio_intervals(runs, confidence))
     table = table.join(_fidelity(table["score"], prompts, confidence, notes))
 
-    for column in ["adapt_energy_j", *COMPRESSION, *LOAD, *OVER_RUNS, "score"]:
+    for column in ["adapt_energy_j", *COMPRESSION, *LOAD, "keep_warm_s", *OVER_RUNS, "score"]:
         notes.add_missing(table[column])
     table["notes"] = notes.text()
     return sort_variants(table.reset_index())[_variant_columns(table)]
@@ -253,6 +255,13 @@ def _add_metrics(
     table["c_tax"] = _where_known(
         metrics.cold_start_tax, table["load_energy_j"], table["energy_per_request_j"]
     )
+    table["keep_warm_s"] = _where_known(
+        keep_warm_s,
+        table["load_energy_j"],
+        table["idle_loaded_power_w"],
+        table["idle_bare_power_w"],
+    )
+    notes.add(np.isinf(table["keep_warm_s"]), "keep_warm_s: being loaded draws no power of its own")
     table["n_break"] = paper_break_even(table, prices)
     table["n_break_full"] = full_break_even(table, prices)
     if scenarios:
@@ -396,13 +405,15 @@ class _Notes:
 def _variant_columns(table: pd.DataFrame) -> list[str]:
     """Column order: what it is, what was measured, the metrics, each beside its interval."""
     first = [*VARIANT, "repetitions", "concurrency", "engine", "gpus"]
-    last = ["energy_source", "merge_base", "host", "settings_hash", "notes"]
+    last = ["energy_source", "window", "validity", "merge_base", "host", "settings_hash", "notes"]
     middle = [
         *ADAPTATION,
         *COMPRESSION,
         *LOAD,
         *LOAD_RANGE,
         *(f"{c}_pooled" for c in LOAD),
+        *IDLE,
+        "keep_warm_s",
         *SERVING,
         "score",
         "scored_prompts",
@@ -556,7 +567,7 @@ def serving_table(observations: pd.DataFrame, confidence: float = 0.95) -> pd.Da
         [
             groups.size().rename("repetitions"),
             groups["gpus"].first(),
-            groups[["engine", "host", "energy_source", "notes"]].agg(_joined),
+            groups[["engine", "host", "energy_source", "window", "validity", "notes"]].agg(_joined),
             groups[[*LOAD, *SERVING]].mean(),
         ],
         axis=1,
@@ -564,7 +575,7 @@ def serving_table(observations: pd.DataFrame, confidence: float = 0.95) -> pd.Da
     columns = [*LOAD, *SERVING]
     columns = [c for name in columns for c in (name, f"{name}_lo", f"{name}_hi") if c in table]
     first = ["repetitions", "engine", "gpus"]
-    table = table[[*first, *columns, "energy_source", "host", "notes"]]
+    table = table[[*first, *columns, "energy_source", "window", "validity", "host", "notes"]]
     return sort_variants(table.reset_index())
 
 

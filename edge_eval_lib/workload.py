@@ -1,18 +1,26 @@
-"""Drives an engine through a serving run: cold load, warm-up, and every concurrency, timed."""
+"""Drives an engine through a serving run: cold load, warm-up, and every concurrency, timed.
+
+What it keeps (a table of requests, the windows' records, power samples) is all that the figures
+are made from: `serving_figures` makes them in the notebook, and again for the tables.
+"""
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from edge_eval_lib import hardware
+from edge_eval_lib.energy.meter import Check, worst_verdict
 from edge_eval_lib.engines.base import Engine, Generation
 from edge_eval_lib.study import Workload
 from edge_eval_lib.tasks import Example
@@ -21,6 +29,16 @@ if TYPE_CHECKING:
     from edge_eval_lib.energy import Monitor, Window
 
 HEAVY = ("torch", "transformers", "vllm")
+
+# Warm-up: pieces of the same work, until the throughput of the last few has no trend.
+FEWEST_PIECES = 3  # a slope and what is left of it need three points
+TREND_PIECES = 5  # the last so many are judged
+TREND_SHARE = 0.05  # of the mean throughput that the trend may change it by over those pieces
+NOISE_SHARE = 0.10  # and up to here, from 5 pieces on, if noise alone explains it
+SIGNIFICANT = 0.05
+
+STEADY_REQUESTS_PER_SLOT = 5  # fewer leave nothing between filling and draining
+STEADY_GPU_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -135,6 +153,80 @@ def _less(energy_j: float | None, taken_off_j: float | None, times: int) -> floa
     return energy_j - taken_off_j / times
 
 
+# --- warm-up ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """How a run was warmed up. `trend_share` is the fitted change of throughput over the last
+    pieces, as a share of their mean; `p_value` is of no slope at all."""
+
+    seconds: float
+    requests: int
+    throughput_tok_s: list[float]
+    steady: bool
+    trend_share: float | None
+    p_value: float | None
+
+    @property
+    def check(self) -> Check:
+        """The verdict as a validity check of what is measured next."""
+        if self.trend_share is None:
+            return Check("warmed up", "warning", "too few pieces of work to see a trend")
+        detail = (
+            f"throughput changed by {self.trend_share:+.1%} over the last "
+            f"{min(len(self.throughput_tok_s), TREND_PIECES)} of {len(self.throughput_tok_s)} "
+            f"pieces (p = {self.p_value:.2g})"
+        )
+        return Check("warmed up", "ok" if self.steady else "warning", detail)
+
+
+def warm_up(engine: Engine, prompts: list[list[int]], workload: Workload) -> WarmUp:
+    """Answer the same batch over and over, unmeasured, until the throughput has no trend.
+
+    A piece is one batch at the headline concurrency with a quarter of the output tokens. It ends
+    with `steady` False once `warmup_requests` requests were answered (but never before three
+    pieces were).
+    """
+    concurrency = workload.headline_concurrency
+    batch = (prompts * concurrency)[:concurrency]
+    tokens = max(2, workload.output_tokens // 4)
+    throughput: list[float] = []
+    begun = time.monotonic()
+    while True:
+        start = time.monotonic()
+        engine.serve(batch, tokens, concurrency)
+        throughput.append(concurrency * tokens / (time.monotonic() - start))
+        steady, trend_share, p_value = throughput_trend(throughput)
+        answered = len(throughput) * concurrency
+        enough = len(throughput) >= FEWEST_PIECES and answered >= workload.warmup_requests
+        if steady or enough:
+            seconds = time.monotonic() - begun
+            return WarmUp(seconds, answered, throughput, steady, trend_share, p_value)
+
+
+def throughput_trend(throughput: Sequence[float]) -> tuple[bool, float | None, float | None]:
+    """Whether throughput is steady, by the slope of a straight line through its last values.
+
+    Returns (steady, trend, p): the line's change from the first to the last of the values as a
+    share of their mean, and the p-value of no slope. Steady is a trend of at most 5 %, or, among
+    five values, one of at most 10 % that noise alone explains (p > 0.05). Fewer than three values
+    tell nothing: (False, None, None).
+    """
+    last = np.asarray(throughput[-TREND_PIECES:], dtype=float)
+    if len(last) < FEWEST_PIECES:
+        return False, None, None
+    if np.ptp(last) == 0:
+        return True, 0.0, 1.0
+    line = stats.linregress(np.arange(len(last)), last)
+    trend, p_value = float(line.slope * (len(last) - 1) / last.mean()), float(line.pvalue)
+    noise = len(last) == TREND_PIECES and p_value > SIGNIFICANT
+    return abs(trend) <= (NOISE_SHARE if noise else TREND_SHARE), trend, p_value
+
+
+# --- serving ----------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Served:
     """What one concurrency of a serving run gave."""
@@ -142,14 +234,6 @@ class Served:
     concurrency: int
     window: Window
     generations: list[Generation]
-
-
-def warm_up(engine: Engine, prompts: list[list[int]], workload: Workload) -> float:
-    """Answer `warmup_requests` prompts at the headline concurrency, unmeasured; the seconds."""
-    start = time.monotonic()
-    repeated = (prompts * workload.warmup_requests)[: workload.warmup_requests]
-    engine.serve(repeated, workload.output_tokens, workload.headline_concurrency)
-    return time.monotonic() - start
 
 
 def serve_at(
@@ -172,16 +256,30 @@ def prompts_at(prompts: list[Any], concurrency: int, workload: Workload) -> list
     return prompts[: workload.latency_prompts]
 
 
+def window_record(served: Served, engine: Engine, warm: WarmUp) -> dict[str, Any]:
+    """What a serving window was, as a scrap: with the requests, all that its figures need."""
+    record = served.window.as_dict()
+    return record | {
+        "window": served.window.name,
+        "on_gpu": bool(hardware.gpu_indices()),
+        "concurrency": served.concurrency,
+        "continuous_batching": engine.continuous_batching,
+        "checks": [*record["checks"], asdict(warm.check)],
+    }
+
+
 def request_table(served: Served, engine: Engine, examples: list[Example]) -> pd.DataFrame:
-    """A row a request: everything from which the run's latency figures can be recomputed."""
+    """A row a request: everything from which the run's latency figures can be recomputed.
+
+    Times are seconds since the window began.
+    """
+    start = served.window.start_monotonic_s
     return pd.DataFrame(
         {
             "concurrency": served.concurrency,
             "prompt_id": example.id,
-            "submitted_s": generation.submitted_s - served.window.start_monotonic_s,
-            "token_times_s": [
-                t - served.window.start_monotonic_s for t in generation.token_times_s
-            ],
+            "submitted_s": generation.submitted_s - start,
+            "token_times_s": [t - start for t in generation.token_times_s],
             "token_ids": generation.token_ids,
             "input_tokens": len(generation.prompt_ids),
             "output_tokens": len(generation.token_ids),
@@ -193,44 +291,149 @@ def request_table(served: Served, engine: Engine, examples: list[Example]) -> pd
     )
 
 
-def serving_figures(served: Served, requests: pd.DataFrame) -> dict[str, Any]:
-    """One concurrency's figures under the names that the tables use; unknown ones are None."""
-    window, count = served.window, len(requests)
-    tokens = int(requests["output_tokens"].sum())
+# --- from raw data to figures -----------------------------------------------------------------
 
-    def per(number: int, joules: float | None) -> float | None:
-        return None if joules is None else joules / number
 
-    reasons = {
-        "energy_per_request_j": window.energy_reason,
-        "energy_per_request_net_j": window.energy_net_reason,
-        "memory_gb": window.peak_memory_reason,
+def steady_state(
+    first_token_s: Sequence[float], last_token_s: Sequence[float], slots: int
+) -> tuple[float, float] | None:
+    """Begin and end of the time in which all of an engine's slots are taken; None without one.
+
+    The ML.ENERGY benchmark's rule: from when as many requests as there are slots have their first
+    token, until so many are finished that one more than the slots is left (n - slots - 1 of n).
+    Needs five requests a slot. For engines with continuous batching: static batches fill and drain
+    together. Raises ValueError if the two do not tell of the same requests.
+    """
+    if len(first_token_s) != len(last_token_s):
+        raise ValueError(
+            f"first_token_s and last_token_s are of {len(first_token_s)} and {len(last_token_s)} "
+            "requests; they must be of the same ones"
+        )
+    requests = len(first_token_s)
+    if slots < 1 or requests < STEADY_REQUESTS_PER_SLOT * slots:
+        return None
+    begin = sorted(first_token_s)[slots - 1]
+    end = sorted(last_token_s)[requests - slots - 2]
+    return (begin, end) if end > begin else None
+
+
+@dataclass(frozen=True)
+class Span:
+    """The part of a window that throughput and energies are of: `whole` or `steady-state`."""
+
+    label: str
+    seconds: float
+    tokens: int
+    energy_share: float  # of the window's energy
+
+
+def measured_span(window: Mapping[str, Any], requests: pd.DataFrame, power: pd.DataFrame) -> Span:
+    """The steady state where the engine batches continuously, else the whole window.
+
+    On a GPU a steady state must last 30 s. Its energy is the window's, shared out by the power
+    samples, so that without samples a window with a known energy stays whole.
+    """
+    whole = Span("whole", window["s"], int(requests["output_tokens"].sum()), 1.0)
+    if not window["continuous_batching"] or (window["energy_j"] is not None and power.empty):
+        return whole
+    times = requests["token_times_s"]
+    steady = steady_state(times.str[0].tolist(), times.str[-1].tolist(), window["concurrency"])
+    if steady is None:
+        return whole
+    begin, end = steady
+    if window["on_gpu"] and end - begin < STEADY_GPU_S:
+        return whole
+    arrivals = np.concatenate([np.asarray(each, dtype=float) for each in times])
+    tokens = int(((arrivals > begin) & (arrivals <= end)).sum())
+    zero = window["start_monotonic_s"]
+    share = math.nan if power.empty else power_share(power, zero + begin, zero + end)
+    return Span("steady-state", end - begin, tokens, share)
+
+
+def power_share(power: pd.DataFrame, begin_s: float, end_s: float) -> float:
+    """The share of a window's energy between two times on the monotonic clock, by its samples."""
+    part = whole = 0.0
+    for _, samples in power.dropna().groupby("device"):
+        times, watts = samples["monotonic_s"].to_numpy(), samples["power_w"].to_numpy()
+        inside = times[(times > begin_s) & (times < end_s)]
+        at = np.array([begin_s, *inside, end_s])
+        part += float(np.trapezoid(np.interp(at, times, watts), at))
+        whole += float(np.trapezoid(watts, times))
+    return part / whole
+
+
+def serving_figures(
+    window: Mapping[str, Any], requests: pd.DataFrame, power: pd.DataFrame
+) -> dict[str, Any]:
+    """One concurrency's figures under the names that the tables use; unknown ones are None.
+
+    `window` is its `window_record`, `requests` its rows of the request table, `power` its power
+    samples (monotonic_s, device, power_w; empty where its source takes none). What throughput and
+    energies are of stands in the figure `window` (`measured_span`); latencies are of all requests.
+    """
+    span = measured_span(window, requests, power)
+    output_tokens = float(requests["output_tokens"].mean())
+    answered = span.tokens / output_tokens  # requests, as a fraction in a steady state
+    energy = {
+        name: None if window[name] is None else window[name] * span.energy_share
+        for name in ("energy_j", "energy_lo_j", "energy_hi_j")
     }
+    energy["energy_net_j"], net_reason = None, window["energy_net_reason"]
+    if window["energy_net_j"] is not None:
+        idle_w = (window["energy_j"] - window["energy_net_j"]) / window["s"]
+        net_j = energy["energy_j"] - idle_w * span.seconds
+        energy["energy_net_j"] = net_j if net_j > 0 else None
+        net_reason = None if net_j > 0 else "less than the idle baseline: within its noise"
+    reasons = {
+        "energy_per_request_j": window["energy_reason"],
+        "energy_per_request_net_j": net_reason,
+        "memory_gb": window["peak_memory_reason"],
+    }
+
+    def per(number: float, name: str) -> float | None:
+        return None if energy[name] is None else energy[name] / number
+
     return {
-        "concurrency": served.concurrency,
-        "requests": count,
-        "seconds": window.seconds,
-        "window": "whole",  # static batches have no steady state to cut out
-        "energy_source": window.energy_source,
-        "energy_per_request_j": per(count, window.energy_j),
-        "energy_per_request_lo_j": per(count, window.energy_lo_j),
-        "energy_per_request_hi_j": per(count, window.energy_hi_j),
-        "energy_per_request_net_j": per(count, window.energy_net_j),
-        "energy_per_token_j": per(tokens, window.energy_j),
-        "throughput_tok_s": tokens / window.seconds,
+        "concurrency": window["concurrency"],
+        "requests": len(requests),
+        "seconds": span.seconds,
+        "window": span.label,
+        "energy_source": window["energy_source"],
+        "energy_per_request_j": per(answered, "energy_j"),
+        "energy_per_request_lo_j": per(answered, "energy_lo_j"),
+        "energy_per_request_hi_j": per(answered, "energy_hi_j"),
+        "energy_per_request_net_j": per(answered, "energy_net_j"),
+        "energy_per_token_j": per(span.tokens, "energy_j"),
+        "throughput_tok_s": span.tokens / span.seconds,
         "ttft_ms": float(requests["ttft_ms"].mean()),
         "ttft_p95_ms": float(requests["ttft_ms"].quantile(0.95)),
         "tpot_ms": float(requests["tpot_ms"].mean()),
         "tpot_p95_ms": float(requests["tpot_ms"].quantile(0.95)),
-        "memory_gb": window.peak_memory_gb,
-        "power_w": window.power_w,
-        "cpu_s": window.cpu_s,
+        "memory_gb": window["peak_memory_gb"],
+        "power_w": per(span.seconds, "energy_j"),
+        "cpu_s": window["cpu_s"],
         "input_tokens_per_request": float(requests["input_tokens"].mean()),
-        "output_tokens_per_request": tokens / count,
+        "output_tokens_per_request": output_tokens,
         "natural_tokens_per_request": float(requests["natural_tokens"].mean()),
-        "checks": [asdict(check) for check in window.checks],
+        "verdict": worst_verdict(check["verdict"] for check in window["checks"]),
+        "checks": window["checks"],
         "notes": "; ".join(f"{name}: {why}" for name, why in reasons.items() if why) or None,
     }
+
+
+def recomputed(
+    windows: Sequence[Mapping[str, Any]], requests: pd.DataFrame, power: pd.DataFrame
+) -> list[dict[str, Any]]:
+    """The figures of every concurrency of a run, from what the run kept: its windows' records,
+    its request table, and its power samples of all windows."""
+    return [
+        serving_figures(
+            window,
+            requests[requests["concurrency"] == window["concurrency"]],
+            power[power["window"] == window["window"]],
+        )
+        for window in windows
+    ]
 
 
 def batch_agreement(requests: pd.DataFrame, headline_concurrency: int) -> float | None:
@@ -265,11 +468,4 @@ def answer_table(
         for example, generation, likelihood in zip(
             examples, headline.generations, likelihoods, strict=True
         )
-    )
-
-
-def power_samples(served: list[Served]) -> pd.DataFrame:
-    """Every power sample of every window; empty where the energy source takes none."""
-    return pd.concat(
-        [one.window.samples.assign(window=one.window.name) for one in served], ignore_index=True
     )

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 Verdict = Literal["ok", "warning", "invalid", "not applicable"]
+
+
+def worst_verdict(verdicts: Iterable[str]) -> str:
+    """invalid, warning or ok: the worst of many checks; what was not applicable does not count."""
+    found = set(verdicts)
+    return next((worst for worst in ("invalid", "warning") if worst in found), "ok")
 
 
 class MeterError(Exception):

@@ -23,7 +23,7 @@ import pandas as pd
 from edge_eval_lib import hardware, nvml
 from edge_eval_lib.energy import checks, memory
 from edge_eval_lib.energy.cpu_model import CpuModel, cpu_seconds
-from edge_eval_lib.energy.meter import Check, Meter, MeterError, Reading, Source
+from edge_eval_lib.energy.meter import Check, Meter, MeterError, Reading, Source, worst_verdict
 from edge_eval_lib.energy.nvml_counter import NvmlCounter
 from edge_eval_lib.energy.nvml_power import NvmlPower
 from edge_eval_lib.energy.nvml_watch import NvmlWatch
@@ -87,8 +87,7 @@ class Window:
     @property
     def verdict(self) -> str:
         """The worst verdict of the checks: invalid, warning or ok."""
-        found = {check.verdict for check in self.checks}
-        return next((worst for worst in ("invalid", "warning") if worst in found), "ok")
+        return worst_verdict(check.verdict for check in self.checks)
 
     @property
     def resolved(self) -> bool:
@@ -162,6 +161,7 @@ class Monitor:
         self._clock, self._sleep = clock, sleep
         self._lock = threading.RLock()
         self._open: list[Window] = []
+        self._samples: list[pd.DataFrame] = []
         self._idle_w: dict[str, float] = {}  # of the bare machine, by source
         self.sources: list[Source] = []
         self._meters: dict[str, Meter] = {}
@@ -225,6 +225,11 @@ class Monitor:
     def window(self, name: str) -> Window:
         """A context manager that measures its body; windows may nest, overlap and repeat names."""
         return Window(self, name)
+
+    def power_samples(self) -> pd.DataFrame:
+        """Every power sample of every window that has ended, with the name of its `window`."""
+        nothing = NO_SAMPLES.assign(window=pd.Series(dtype=str))
+        return pd.concat(self._samples, ignore_index=True) if self._samples else nothing
 
     def idle_baseline(
         self, seconds: float, name: Literal["bare", "loaded"] = "bare"
@@ -315,6 +320,7 @@ class Monitor:
                 window.samples = self._meters["nvml-power"].samples(
                     state["begin"]["nvml-power"], ends["nvml-power"]
                 )
+                self._samples.append(window.samples.assign(window=window.name))
             window.checks = [
                 *self._gpu_checks(window, readings),
                 checks.clock_step(window.seconds, wall_s, boot_s),

@@ -18,6 +18,7 @@ class TransformersEngine:
     """Batches of `concurrency` prompts, padded on the left; a batch ends together."""
 
     name = "transformers"
+    continuous_batching = False
 
     def __init__(self, directory: Path, compute_dtype: str):
         self.directory = directory

@@ -46,25 +46,21 @@ def window(prefix, energy=100.0, seconds=10.0, reason=None, checks=(CHECK,)) -> 
 
 
 def serving(concurrency, energy=4.0) -> dict:
-    return {
+    """A window's record: 6 requests of 16 tokens at 8 (two at 1), 8 tok/s for each at a time."""
+    requests = PROMPTS if concurrency > 1 else 2
+    record = window("x", None if energy is None else energy * requests, requests * 2 / concurrency)
+    return {name.removeprefix("x_"): value for name, value in record.items()} | {
+        "window": f"serve at {concurrency}",
         "concurrency": concurrency,
-        "energy_source": None if energy is None else "cpu-model (estimated)",
-        "energy_per_request_j": energy,
-        "energy_per_request_net_j": None,
-        "energy_per_token_j": None if energy is None else energy / 16,
-        "throughput_tok_s": 8.0 * concurrency,
-        "ttft_ms": 300.0,
-        "ttft_p95_ms": 400.0,
-        "tpot_ms": 100.0,
-        "tpot_p95_ms": 120.0,
-        "memory_gb": 0.6,
-        "power_w": 18.0,
-        "requests": PROMPTS,
-        "input_tokens_per_request": 70.0,
-        "output_tokens_per_request": 16,
-        "natural_tokens_per_request": 9.0,
+        "continuous_batching": False,
+        "on_gpu": False,
+        "start_monotonic_s": 5000.0,
+        "energy_net_j": None,
+        "energy_net_reason": "a model of CPU time has no idle baseline",
+        "cpu_s": 3.0,
+        "peak_memory_gb": 0.6,
+        "peak_memory_reason": None,
         "checks": [CHECK, WARNING],
-        "notes": "energy_per_request_net_j: a model of CPU time has no idle baseline",
     }
 
 
@@ -106,11 +102,15 @@ def make_study(root, energy=100.0, reason=None, study=STUDY) -> None:
                 load_place_s=1.0,
                 idle_bare_power_w=10.0,
                 idle_loaded_power_w=14.0 if key["precision"] == "fp16" else None,
-                serving=[serving(1), serving(8)],
+                idle_reason=None if key["precision"] == "fp16" else "no idle power is known",
+                serving_windows=[serving(1), serving(8)],
             )
             pd.DataFrame(
                 {
                     "concurrency": [1] * 2 + [8] * PROMPTS,
+                    "input_tokens": 70,
+                    "output_tokens": 16,
+                    "natural_tokens": 9,
                     "ttft_ms": [300.0 + i for i in range(PROMPTS + 2)],
                     "tpot_ms": 100.0,
                 }
@@ -153,6 +153,8 @@ def test_every_serving_run_is_an_observation_a_concurrency(results):
     assert row["compress_s"] == 1.5
     assert row["load_energy_j"] == 80
     assert row["throughput_tok_s"] == 64
+    assert row["energy_per_request_j"] == 4
+    assert row["ttft_ms"] == 300 + 2 + 2.5  # from the requests of this concurrency
     assert row["host"] == "A CPU, 2 logical CPUs"
     assert row["merge_base"] == "fp16"
     fp16 = results.headline[results.headline["run"] == "smollm2-135M_rag_lora_fp16_r01"].iloc[0]
@@ -176,7 +178,7 @@ def test_tables_are_those_of_the_design(results):
     found = synthesis.result_tables(results)
     assert {k: len(v) for k, v in found.items()} == {
         "variants": 12, "frontier": 1, "adaptation": 3, "serving": 30, "reference": 15,
-        "cold_starts": 5,
+        "cold_starts": 5, "checks": len(results.checks),
     }  # fmt: skip
     assert found["adaptation"]["energy_ratio"].tolist() == pytest.approx([1.2] * 3)
     adapted = found["reference"][found["reference"]["method"] != "none"]
@@ -193,6 +195,37 @@ def test_keeping_warm_pays_for_as_long_as_a_load_lasts_it(results):
     assert pd.isna(table.loc[("lora", "int8"), "keep_warm_s"])
     assert table.loc[("lora", "int8"), "loads"] == 3
     assert table.loc[("lora", "int8"), "load_import_s"] == 2
+
+
+def test_keep_warm_time_stands_beside_each_variant_or_says_why_not(results):
+    table = synthesis.result_tables(results)["variants"].set_index(["task", "method", "precision"])
+    row = table.loc[("rag", "lora", "fp16")]
+    assert row["keep_warm_s"] == 80 / (14 - 10)
+    assert pd.isna(table.loc[("rag", "lora", "int8"), "keep_warm_s"])
+    assert "keep_warm_s: no idle power is known" in table.loc[("rag", "lora", "int8"), "notes"]
+
+
+def test_the_verdict_of_every_check_stands_in_the_tables(results, tmp_path):
+    found = synthesis.result_tables(results)
+    expected = "warning: temperature (serve at 8)"
+    assert set(found["variants"]["validity"]) == {expected}
+    alone = found["serving"][found["serving"]["concurrency"] == 1]
+    assert set(alone["validity"]) == {"warning: temperature (serve at 1)"}
+    doubtful = found["checks"][found["checks"]["verdict"] == "warning"]
+    assert len(doubtful) == 15 * 2
+    assert set(doubtful["detail"]) == {WARNING["detail"]}
+    assert set(found["variants"]["window"]) == {"whole"}
+
+
+def test_serving_figures_are_made_from_the_raw_data_each_time(tmp_path):
+    make_study(tmp_path)
+    path = tmp_path / "runs" / "serve" / "smollm2-135M_rag_lora_int8_r01.requests.parquet"
+    requests = pd.read_parquet(path)
+    requests["tpot_ms"] = 50.0
+    requests.to_parquet(path)
+    found = synthesis.load_results(STUDY, tmp_path).headline.set_index("run")["tpot_ms"]
+    assert found["smollm2-135M_rag_lora_int8_r01"] == 50
+    assert found["smollm2-135M_rag_lora_int4_r01"] == 100
 
 
 def test_without_scores_everything_else_is_there(tmp_path):
@@ -221,6 +254,7 @@ def test_everything_is_written_and_stamped(results, tmp_path):
     assert html.count("data:image/svg+xml") == 6
     assert {p.stem for p in (tmp_path / "tables").glob("*.csv")} == {
         "variants", "frontier", "adaptation", "serving", "reference", "cold_starts",
+        "checks",
     }  # fmt: skip
     pictures = sorted(p.name for p in (tmp_path / "figures").iterdir())
     assert len(pictures) == 12

@@ -1,0 +1,291 @@
+"""Serving runs from their raw data: warm-up, steady state, and figures computed again."""
+
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_eval_lib import workload
+from edge_eval_lib.engines.base import Generation
+from edge_eval_lib.study import load_study
+
+# --- warm-up ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("throughput", "steady"),
+    [
+        ([10.0, 60.0, 100.0], False),  # still getting faster
+        ([100.0, 90.0, 80.0], False),  # and slower: a GPU that heats up
+        ([100.0, 101.0, 99.0], True),
+        ([10.0, 100.0, 101.0, 99.0, 100.0, 100.0], True),  # the slow start is left behind
+        ([100.0, 120.0, 80.0, 115.0, 92.0], True),  # noise without a trend, told by five
+        ([100.0, 104.0, 108.0, 112.0, 116.0], False),  # a slow trend that is no noise
+        ([64.0, 64.0, 64.0], True),
+        ([100.0, 100.0], False),  # two points are no trend
+    ],
+)
+def test_throughput_is_steady_when_its_last_values_have_no_trend(throughput, steady):
+    assert workload.throughput_trend(throughput)[0] is steady
+
+
+def test_a_trend_is_the_change_over_the_values_as_a_share_of_their_mean():
+    _, trend, p_value = workload.throughput_trend([90.0, 95.0, 100.0, 105.0, 110.0])
+    assert trend == pytest.approx(0.2)
+    assert p_value < 1e-6
+    assert workload.throughput_trend([1.0, 2.0])[1:] == (None, None)
+
+
+class Engine:
+    """Answers at the speeds that it is told, one a batch."""
+
+    name = "simulated"
+    continuous_batching = False
+
+    def __init__(self, monkeypatch, speeds_tok_s):
+        self.speeds, self.batches, self.now = list(speeds_tok_s), [], 0.0
+        monkeypatch.setattr(workload.time, "monotonic", lambda: self.now)
+
+    def serve(self, prompts, output_tokens, concurrency):
+        assert len(prompts) == concurrency
+        self.batches.append((len(prompts), output_tokens))
+        speed = self.speeds[min(len(self.batches), len(self.speeds)) - 1]
+        self.now += len(prompts) * output_tokens / speed
+
+
+def settings(**changes):
+    fields = {"headline_concurrency": 4, "concurrency": [1, 4], "output_tokens": 16}
+    return load_study("embedded").workload.model_copy(update=fields | changes)
+
+
+def test_warming_up_ends_when_the_throughput_is_steady(monkeypatch):
+    engine = Engine(monkeypatch, [20, 90, 100, 101, 99])
+    done = workload.warm_up(engine, [[1], [2]], settings(warmup_requests=100))
+    assert done.steady
+    assert done.check.verdict == "ok"
+    # Judged over five: with the first two among them there is a trend, so it goes on.
+    assert len(engine.batches) == done.requests / 4 > 5
+    assert set(engine.batches) == {(4, 4)}  # the same work each time, a quarter as long
+    assert done.throughput_tok_s[:5] == pytest.approx([20, 90, 100, 101, 99])
+
+
+def test_warming_up_that_never_gets_steady_ends_at_the_limit_and_says_so(monkeypatch):
+    engine = Engine(monkeypatch, 100 * 1.2 ** np.arange(50))
+    done = workload.warm_up(engine, [[1]], settings(warmup_requests=24))
+    assert not done.steady
+    assert done.requests == 24
+    assert done.check.verdict == "warning"
+    assert "over the last 5 of 6 pieces" in done.check.detail
+
+
+def test_a_limit_below_three_pieces_still_lets_a_trend_be_seen(monkeypatch):
+    engine = Engine(monkeypatch, [100, 150, 200])
+    done = workload.warm_up(engine, [[1]], settings(warmup_requests=1))
+    assert len(engine.batches) == 3
+    assert done.trend_share == pytest.approx(100 / 150)
+
+
+# --- steady state -----------------------------------------------------------------------------
+
+
+def test_steady_state_is_from_all_slots_taken_to_the_last_time_that_they_are():
+    # Two slots, ten requests of 2 s, one started every second: from the 2nd first token until
+    # 10 - 2 - 1 = 7 are finished.
+    first = [float(i) for i in range(10)]
+    last = [i + 2.0 for i in range(10)]
+    assert workload.steady_state(first, last, slots=2) == (1.0, 8.0)
+    assert workload.steady_state(first[::-1], last[::-1], slots=2) == (1.0, 8.0)  # in any order
+
+
+def test_without_five_requests_a_slot_or_any_overlap_there_is_no_steady_state():
+    first, last = [float(i) for i in range(9)], [i + 2.0 for i in range(9)]
+    assert workload.steady_state(first, last, slots=2) is None
+    # One static batch: all begin, and all end, together.
+    assert workload.steady_state([0.0] * 10, [1.0] * 10, slots=2) == (0.0, 1.0)
+    assert workload.steady_state([1.0] * 10, [1.0] * 10, slots=2) is None
+    with pytest.raises(ValueError, match="last_token_s"):
+        workload.steady_state([1.0], [], slots=1)
+
+
+@given(
+    st.integers(1, 6),
+    st.lists(st.tuples(st.floats(0, 1), st.floats(0.1, 2)), min_size=30, max_size=60),
+)
+def test_all_slots_are_taken_throughout_the_steady_state(slots, work):
+    """First come, first served by a simulated engine: at no time within is a slot empty."""
+    free = [0.0] * slots
+    spans = []
+    for prefill, decode in work:
+        free.sort()
+        begin = free[0]
+        spans.append((begin, begin + prefill, begin + prefill + decode))
+        free[0] = begin + prefill + decode
+    begin, end = workload.steady_state([s[1] for s in spans], [s[2] for s in spans], slots)
+    for at in np.linspace(begin, end, 50)[1:-1]:
+        assert sum(start <= at < stop for start, _, stop in spans) == slots
+
+
+# --- figures from raw data --------------------------------------------------------------------
+
+
+def requests(count=10, tokens=4, slots=2):
+    """`count` requests of `tokens` tokens a second, `slots` at a time, a new one when one ends."""
+    table = []
+    for i in range(count):
+        begin = (i // slots) * tokens + (i % slots) * 0.5
+        times = [begin + 1.0 + k for k in range(tokens)]
+        generation = Generation([7] * (10 + i), begin, [5] * tokens, times)
+        table.append(
+            {
+                "concurrency": slots,
+                "prompt_id": f"p{i}",
+                "submitted_s": begin,
+                "token_times_s": times,
+                "token_ids": generation.token_ids,
+                "input_tokens": 10 + i,
+                "output_tokens": tokens,
+                "natural_tokens": 2,
+                "ttft_ms": generation.ttft_ms,
+                "tpot_ms": generation.tpot_ms,
+            }
+        )
+    return pd.DataFrame(table)
+
+
+def record(**changes):
+    return {
+        "window": "serve at 2",
+        "concurrency": 2,
+        "continuous_batching": False,
+        "on_gpu": False,
+        "s": 25.0,
+        "start_monotonic_s": 1000.0,
+        "energy_j": 500.0,
+        "energy_lo_j": 250.0,
+        "energy_hi_j": 1000.0,
+        "energy_net_j": 400.0,
+        "energy_source": "nvml-counter",
+        "energy_reason": None,
+        "energy_net_reason": None,
+        "power_w": 20.0,
+        "cpu_s": 30.0,
+        "peak_memory_gb": 2.0,
+        "peak_memory_reason": None,
+        "checks": [{"name": "resolution", "verdict": "ok", "detail": ""}],
+    } | changes
+
+
+def power(watts=lambda t: 20.0, seconds=25.0, devices=(0,)):
+    times = np.arange(0, seconds + 0.05, 0.1)
+    return pd.concat(
+        [
+            pd.DataFrame({"monotonic_s": 1000 + times, "device": device})
+            .assign(power_w=[watts(t) for t in times])
+            .assign(window="serve at 2")
+            for device in devices
+        ],
+        ignore_index=True,
+    )
+
+
+NO_POWER = power().iloc[:0]
+
+
+def test_the_whole_window_of_static_batches():
+    figures = workload.serving_figures(record(), requests(), power())
+    assert figures["window"] == "whole"
+    assert figures["throughput_tok_s"] == 40 / 25
+    assert figures["energy_per_request_j"] == 50
+    assert figures["energy_per_request_lo_j"] == 25
+    assert figures["energy_per_request_net_j"] == pytest.approx(40)
+    assert figures["energy_per_token_j"] == 12.5
+    assert figures["power_w"] == 20
+    assert figures["ttft_ms"] == pytest.approx(1000)
+    assert figures["tpot_ms"] == pytest.approx(1000)
+    assert figures["input_tokens_per_request"] == 14.5
+    assert figures["verdict"] == "ok"
+    assert figures["notes"] is None
+
+
+def test_a_steady_state_has_its_own_seconds_tokens_and_energy():
+    continuous = record(continuous_batching=True)
+    # From 1.5 s (second first token) until 7 are finished, at 16.0 s: 14.5 s. Power is 10 W until
+    # 12.5 s, 30 W after: 110 J and 105 J of 125 J + 375 J.
+    step = power(lambda t: 10.0 if t < 12.45 else 30.0)
+    figures = workload.serving_figures(continuous, requests(), step)
+    assert figures["window"] == "steady-state"
+    assert figures["seconds"] == 14.5
+    within = sum(1.5 < t <= 16.0 for times in requests()["token_times_s"] for t in times)
+    assert figures["throughput_tok_s"] == pytest.approx(within / 14.5)
+    assert figures["energy_per_token_j"] == pytest.approx(215 / within, rel=0.01)
+    assert figures["energy_per_request_j"] == pytest.approx(4 * 215 / within, rel=0.01)
+    # Idle takes (500 - 400) / 25 = 4 W.
+    assert figures["energy_per_request_net_j"] == pytest.approx(
+        4 * (215 - 4 * 14.5) / within, rel=0.01
+    )
+    assert figures["ttft_ms"] == pytest.approx(1000)  # of all requests
+
+
+@pytest.mark.parametrize(
+    ("changes", "samples", "label"),
+    [
+        ({"on_gpu": True}, power(), "whole"),  # 14.5 s are too short on a GPU
+        ({}, NO_POWER, "whole"),  # a known energy that cannot be shared out
+        ({"energy_j": None, "energy_net_j": None}, NO_POWER, "steady-state"),
+        ({"continuous_batching": False}, power(), "whole"),
+    ],
+)
+def test_a_window_is_labelled_by_what_its_figures_are_of(changes, samples, label):
+    window = record(continuous_batching=True, energy_lo_j=None, energy_hi_j=None) | changes
+    figures = workload.serving_figures(window, requests(), samples)
+    assert figures["window"] == label
+    if window["energy_j"] is None:
+        assert figures["energy_per_token_j"] is None
+        assert figures["throughput_tok_s"] > 40 / 25  # filling and draining are left out
+
+
+def test_unknown_energy_stays_empty_with_its_reason():
+    window = record(
+        energy_j=None, energy_lo_j=None, energy_hi_j=None, energy_net_j=None,
+        energy_reason="meter: the counter was lost", energy_net_reason="meter: lost",
+    )  # fmt: skip
+    figures = workload.serving_figures(window, requests(), NO_POWER)
+    assert [figures[n] for n in ("energy_per_request_j", "energy_per_token_j", "power_w")] == [
+        None,
+        None,
+        None,
+    ]
+    assert "energy_per_request_j: meter: the counter was lost" in figures["notes"]
+    assert figures["throughput_tok_s"] == 40 / 25
+
+
+@given(st.floats(0, 20), st.floats(0.5, 5), st.integers(1, 3))
+def test_shares_of_the_power_add_up(begin, length, devices):
+    samples = power(lambda t: 50 + 20 * math.sin(t), devices=range(devices))
+    first, last = 1000.0, 1025.0
+    cuts = [first, 1000 + begin, 1000 + begin + length - 0.25, last]
+    shares = [workload.power_share(samples, a, b) for a, b in itertools.pairwise(cuts)]
+    assert sum(shares) == pytest.approx(1, abs=1e-3)
+    assert workload.power_share(samples, first, last) == pytest.approx(1)
+
+
+def test_every_concurrency_is_computed_from_its_own_requests():
+    both = pd.concat([requests(), requests(count=3, slots=1)], ignore_index=True)
+    windows = [record(), record(window="serve at 1", concurrency=1, s=12.0)]
+    figures = workload.recomputed(windows, both, power())
+    assert [f["requests"] for f in figures] == [10, 3]
+    assert figures[1]["throughput_tok_s"] == 1
+
+
+def test_batches_are_compared_with_the_same_prompts_alone():
+    alone = requests(count=2, slots=1)
+    batched = requests(count=4, slots=2)
+    table = pd.concat([alone, batched], ignore_index=True)
+    assert workload.batch_agreement(table, 2) == 1.0
+    table.at[0, "token_ids"] = [6, 6, 6, 6]
+    assert workload.batch_agreement(table, 2) == 0.5
+    assert workload.batch_agreement(batched, 2) is None
