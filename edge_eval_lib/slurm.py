@@ -1,6 +1,6 @@
 """SLURM for Snakemake's executor `cluster-generic`: submit a run's job, tell how it stands.
 
-    python -m edge_eval_lib.slurm submit runs/STAGE/NAME.ipynb [SBATCH OPTIONS] JOBSCRIPT
+    python -m edge_eval_lib.slurm submit GPUS settings/STAGE/NAME.json [SBATCH OPTIONS] JOBSCRIPT
     python -m edge_eval_lib.slurm status JOB
 
 profiles/slurm calls both in the directory of the study's outputs. A job that ends without a word
@@ -37,15 +37,14 @@ ENDED_BADLY = {
 SEEN_WITHIN_S = 20.0  # a network file system may show another machine's new file this much later
 
 
-def submit(output: str, options: list[str], jobscript: str) -> str:
-    """Submit the job that makes the notebook `output`; SLURM's number of the job.
+def submit(gpus: int, output: str, options: list[str], jobscript: str) -> str:
+    """Submit the job of the run whose settings file is `output`; SLURM's number of the job.
 
     A job that an earlier, killed `make` left behind for the same run is cancelled, and this one
     starts when that one has ended: no two jobs work on one run. Raises CalledProcessError if
     SLURM refuses it.
     """
-    notebook = Path(output)
-    stage, name = notebook.parent.name, notebook.stem
+    stage, name = _run_of(output)
     log = _log(stage, name)
     log.parent.mkdir(parents=True, exist_ok=True)
     log.unlink(missing_ok=True)  # a new one proves that the job sees this directory
@@ -55,17 +54,18 @@ def submit(output: str, options: list[str], jobscript: str) -> str:
     return _tell(
         *("sbatch", "--parsable", "--export=ALL", "--no-requeue", "--nodes=1", "--ntasks=1"),
         *(f"--job-name={job_name}", "--dependency=singleton", f"--output={log}"),
-        *wanted(_tell("sinfo", "--noheader", "--Node", "--format=%P %c %m %G")),
+        *wanted(gpus, _tell("sinfo", "--noheader", "--Node", "--format=%P %c %m %G")),
         *options,
         jobscript,
     ).partition(";")[0]
 
 
-def wanted(nodes: str) -> list[str]:
+def wanted(gpus: int, nodes: str) -> list[str]:
     """sbatch's options for what a run has to itself, from sinfo's `%P %c %m %G` of every node.
 
-    Where SLURM manages GPUs: one, with an equal share of its node's processors and memory.
-    Elsewhere: a whole node. Nodes are those of SBATCH_PARTITION, else of the default partition.
+    Where SLURM manages GPUs: as many as are given, each with an equal share of its node's
+    processors and memory. Elsewhere: a whole node. Nodes are those of SBATCH_PARTITION, else of
+    the default partition.
     """
     rows = [line.split(maxsplit=3) for line in nodes.splitlines() if line.strip()]
     partition = os.environ.get("SBATCH_PARTITION")
@@ -74,21 +74,21 @@ def wanted(nodes: str) -> list[str]:
     for row_partition, processors, memory_mb, resources in rows:
         if chosen and not {row_partition, row_partition.rstrip("*")} & set(chosen):
             continue
-        gpus = sum(int(count) for count in re.findall(r"\bgpu(?::[^:,(]+)?:(\d+)", resources))
-        if gpus:
-            shares.append((max(int(processors) // gpus, 1), int(memory_mb) // gpus))
+        owned = sum(int(count) for count in re.findall(r"\bgpu(?::[^:,(]+)?:(\d+)", resources))
+        if owned:
+            shares.append((max(int(processors) // owned, 1), int(memory_mb) // owned))
     if not shares:
         return ["--exclusive", "--mem=0"]
     processors, memory_mb = (min(share) for share in zip(*shares, strict=True))
     # SLURM says 1 MB where nobody told it how much there is.
     memory = [f"--mem-per-gpu={memory_mb}M"] if memory_mb > 1 else []
-    return ["--gpus=1", f"--cpus-per-gpu={processors}", *memory]
+    return [f"--gpus={gpus}", f"--cpus-per-gpu={processors}", *memory]
 
 
 def status(job: str) -> str:
     """`running`, `success` or `failed`, as Snakemake wants it; writes why a job failed.
 
-    A job that SLURM has forgotten is a success: Snakemake then looks for its notebook. While
+    A job that SLURM has forgotten is a success: Snakemake then looks for its output. While
     SLURM does not answer, every job is running.
     """
     try:
@@ -115,6 +115,11 @@ def status(job: str) -> str:
     see = f" (see {_log(stage, name)})" if ran else ""
     _keep_failure(stage, name, f"SLURM's job {job} {ENDED_BADLY[state]}{where}{see}.")
     return "failed"
+
+
+def _run_of(output: str) -> tuple[str, str]:
+    path = Path(output)
+    return path.parent.name, path.stem
 
 
 def _log(stage: str, name: str) -> Path:
@@ -172,15 +177,14 @@ def main(arguments: list[str]) -> None:
     if arguments[0] == "status":
         print(status(arguments[1]))
         return
-    _, output, *options, jobscript = arguments
+    _, gpus, output, *options, jobscript = arguments
     # SLURM and NVML number GPUs in PCI order; CUDA does so only if told.
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     try:
-        print(submit(output, options, jobscript))
+        print(submit(int(gpus), output, options, jobscript))
     except subprocess.CalledProcessError as error:
-        notebook = Path(output)
         why = " ".join(error.stderr.split()) or f"{error.cmd[0]} failed ({error.returncode})"
-        _keep_failure(notebook.parent.name, notebook.stem, f"SLURM takes no job: {why}.")
+        _keep_failure(*_run_of(output), f"SLURM takes no job: {why}.")
         sys.exit(1)
 
 

@@ -12,7 +12,7 @@ from edge_eval_lib import runner, slurm
 from edge_eval_lib.errors import UserError
 
 T4_NODES = "gpu* 16 128000 gpu:t4:4(S:0-1)\ngpu* 8 64000 gpu:t4:2\n"
-OUTPUT = "runs/serve/a_rag_lora_int4_r01.ipynb"
+OUTPUT = "settings/serve/a_rag_lora_int4_r01.json"
 
 
 @pytest.fixture(autouse=True)
@@ -86,27 +86,31 @@ def test_locks_lie_on_the_node_although_a_job_inherits_another_machines_director
 
 
 def test_a_run_asks_for_a_gpu_and_the_smallest_share_of_a_node():
-    assert slurm.wanted(T4_NODES) == ["--gpus=1", "--cpus-per-gpu=4", "--mem-per-gpu=32000M"]
+    assert slurm.wanted(1, T4_NODES) == ["--gpus=1", "--cpus-per-gpu=4", "--mem-per-gpu=32000M"]
+
+
+def test_a_model_spread_over_two_gpus_has_both_on_one_node():
+    assert slurm.wanted(2, T4_NODES)[0] == "--gpus=2"
 
 
 def test_gpus_of_every_type_of_a_node_share_it():
     node = "all* 48 480000 gpu:a100:4(S:0),gpu:t4:2,shard:t4:8"
-    assert slurm.wanted(node) == ["--gpus=1", "--cpus-per-gpu=8", "--mem-per-gpu=80000M"]
+    assert slurm.wanted(1, node) == ["--gpus=1", "--cpus-per-gpu=8", "--mem-per-gpu=80000M"]
 
 
 def test_a_run_has_a_node_to_itself_where_slurm_manages_no_gpu():
-    assert slurm.wanted("cpu* 64 256000 (null)\n") == ["--exclusive", "--mem=0"]
+    assert slurm.wanted(1, "cpu* 64 256000 (null)\n") == ["--exclusive", "--mem=0"]
 
 
 def test_memory_that_slurm_was_not_told_of_is_not_asked_for():
-    assert slurm.wanted("gpu* 2 1 gpu:1") == ["--gpus=1", "--cpus-per-gpu=2"]
+    assert slurm.wanted(1, "gpu* 2 1 gpu:1") == ["--gpus=1", "--cpus-per-gpu=2"]
 
 
 def test_only_nodes_of_the_partition_count(monkeypatch):
     nodes = "cpu* 64 256000 (null)\n" + T4_NODES.replace("*", "")
-    assert slurm.wanted(nodes) == ["--exclusive", "--mem=0"]
+    assert slurm.wanted(1, nodes) == ["--exclusive", "--mem=0"]
     monkeypatch.setenv("SBATCH_PARTITION", "gpu")
-    assert slurm.wanted(nodes)[0] == "--gpus=1"
+    assert slurm.wanted(1, nodes)[0] == "--gpus=1"
 
 
 # --- what is told of a job -------------------------------------------------------------------
@@ -203,7 +207,7 @@ def test_a_node_that_does_not_share_the_outputs_is_named(told, state):
     assert failure()["reason"].startswith(f"n7 does not share {Path.cwd()} with ")
 
 
-def test_a_forgotten_job_is_judged_by_its_notebook_and_silence_is_waited_for(told):
+def test_a_forgotten_job_is_judged_by_its_output_and_silence_is_waited_for(told):
     told("scontrol", error="slurm_load_jobs error: Invalid job id specified", code=1)
     assert slurm.status("12") == "success"
     told("scontrol", error="slurm_load_jobs error: Unable to contact slurm controller", code=1)
@@ -217,7 +221,7 @@ def test_a_submission_replaces_what_is_left_of_an_earlier_attempt(told):
     told("sinfo", T4_NODES)
     told("scancel")
     told("sbatch", "12;cluster")
-    assert slurm.submit(OUTPUT, ["--qos=long"], "job.sh") == "12"
+    assert slurm.submit(1, OUTPUT, ["--qos=long"], "job.sh") == "12"
     assert not Path("slurm/serve/a_rag_lora_int4_r01.log").exists()
     assert not Path("failed/serve/a_rag_lora_int4_r01.json").exists()
 
@@ -227,7 +231,7 @@ def test_a_refused_submission_leaves_slurms_words(told, capsys):
     told("scancel")
     told("sbatch", error="sbatch: error: invalid partition specified: gup", code=1)
     with pytest.raises(SystemExit):
-        slurm.main(["submit", OUTPUT, "job.sh"])
+        slurm.main(["submit", "1", OUTPUT, "job.sh"])
     assert "invalid partition specified: gup" in failure()["reason"]
     assert capsys.readouterr().out == ""
 
@@ -235,5 +239,5 @@ def test_a_refused_submission_leaves_slurms_words(told, capsys):
 def test_a_machine_without_slurm_is_told_so(told, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(subprocess.CalledProcessError) as caught:
-        slurm.submit(OUTPUT, [], "job.sh")
+        slurm.submit(1, OUTPUT, [], "job.sh")
     assert "this machine has no scancel" in caught.value.stderr
