@@ -5,18 +5,20 @@
 #   make all REPETITIONS=3           serve every variant three times, for intervals over runs
 #   make all RERUN=serve             make a stage's runs again although nothing changed (or all)
 #   make all PROFILE=NAME            schedule by another profile of profiles/
+#   make compare RESULTS="a.json b.json"   side by side; also a study's name, or published
 
 PYTHON ?= python3
 STUDY ?= embedded
 REPETITIONS ?=
 RERUN ?=
 PROFILE ?=
+RESULTS ?=
 
 BIN := .venv/bin
 EDGE_EVAL := $(BIN)/python -m edge_eval_lib
 REPEATED := $(if $(REPETITIONS),--repetitions '$(REPETITIONS)')
 
-.PHONY: all setup plan status tables report paper test lint bench lab clean
+.PHONY: all setup plan status tables report paper compare test lint bench lab clean
 
 all: .venv/.stamp
 	@$(EDGE_EVAL) all '$(STUDY)' $(REPEATED) $(if $(RERUN),--rerun '$(RERUN)') \
@@ -35,6 +37,9 @@ plan status tables report: .venv/.stamp
 
 paper: .venv/.stamp
 	@$(EDGE_EVAL) paper
+
+compare: .venv/.stamp
+	@$(EDGE_EVAL) compare $(or $(RESULTS),'$(STUDY)' published)
 
 test: .venv/.stamp
 	@$(BIN)/python -m pytest tests/unit tests/end_to_end

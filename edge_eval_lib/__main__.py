@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -78,6 +79,57 @@ def run(study: StudyName, stage: str, name: str, repetitions: Repetitions = None
 
     runner.die_with_parent(signal.SIGTERM)  # Snakemake may be killed
     runner.run_one(load_study(study, repetitions), stage, name)
+
+
+@app.command()
+def pack(study: StudyName, target: Annotated[Path, typer.Argument(help="the zip file")]) -> None:
+    """Put a study's outputs (not its weights) in a zip file, to go on elsewhere."""
+    from edge_eval_lib import archive, grid
+
+    print(archive.pack(grid.open_study(study), target))
+
+
+@app.command()
+def unpack(
+    study: StudyName,
+    source: Annotated[Path, typer.Argument(help="the zip file, or where it was unpacked")],
+) -> None:
+    """Take over outputs that `pack` put in a zip file."""
+    from edge_eval_lib import archive, grid
+
+    count = archive.unpack(grid.open_study(study), source)
+    print(f"{count} finished runs are here again.")
+
+
+@app.command()
+def rebuild(study: StudyName, variant: str) -> None:
+    """Build a variant's weights again from its adapter, if they were deleted."""
+    from edge_eval_lib import grid, stage
+
+    stage.rebuild_weights(grid.open_study(study), variant)
+
+
+@app.command()
+def results(
+    study: StudyName, target: Annotated[Path, typer.Argument(help="the JSON file")]
+) -> None:
+    """Put a study's figures, settings and provenance in a results file, to send or compare."""
+    from edge_eval_lib import grid, results_file
+
+    print(results_file.write(results_file.make(grid.open_study(study)), target))
+
+
+@app.command()
+def compare(
+    results: Annotated[
+        list[str], typer.Argument(help="results files, studies that were run, or `published`")
+    ],
+    target: Annotated[Path, typer.Option(help="where tables and figure go")] = Path("comparison"),
+) -> None:
+    """Put results of several machines or engines side by side."""
+    from edge_eval_lib import results_file
+
+    print(results_file.compare(results, target))
 
 
 @app.command()

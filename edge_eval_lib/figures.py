@@ -20,7 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from edge_eval_lib.tables import VARIANT, sort_variants
+from edge_eval_lib.tables import VARIANT, sort_variants, variant_name
 
 _STYLE = {
     **sns.axes_style("ticks"),
@@ -53,6 +53,7 @@ _CONFIGURATIONS = {
     ("none", "fp16"): ("#777777", "X"),
 }
 _OTHER_MARKERS = ["v", "P", "<", ">", "h", "*"]
+_SOURCE_MARKERS = ["o", "s", "D", "^", *_OTHER_MARKERS]
 _STAGES = {
     "adapt_energy_j": ("adapt, once", _COLOURS[3], "v"),
     "compress_energy_j": ("compress, once", _COLOURS[5], "P"),
@@ -269,6 +270,53 @@ def memory_fit(fit: pd.DataFrame) -> Figure:
         axis.invert_yaxis()
         axis.set(xlabel="estimated memory (GB)", title="Does it fit?")
     return _finish(fig, fit, None)
+
+
+def comparison(table: pd.DataFrame, columns: dict[str, str]) -> Figure:
+    """Sources side by side (results_file.side_by_side): a row a variant, a panel a figure.
+
+    `columns` are the table's columns to draw, with what stands at their axes.
+    """
+    drawn = {c: label for c, label in columns.items() if table[c].notna().any()}
+    sources = list(dict.fromkeys(table["source"]))
+    variants = list(dict.fromkeys(variant_name(row) for _, row in table.iterrows()))
+    place = {name: number for number, name in enumerate(variants)}
+    with plt.rc_context(_STYLE):
+        fig, axes = plt.subplots(
+            1, len(drawn), figsize=(2.6 + 2.3 * len(drawn), 2.0 + 0.3 * len(variants)),
+            sharey=True, layout="constrained", squeeze=False,
+        )  # fmt: skip
+        for axis, (column, label) in zip(axes[0], drawn.items(), strict=True):
+            for number, source in enumerate(sources):
+                part = table[(table["source"] == source) & (table[column] > 0)]
+                shift = 0.5 * ((number + 0.5) / len(sources) - 0.5)
+                for _, row in part.iterrows():
+                    axis.errorbar(
+                        row[column], place[variant_name(row)] + shift, xerr=_error(row, column),
+                        fmt=_SOURCE_MARKERS[number % len(_SOURCE_MARKERS)], markersize=6,
+                        color=_COLOURS[number % len(_COLOURS)], markeredgecolor="white",
+                        markeredgewidth=0.5, elinewidth=1.2, zorder=3,
+                    )  # fmt: skip
+            if column != "score":
+                axis.set_xscale("log")
+                _log_axis(axis.xaxis)
+            axis.set_xlabel(label)
+            axis.tick_params(axis="y", length=0)
+            axis.margins(x=0.12)
+        axes[0][0].set_yticks(list(place.values()), variants)
+        axes[0][0].set_ylim(len(variants) - 0.4, -0.6)
+        hosts = {s: table[table["source"] == s].iloc[0] for s in sources}
+        names = [f"{s}: {r['engine']}, {r['host']}" for s, r in hosts.items()]
+        _headline(fig, "Side by side", "A marker is a source; bars are its 95 % intervals.")
+        handles = [
+            plt.Line2D(
+                [], [], color=_COLOURS[n % len(_COLOURS)], ls="", ms=6.5,
+                marker=_SOURCE_MARKERS[n % len(_SOURCE_MARKERS)],
+            )
+            for n in range(len(sources))
+        ]  # fmt: skip
+        _legend(fig, (handles, names))
+    return _finish(fig, None)
 
 
 def loss_curve(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import tempfile
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -88,6 +91,44 @@ def weights_directory(study: Study, variant: Variant) -> Path:
 
         return model_directory(study.model(variant.model))
     return study.directory / "artefacts" / "models" / str(variant)
+
+
+def weights_to_serve(study: Study, variant: Variant) -> Path:
+    """As `weights_directory`; weights that were deleted to save disk are built again first.
+
+    That happens in a process of its own, unmeasured: a cold load needs one without torch.
+    """
+    directory = weights_directory(study, variant)
+    if not directory.is_dir():
+        command = [sys.executable, "-m", "edge_eval_lib", "rebuild", str(study.path), str(variant)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            lines = done.stderr.strip().splitlines()
+            raise UserError(lines[-1] if lines else f"Building the weights of {variant} stopped.")
+    return directory
+
+
+def rebuild_weights(study: Study, variant_name: str) -> None:
+    """Merge a variant's adapter into its base again, and quantise the sum as its run did."""
+    from edge_eval_lib import compress
+    from edge_eval_lib.models import model_directory
+
+    variant = {str(v): v for v in study.variants()}.get(variant_name)
+    if variant is None:
+        raise UserError(f"study {study.name} has no variant {variant_name!r}.")
+    adapter = adapter_directory(study, variant.adapter)
+    if not adapter.is_dir():
+        raise UserError(
+            f"The adapter {variant.adapter} is missing; `make all STUDY={study.name} RERUN=adapt`."
+        )
+    target = weights_directory(study, variant)
+    base = model_directory(study.model(variant.model))
+    if variant.precision == "fp16":
+        compress.merge(base, adapter, target)
+        return
+    with tempfile.TemporaryDirectory(dir=adapter.parent) as scratch:
+        merged = compress.merge(base, adapter, Path(scratch) / "fp16").directory
+        compress.quantize(merged, variant.precision, study.training.compute_dtype, target)
 
 
 def task_examples(study: Study, task: str) -> tuple[list[Example], list[Example], TaskData]:

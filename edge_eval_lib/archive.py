@@ -1,0 +1,73 @@
+"""A study's outputs as one zip file, so that a session that ends can go on elsewhere."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import zipfile
+from datetime import datetime
+from pathlib import Path
+
+from edge_eval_lib import runner, scraps
+from edge_eval_lib.errors import UserError
+from edge_eval_lib.study import Study, outputs_root
+
+# Left out: what is built again when it is needed (weights), and what belongs to one machine.
+LEFT_OUT = ("artefacts/models", "running", "lab", ".snakemake", ".lock")
+
+
+def pack(study: Study, target: Path) -> Path:
+    """Zip the study's outputs, its weights left out; returns `target`. UserError if there are none.
+
+    The file appears when it is whole: a session that ends meanwhile leaves the last one.
+    """
+    if not (study.directory / "runs").is_dir():
+        raise UserError(f"{study.directory} holds no run yet; run the study first.")
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as file:
+        for path in sorted(study.directory.rglob("*")):
+            inside = path.relative_to(study.directory)
+            if path.is_file() and not any(inside.is_relative_to(part) for part in LEFT_OUT):
+                file.write(path, Path(study.name) / inside)
+    temporary.rename(target)
+    return target
+
+
+def unpack(study: Study, source: Path) -> int:
+    """Take over outputs of the study from a zip file, or from a directory it was unpacked into.
+
+    Returns how many finished runs came. Times of files are lost on many ways (uploads, notebook
+    services that unpack by themselves) and decide what runs again, so that they are set anew, each
+    run's from its own record. UserError if the study has runs here, or none there.
+    """
+    if (study.directory / "runs").is_dir():
+        raise UserError(
+            f"{study.directory} holds runs already; move it away, or set EDGE_EVAL_OUTPUTS to "
+            "another directory."
+        )
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = source
+        if not source.is_dir():
+            folder = Path(scratch)
+            try:
+                with zipfile.ZipFile(source) as file:
+                    file.extractall(folder)
+            except (OSError, zipfile.BadZipFile) as error:
+                raise UserError(f"{source} cannot be unpacked: {error}.") from error
+        found = next((p.parent for p in sorted(folder.rglob(f"{study.name}/runs"))), None)
+        if found is None:
+            raise UserError(f"{source} holds no runs of the study {study.name}.")
+        outputs_root().mkdir(parents=True, exist_ok=True)
+        shutil.copytree(found, study.directory, dirs_exist_ok=True)
+    return sum(_restore_time(runner.place(study, run.stage, run.name)) for run in study.runs())
+
+
+def _restore_time(at: runner.Place) -> bool:
+    """Give a run's files the time at which it started; whether it is there."""
+    if not (at.settings.is_file() and at.notebook.is_file()):
+        return False
+    started = datetime.fromisoformat(scraps.read_scraps(at.notebook)["started"]).timestamp()
+    for path in (at.notebook, at.settings):
+        os.utime(path, (started, started))
+    return True
