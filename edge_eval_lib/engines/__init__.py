@@ -5,10 +5,25 @@ from pathlib import Path
 from edge_eval_lib.engines.base import Engine
 
 
-def open_engine(name: str, directory: Path, compute_dtype: str) -> Engine:
-    """The engine called `name` in a study, with nothing loaded yet."""
+def open_engine(
+    name: str, directory: Path, compute_dtype: str, prefix_caching: bool = False
+) -> Engine:
+    """The engine called `name` in a study, with nothing loaded yet.
+
+    Raises ValueError for an unknown name, and for `prefix_caching` where the engine has none.
+    """
+    if prefix_caching and name != "vllm":
+        raise ValueError(f"prefix_caching is for the engine 'vllm', not {name!r}")
     if name == "transformers":
         from edge_eval_lib.engines.transformers import TransformersEngine
 
         return TransformersEngine(directory, compute_dtype)
+    if name == "vllm":
+        from edge_eval_lib.engines.vllm import VllmEngine
+
+        return VllmEngine(directory, compute_dtype, prefix_caching)
+    if name == "openai":
+        from edge_eval_lib.engines.openai import OpenAiEngine
+
+        return OpenAiEngine(directory)
     raise ValueError(f"there is no engine {name!r}")

@@ -13,16 +13,18 @@ if TYPE_CHECKING:
 
 @dataclass
 class Generation:
-    """One answered request. Times are seconds on the monotonic clock.
+    """One request. Times are seconds on the monotonic clock.
 
     `token_ids` is as long as was asked for, whatever end-of-sequence tokens it holds;
-    `token_times_s` is when each of them was there.
+    `token_times_s` is when each of them was there. A request that was not answered so says why in
+    `failure`: it is counted apart, and its times are nobody's latency.
     """
 
     prompt_ids: list[int]
     submitted_s: float
     token_ids: list[int] = field(default_factory=list)
     token_times_s: list[float] = field(default_factory=list)
+    failure: str | None = None
 
     @property
     def ttft_ms(self) -> float:
@@ -36,9 +38,14 @@ class Generation:
 
 
 class Engine(Protocol):
-    """Loads one variant and answers requests. `name` stands in every table."""
+    """Loads one variant and answers requests. `name` stands in every table.
+
+    `continuous_batching` says whether a request takes the slot of another as soon as that one
+    ends, so that a serving window has a steady state between filling and draining.
+    """
 
     name: str
+    continuous_batching: bool
 
     def import_libraries(self) -> None:
         """Import what loading needs, so that its time can be told apart."""
@@ -66,3 +73,13 @@ class Engine(Protocol):
 
     def executed_dtype(self) -> str:
         """The arithmetic that the linear layers really execute."""
+
+
+class ArrivalEngine(Engine, Protocol):
+    """An engine that also takes requests when they come. Such engines batch continuously."""
+
+    def serve_arrivals(
+        self, prompts: list[list[int]], output_tokens: int, arrivals_s: list[float]
+    ) -> list[Generation]:
+        """As `serve`, but prompt i comes `arrivals_s[i]` (rising) seconds after the call, however
+        many are under way; that is when it counts as submitted."""

