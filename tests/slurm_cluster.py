@@ -14,7 +14,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -24,6 +24,7 @@ from edge_eval_lib.runner import die_with_parent
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scancel", "sinfo", "squeue", "scontrol")
 START_WITHIN_S = 30
 STOP_WITHIN_S = 20
+DEVICES = ("/dev/null", "/dev/zero")  # any two that are there
 # Debian keeps daemons where a user's PATH does not look.
 PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 
@@ -67,12 +68,14 @@ def missing_programs() -> list[str]:
 
 
 @contextlib.contextmanager
-def slurm(directory: Path, gpus: int = 0, node_prefix: tuple[str, ...] = ()) -> Iterator[dict]:
+def slurm(
+    directory: Path, gpus: int = 0, node_prefix: tuple[str, ...] = ()
+) -> Iterator[dict[str, str]]:
     """A running SLURM; yields the environment in which sbatch and the like reach it.
 
-    `gpus` makes it manage that many devices as GPUs (they are terminals); `node_prefix` is put
-    before the command of the node's daemon. At the end every job is cancelled and every daemon
-    is stopped, whatever happened.
+    `gpus` (2 at most) makes it manage that many devices as if they were GPUs; `node_prefix` is
+    put before the command of the node's daemon. At the end every job is cancelled and every
+    daemon is stopped, whatever happened.
     """
     directory.mkdir(mode=0o700)
     for name in ("state", "spool"):
@@ -93,8 +96,8 @@ def slurm(directory: Path, gpus: int = 0, node_prefix: tuple[str, ...] = ()) -> 
     )
     configuration = directory / "slurm.conf"
     configuration.write_text(text, encoding="utf-8")
-    devices = f"NodeName={host} Name=gpu File=/dev/tty[0-{gpus - 1}]\n" if gpus else ""
-    (directory / "gres.conf").write_text(devices, encoding="utf-8")
+    devices = [f"NodeName={host} Name=gpu File={device}\n" for device in DEVICES[:gpus]]
+    (directory / "gres.conf").write_text("".join(devices), encoding="utf-8")
     environment = os.environ | {"SLURM_CONF": str(configuration), "PATH": PATH}
     munge = [f"--socket={directory}/munge.socket", f"--key-file={key}"]
     munge += [f"--{what}-file={directory}/munge.{what}" for what in ("pid", "seed", "log")]
@@ -141,7 +144,9 @@ def _ask(environment: dict[str, str], *command: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def _wait_until(condition, daemons: list[subprocess.Popen[bytes]], directory: Path) -> None:
+def _wait_until(
+    condition: Callable[[], bool], daemons: list[subprocess.Popen[bytes]], directory: Path
+) -> None:
     until = time.monotonic() + START_WITHIN_S
     while not condition():
         ended = [daemon.args for daemon in daemons if daemon.poll() is not None]
