@@ -66,6 +66,7 @@ def make_all(
     stops only what needs it: the rest is scored and the report marks what is missing.
     """
     started = time.monotonic()
+    plan.require_possible(study)
     with _locked(study):
         _claim(study, repetitions)
         runs = [*study.runs(), *(runner.find_run(study, s, s) for s in _final_stages())]

@@ -5,6 +5,7 @@ Weights are read from safetensors only and no code that comes with a model is ev
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib.util
 import json
@@ -19,12 +20,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.study import Model, outputs_root
+from edge_eval_lib.study import Model, outputs_root, project_root, read_yaml
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 HUB_FILES = ("*.safetensors", "*.json", "tokenizer*", "*.model", "merges.txt", "vocab*", "*.jinja")
+HUB_PATIENCE_S = 10.0
 # The tokenizer of models with random weights.
 LARGEST_TOKENIZER = 8192
 ROLE_TOKENS = ["<|end|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>"]
@@ -92,6 +94,42 @@ def _from_hub(model: Model) -> Path:
             f"the hub ({type(error).__name__}); check the name, the revision and the network."
         ) from error
     return Path(path)
+
+
+def hub_problem(model: Model) -> str | None:
+    """Why a hub model cannot be had, in a sentence; None if it can, or lies here already."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    if isinstance(
+        try_to_load_from_cache(model.location, "config.json", revision=model.revision), str
+    ):
+        return None
+    where = f"Model {model.name}: the hub"
+    known = read_yaml(project_root() / "params" / "shapes.yaml")
+    near = [] if model.location in known else difflib.get_close_matches(model.location, known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    try:
+        HfApi().model_info(model.location, revision=model.revision, timeout=HUB_PATIENCE_S)
+        if model.gated:
+            HfApi().auth_check(model.location)
+    except GatedRepoError:
+        return (
+            f"{where} has not granted {model.location} to your HF_TOKEN; accept its licence there."
+        )
+    except RevisionNotFoundError:
+        return f"{where} has {model.location}, but no revision {model.revision} of it."
+    except (RepositoryNotFoundError, ValueError):
+        return f"{where} has no {model.location!r}{hint or '; correct its location.'}"
+    except Exception as error:  # of whichever HTTP library the hub's client is made with
+        return f"{where} cannot be reached for {model.location!r} ({type(error).__name__})" + (
+            hint or "; check the network, or take a -random model of params/models.yaml."
+        )
+    return None
 
 
 def _from_package(model: Model) -> Path:

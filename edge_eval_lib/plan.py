@@ -22,7 +22,8 @@ import orjson
 from edge_eval_lib import memory_fit, runner, scraps
 from edge_eval_lib.economics.memory import LORA_MODULES
 from edge_eval_lib.economics.prices import JOULES_PER_KWH, load_price_book
-from edge_eval_lib.hardware import Hardware, load_hardware, load_measurement
+from edge_eval_lib.errors import UserError
+from edge_eval_lib.hardware import Hardware, cpu_flags, load_hardware, load_measurement
 from edge_eval_lib.study import STAGES, Model, Run, Study, Variant, find_beside
 
 if TYPE_CHECKING:
@@ -44,6 +45,13 @@ START_S = 12.0  # a process, its imports, its kernel, its record
 BUSY_SHARE = 0.85  # of the power limit: published T4s drew 0.75-0.95 while they trained
 WAITING_SHARE = 0.4  # of the power limit: a T4 with a context that starts, reads or idles
 BYTES = {"fp16": 2.0, "int8": 1.0, "int4": 0.56}  # a parameter, where the shape is not known
+# Below it the kernels are missing: bitsandbytes' LLM.int8 and NF4, vLLM's W8A8 and W4A16.
+LEAST_CAPABILITY = {
+    ("transformers", "int8"): "7.5",
+    ("transformers", "int4"): "6.0",
+    ("vllm", "int8"): "7.5",
+    ("vllm", "int4"): "7.5",
+}
 PUBLISHED = "published T4 figures"
 FINISHED = "finished runs"
 MODEL = "the stated model"
@@ -361,6 +369,7 @@ def problems(study: Study, hardware: Hardware | None = None) -> list[str]:
             f"{hardware.compute_capability}) does not compute, so that no variant can run, "
             f"{study.variants()[0]} the first; set it to float16."
         )
+    found += _lacking_precisions(study, hardware)
     for (model, step), fit in memory_fit.fits(study, hardware).items():
         if fit.verdict != "does not fit" or fit.need is None:
             continue
@@ -387,6 +396,51 @@ def problems(study: Study, hardware: Hardware | None = None) -> list[str]:
             "licence there and set HF_TOKEN, or take the -random models of params/models.yaml."
         )
     return found
+
+
+def _lacking_precisions(study: Study, hardware: Hardware) -> list[str]:
+    """Precisions that the engine does not serve on the declared hardware."""
+    engine, capability = study.workload.engine, hardware.compute_capability
+    found = []
+    for precision in dict.fromkeys(c.precision for c in study.configurations):
+        least = LEAST_CAPABILITY.get((engine, precision))
+        if hardware.gpus and least and capability and _version(capability) < _version(least):
+            why = f"needs compute capability {least}, and {study.hardware} has {capability}"
+        elif (engine, precision) == ("vllm", "int4") and not hardware.gpus:
+            if "avx512" in cpu_flags():
+                continue
+            why = "needs AVX512 on a CPU"
+        else:
+            continue
+        variant = next(v for v in study.variants() if v.precision == precision)
+        found.append(
+            f"{variant} cannot be served: {precision} by {engine} {why}; leave {precision} out, or "
+            "take another engine."
+        )
+    return found
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split("."))
+
+
+def require_possible(study: Study) -> None:
+    """UserError, before the first run starts, for whatever keeps the runs that are left from it."""
+    runs = [run for run in study.runs() if "model" in run.parameters]
+    finished = finished_runs(study, runs)
+    left = {r.parameters["model"] for r in runs if (r.stage, r.name) not in finished}
+    if not left:
+        return
+    found = problems(study)
+    if not found:
+        from edge_eval_lib.models import hub_problem
+
+        for model in study.models:
+            if model.source == "hub" and model.name in left and (why := hub_problem(model)):
+                first = next(v for v in study.variants() if v.model == model.name)
+                found.append(f"{first} cannot run: {why[0].lower()}{why[1:]}")
+    if found:
+        raise UserError("\n".join(found))
 
 
 def _named(study: Study, model: str, step: str) -> str:
