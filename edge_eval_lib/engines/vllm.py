@@ -260,7 +260,7 @@ class VllmEngine(ChatTokenizer):
         ]
 
     def executed_dtype(self) -> str:
-        """`int8` where weights and activations are quantised, else what vLLM says it computes in."""
+        """`int8` where weights and activations are quantised, else what vLLM computes in."""
         quantized = read_quantization(self.directory)
         if quantized.get("input_bits") == 8:
             return "int8"

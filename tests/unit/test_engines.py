@@ -1,0 +1,294 @@
+"""Arrivals, sweeps, failed requests, and what engines refuse before anything is loaded."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_eval_lib import arrivals, compress_vllm, hardware
+from edge_eval_lib.engines import open_engine, vllm
+from edge_eval_lib.engines.base import Generation
+from edge_eval_lib.engines.openai import OpenAiEngine
+from edge_eval_lib.engines.tokens import ranked_likelihood
+from edge_eval_lib.errors import UserError
+
+# --- open and closed loops --------------------------------------------------------------------
+
+
+@given(rate=st.floats(0.01, 1000), requests=st.integers(1, 200), seed=st.integers(0, 2**32))
+def test_arrivals_rise_and_are_told_by_the_seed(rate, requests, seed):
+    times = arrivals.poisson_arrivals(rate, requests, seed)
+    assert times.shape == (requests,)
+    assert (np.diff(times, prepend=0.0) >= 0).all()
+    assert (times == arrivals.poisson_arrivals(rate, requests, seed)).all()
+    twice = arrivals.poisson_arrivals(2 * rate, requests, seed)
+    assert twice == pytest.approx(times / 2)
+
+
+def test_gaps_between_arrivals_are_exponential_with_the_rate():
+    from scipy import stats
+
+    gaps = np.diff(arrivals.poisson_arrivals(4.0, 5000, seed=1), prepend=0.0)
+    assert stats.kstest(gaps, stats.expon(scale=1 / 4.0).cdf).pvalue > 0.01
+    assert gaps.mean() == pytest.approx(0.25, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("rate", "requests", "named"), [(0, 1, "rate_per_s"), (-1, 1, "rate_per_s"), (1, 0, "requests")]
+)
+def test_impossible_arrivals_are_refused(rate, requests, named):
+    with pytest.raises(ValueError, match=named):
+        arrivals.poisson_arrivals(rate, requests, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("throughput", "largest", "measured"),
+    [
+        ({1: 10, 2: 20, 4: 39, 8: 40, 16: 80}, 64, [1, 2, 4, 8]),  # 40 / 39 is no 5 % more
+        ({1: 10, 2: 9}, 64, [1, 2]),
+        ({1: 10, 2: 20, 4: 40}, 6, [1, 2, 4]),  # the largest allowed ends it
+        ({1: 10}, 1, [1]),
+        ({1: 0, 2: 0}, 8, [1, 2, 4, 8]),  # nothing answered: no saturation is seen
+    ],
+)
+def test_concurrency_doubles_until_throughput_saturates(throughput, largest, measured):
+    found = arrivals.sweep_until_saturated(
+        lambda concurrency: concurrency, lambda c: throughput.get(c, 0), largest
+    )
+    assert found == measured
+
+
+class Window:
+    seconds, energy_j, energy_source = 2.0, 30.0, "rapl"
+
+
+def test_failed_requests_are_counted_apart_and_never_in_a_latency():
+    answered = [
+        Generation([1], submitted_s=10.0, token_ids=[1, 2, 3], token_times_s=[10.1, 10.2, 10.3]),
+        Generation([1], submitted_s=10.0, token_ids=[1, 2, 3], token_times_s=[10.3, 10.5, 10.7]),
+    ]
+    failed = [
+        Generation([1], 10.0, [7], [99.0], failure="ended after 1 of 3 tokens"),
+        Generation([1], 10.0, failure="HTTP 503: busy"),
+        Generation([1], 10.0, failure="HTTP 503: busy"),
+    ]
+    figures = arrivals.open_loop_figures(arrivals.OpenLoop(2.0, Window(), failed + answered))
+    assert figures["requests"] == 2
+    assert figures["failed_requests"] == 3
+    assert figures["failures"] == {"HTTP 503: busy": 2, "ended after 1 of 3 tokens": 1}
+    assert figures["ttft_ms"] == pytest.approx(200)
+    assert figures["tpot_ms"] == pytest.approx(150)
+    assert figures["throughput_tok_s"] == 6 / 2.0
+    assert figures["energy_per_request_j"] == 15.0
+    nothing = arrivals.open_loop_figures(arrivals.OpenLoop(2.0, Window(), failed))
+    assert nothing["ttft_ms"] is nothing["energy_per_request_j"] is None
+    assert nothing["failed_requests"] == 3
+
+
+# --- likelihoods from ranked tokens -----------------------------------------------------------
+
+
+def test_the_likelihood_is_the_gold_tokens_mean_and_the_first_rank_the_models_choice():
+    found = ranked_likelihood("p", [5, 6], [{5: (-0.5, 1)}, {6: (-2.0, 3), 9: (-0.1, 1)}])
+    assert found.nll == pytest.approx(1.25)
+    assert found.argmax_ids == [5, 9]
+
+
+# --- what is refused before anything is loaded ------------------------------------------------
+
+
+def test_unknown_engines_and_options_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="there is no engine 'tgi'"):
+        open_engine("tgi", tmp_path, "float32")
+    with pytest.raises(ValueError, match="prefix_caching"):
+        open_engine("transformers", tmp_path, "float32", prefix_caching=True)
+
+
+def write_config(directory, **quantization):
+    directory.mkdir(exist_ok=True)
+    (directory / "config.json").write_text(json.dumps({"quantization_config": quantization}))
+    return directory
+
+
+W4A16 = {
+    "quant_method": "compressed-tensors",
+    "config_groups": {"group_0": {"weights": {"num_bits": 4}, "input_activations": None}},
+}
+W8A8 = {
+    "quant_method": "compressed-tensors",
+    "config_groups": {
+        "group_0": {"weights": {"num_bits": 8}, "input_activations": {"num_bits": 8}}
+    },
+}
+
+
+def test_weights_that_vllm_does_not_serve_here_are_named(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"x was quantised with bitsandbytes.*engine: vllm"):
+        vllm.refuse_unservable(write_config(tmp_path / "x", quant_method="bitsandbytes"))
+    monkeypatch.setattr(hardware, "gpu_indices", list)
+    monkeypatch.setattr(hardware, "cpu_flags", lambda: ["avx2"])
+    for four_bits in (W4A16, {"quant_method": "gptq", "bits": 4}):
+        with pytest.raises(UserError, match=r"y has 4-bit weights.*AVX-512"):
+            vllm.refuse_unservable(write_config(tmp_path / "y", **four_bits))
+    vllm.refuse_unservable(write_config(tmp_path / "y", **W8A8))
+    monkeypatch.setattr(hardware, "cpu_flags", lambda: ["avx2", "avx512"])
+    vllm.refuse_unservable(write_config(tmp_path / "y", **W4A16))
+    monkeypatch.setattr(hardware, "cpu_flags", lambda: ["avx2"])
+    monkeypatch.setattr(hardware, "gpu_indices", lambda: [0])
+    vllm.refuse_unservable(write_config(tmp_path / "y", **W4A16))
+
+
+def test_how_weights_are_quantised_is_read_from_their_configuration(tmp_path):
+    read = vllm.read_quantization
+    expected = {"method": "compressed-tensors", "weight_bits": 8, "input_bits": 8}
+    assert read(write_config(tmp_path, **W8A8)) == expected
+    assert read(write_config(tmp_path, **W4A16)) == expected | {
+        "weight_bits": 4,
+        "input_bits": None,
+    }
+    (tmp_path / "config.json").write_text("{}")
+    assert read(tmp_path) == {}
+
+
+@pytest.mark.parametrize(("rank", "told"), [(4, 8), (8, 8), (16, 16), (20, 32)])
+def test_vllm_is_told_a_rank_that_it_knows(tmp_path, rank, told):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": rank}))
+    assert vllm.lora_rank(tmp_path) == told
+
+
+def test_bfloat16_is_refused_on_a_gpu_that_lacks_it(monkeypatch):
+    import torch
+
+    assert vllm.serving_dtype("float16") == ("float32", False) or torch.cuda.is_available()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    with pytest.raises(UserError, match=r"Tesla T4 has no bfloat16; set training\.compute_dtype"):
+        vllm.serving_dtype("bfloat16")
+    assert vllm.serving_dtype("float16") == ("float16", True)
+
+
+def test_a_missing_llm_compressor_is_told_in_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setenv(compress_vllm.PYTHON_VARIABLE, str(tmp_path / "python"))
+    with pytest.raises(UserError, match="run make llm-compressor"):
+        compress_vllm.quantize(tmp_path, "int8", tmp_path / "target")
+    with pytest.raises(ValueError, match="precision is 'int2'"):
+        compress_vllm.quantize(tmp_path, "int2", tmp_path / "target")
+
+
+# --- an endpoint ------------------------------------------------------------------------------
+
+
+class Endpoint(BaseHTTPRequestHandler):
+    """Answers as small servers do: no token ids, one piece of text a token."""
+
+    pieces = (" a", " b", " a")
+
+    def do_GET(self):
+        self.reply({"object": "list", "data": [{"id": "variant", "object": "model"}]})
+
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.asked.append((asked, self.headers["Authorization"]))
+        if asked["prompt"] == [0]:
+            self.reply({"error": {"message": "busy"}}, status=503)
+            return
+        if "prompt_logprobs" in asked:  # it knows nothing of them
+            self.reply({"id": "1", "choices": [{"index": 0, "text": "x"}]})
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        for piece in self.pieces[: 1 if asked["prompt"] == [9] else None]:
+            chunk = {"id": "1", "choices": [{"index": 0, "text": piece}]}
+            self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
+        self.wfile.write(b"data: [DONE]\n\n")
+
+    def reply(self, content, status=200):
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments):
+        """A test's output is no place for an access log."""
+
+
+@pytest.fixture
+def endpoint(monkeypatch):
+    pytest.importorskip("openai")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
+    server.asked = []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{server.server_port}/v1")
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(OpenAiEngine, "open_tokenizer", lambda self, directory: None)
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_an_endpoint_without_token_ids_gives_a_time_for_every_piece(endpoint, tmp_path):
+    engine = OpenAiEngine(tmp_path / "variant")
+    engine.load()
+    first, second = engine.serve([[1, 2], [3]], output_tokens=3, concurrency=2)
+    assert first.failure is second.failure is None
+    assert first.token_ids == [-1, -2, -1]
+    assert engine.decode(first.token_ids) == "a b a"
+    assert len(first.token_times_s) == 3
+    assert first.submitted_s <= first.token_times_s[0] <= first.token_times_s[-1]
+    asked, authorization = endpoint.asked[0]
+    assert authorization == "Bearer secret"
+    assert asked["ignore_eos"] is True
+    assert (asked["temperature"], asked["max_tokens"], asked["stream"]) == (0.0, 3, True)
+
+
+def test_requests_that_fail_at_an_endpoint_say_why_and_are_not_repeated(endpoint, tmp_path):
+    engine = OpenAiEngine(tmp_path / "variant")
+    engine.load()
+    busy, whole, short = engine.serve([[0], [1], [9]], output_tokens=3, concurrency=1)
+    assert "HTTP 503" in busy.failure
+    assert whole.failure is None
+    assert short.failure == "ended after 1 of 3 tokens"
+    assert [asked["prompt"] for asked, _ in endpoint.asked] == [[0], [1], [9]]
+
+
+def test_requests_of_an_open_loop_count_from_when_they_were_due(endpoint, tmp_path):
+    engine = OpenAiEngine(tmp_path / "variant")
+    engine.load()
+    first, second = engine.serve_arrivals([[1], [2]], output_tokens=3, arrivals_s=[0.0, 0.2])
+    assert second.submitted_s - first.submitted_s == pytest.approx(0.2, abs=1e-6)
+    assert second.token_times_s[0] >= second.submitted_s
+
+
+def test_an_endpoint_that_is_not_there_or_serves_another_model_is_told(
+    endpoint, tmp_path, monkeypatch
+):
+    with pytest.raises(UserError, match="offers no model 'other' but variant"):
+        OpenAiEngine(tmp_path / "other").load()
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    with pytest.raises(UserError, match="cannot be reached") as refused:
+        OpenAiEngine(tmp_path / "variant").load()
+    assert "127.0.0.1" not in str(refused.value)
+    monkeypatch.delenv("OPENAI_BASE_URL")
+    with pytest.raises(UserError, match="environment variable OPENAI_BASE_URL"):
+        OpenAiEngine(tmp_path / "variant").load()
+
+
+def test_an_engine_works_inside_a_running_event_loop(endpoint, tmp_path):
+    import asyncio
+
+    engine = OpenAiEngine(tmp_path / "variant")
+
+    async def as_in_a_notebook():
+        engine.load()
+        return engine.serve([[1]], output_tokens=3, concurrency=1)
+
+    assert asyncio.run(as_in_a_notebook())[0].failure is None
