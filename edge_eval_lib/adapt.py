@@ -20,7 +20,7 @@ from edge_eval_lib.study import Training
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from edge_eval_lib.tasks import Example
 
@@ -80,8 +80,7 @@ def nf4(compute_dtype: str) -> Any:
 
 def load_for_training(directory: Path, method: str, training: Training, seed: int) -> PeftModel:
     """The base with a fresh adapter, only the adapter trainable. `method` is `lora` or `qlora`."""
-    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
-    from transformers import set_seed
+    from peft import prepare_model_for_kbit_training
 
     if method not in ("lora", "qlora"):
         raise ValueError(f"method is {method!r}; it is 'lora' or 'qlora'")
@@ -89,6 +88,17 @@ def load_for_training(directory: Path, method: str, training: Training, seed: in
     base = models.load_model(directory, training.compute_dtype, quantization)
     if method == "qlora":
         base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
+    model = add_adapter(base, training, seed)
+    if training.gradient_checkpointing:
+        model.enable_input_require_grads()  # or nothing would flow back through frozen embeddings
+    return model
+
+
+def add_adapter(base: PreTrainedModel, training: Training, seed: int) -> PeftModel:
+    """`base` with a fresh LoRA adapter, the same for the same seed; only the adapter trains."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import set_seed
+
     set_seed(seed)  # the same initial adapter for both methods
     config = LoraConfig(
         r=training.lora_rank,
@@ -98,12 +108,9 @@ def load_for_training(directory: Path, method: str, training: Training, seed: in
         task_type="CAUSAL_LM",
     )
     try:
-        model = get_peft_model(base, config)
+        return get_peft_model(base, config)
     except ValueError as error:
         raise UserError(f"training.target_modules does not fit this model: {error}") from error
-    if training.gradient_checkpointing:
-        model.enable_input_require_grads()  # or nothing would flow back through frozen embeddings
-    return model
 
 
 def trainable_parameters(model: PeftModel) -> int:

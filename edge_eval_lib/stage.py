@@ -47,7 +47,9 @@ def begin(stage: str, study: str, **parameters: Any) -> Stage:
     """
     repetitions = max(parameters.get("repetition", 1), 1)
     loaded = load_study(study)
-    loaded = loaded.with_repetitions(max(loaded.repetitions, repetitions))
+    loaded = loaded.with_repetitions(
+        parameters.get("repetitions") or max(loaded.repetitions, repetitions)
+    )
     run = loaded.run(stage, _run_name(stage, parameters))
     told = os.environ.get("EDGE_EVAL_SETTINGS_HASH", run.settings_hash)
     if stage != "score" and told != run.settings_hash:  # a score's settings name all repetitions

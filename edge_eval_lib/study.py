@@ -31,7 +31,7 @@ from edge_eval_lib.errors import UserError
 Task = Literal["rag", "summarization", "dialogue"]
 Method = Literal["lora", "qlora", "none"]
 Precision = Literal["fp16", "int8", "int4"]
-STAGES = ("preflight", "adapt", "compress", "serve", "score")
+STAGES = ("preflight", "adapt", "compress", "serve", "score", "ablation")
 NOTEBOOKS = {
     "preflight": "00_preflight.ipynb",
     "adapt": "01_adapt.ipynb",
@@ -40,6 +40,7 @@ NOTEBOOKS = {
     "score": "04_score.ipynb",
     "synthesis": "05_synthesis.ipynb",
     "paper": "06_paper.ipynb",
+    "ablation": "08_qlora_ablation.ipynb",
 }
 # Names become file names and parts of `family-size_task_method_precision`.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.\-]*$")]
@@ -144,6 +145,13 @@ class Workload(Strict):
         return self
 
 
+class Ablation(Strict):
+    """Steps of each training run of an ablation: in the measured window, and before it."""
+
+    steps: Count
+    warmup_steps: Count
+
+
 @dataclass(frozen=True)
 class Variant:
     """One model adapted to one task by one method and served at one precision."""
@@ -194,7 +202,11 @@ def _hash(settings: Any) -> str:
 
 
 class Study(Strict):
-    """A validated study file. `outputs` of a run go by `name`."""
+    """A validated study file. `outputs` of a run go by `name`.
+
+    With an `ablation` it takes QLoRA apart on its first model and task, `repetitions` times, and
+    serves nothing.
+    """
 
     name: StudyName
     description: str
@@ -208,6 +220,7 @@ class Study(Strict):
     repetitions: Count
     prices: str
     seed: int
+    ablation: Ablation | None = None
 
     _path: Path = PrivateAttr()
 
@@ -329,7 +342,9 @@ def _enumerate_runs(study: Study) -> list[Run]:
         )
         for task in study.tasks
     }
-    runs = [Run("preflight", "preflight", {}, {"stage": "preflight", "hardware": study.hardware})]
+    runs = [_preflight(study)]
+    if study.ablation is not None:
+        return [*runs, _ablation(study, fingerprints[study.tasks[0]])]
     by_adapter: dict[str, list[Variant]] = {}
     for variant in study.served_variants():
         by_adapter.setdefault(variant.adapter, []).append(variant)
@@ -401,6 +416,22 @@ def _enumerate_runs(study: Study) -> list[Run]:
         )
     )
     return runs
+
+
+def _preflight(study: Study) -> Run:
+    return Run("preflight", "preflight", {}, {"stage": "preflight", "hardware": study.hardware})
+
+
+def _ablation(study: Study, fingerprint: str) -> Run:
+    measured = {"training", "data", "seed", "repetitions", "ablation"}
+    settings = {
+        "stage": "ablation",
+        "model": study.models[0].model_dump(),
+        "task": study.tasks[0],
+        "fingerprint": fingerprint,
+        **study.model_dump(include=measured),
+    }
+    return Run("ablation", "ablation", {"repetitions": study.repetitions}, settings)
 
 
 def load_study(path_or_name: str | Path, repetitions: int | None = None) -> Study:
