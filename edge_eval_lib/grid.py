@@ -63,8 +63,12 @@ def make_all(
     """Execute what is missing or outdated, then score and synthesis; GridFailed if runs failed.
 
     `rerun` is a stage whose runs are made again although nothing changed, or `all`. A failed run
-    stops only what needs it: the rest is scored and the report marks what is missing.
+    stops only what needs it: the rest is scored and the report marks what is missing. A study
+    with an ablation is that one run.
     """
+    if study.ablation is not None:
+        make_ablation(study, repetitions, rerun)
+        return
     started = time.monotonic()
     plan.require_possible(study)
     with _locked(study):
@@ -87,8 +91,25 @@ def make_all(
     SAY(f"{study.name}: all {len(study.runs())} runs are done. {_where(study)}")
 
 
+def make_ablation(study: Study, repetitions: int | None, rerun: str | None) -> None:
+    """Run the study's ablation unless it is done; its notebook writes tables, figure and report."""
+    with _locked(study):
+        _claim(study, repetitions)
+        run = study.run("ablation", "ablation")
+        if rerun in ("all", "ablation") or not plan.finished_runs(study, [run]):
+            SAY(f"{study.name}: one run, of {study.repetitions} repetitions of every combination")
+            runner.run_one(study, run.stage, run.name)
+    SAY(_where(study))
+
+
 def make_report(study: Study) -> None:
     """Tables, figures and report from the runs that there are."""
+    if study.ablation is not None:
+        from edge_eval_lib import ablation
+
+        ablation.write_results(study, ablation.measured_runs(study))
+        SAY(_where(study))
+        return
     with _locked(study):
         _claim(study, None)
         runner.run_one(study, "synthesis", "synthesis")
