@@ -319,7 +319,7 @@ def memory_fit(fit: pd.DataFrame) -> Figure:
         axis.text(device_gb, -0.7, f"device: {device_gb:.3g} GB", color=_COLOURS[1], ha="right")
         axis.invert_yaxis()
         axis.set(xlabel="estimated memory (GB)", title="Does it fit?")
-    return _finish(fig, fit, None)
+    return _finish(fig, None)
 
 
 def comparison(table: pd.DataFrame, columns: dict[str, str]) -> Figure:
