@@ -621,7 +621,7 @@ def _fit_lines(study: Study, hardware: Hardware) -> list[str]:
         f"{'needs':>7}   verdict",
     ]
     for row in table.itertuples():
-        if row.verdict is None:
+        if isinstance(row.reason, str):
             lines.append(f"{row.model:<18} {row.step:<14} {row.reason}")
             continue
         verdict = row.verdict

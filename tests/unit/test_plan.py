@@ -1,0 +1,310 @@
+"""Planning: counts, memory, cost and what is refused, without a network or a GPU."""
+
+import re
+
+import pytest
+import yaml
+from tiny import tiny_study
+
+from edge_eval_lib import memory_fit, models, plan, published
+from edge_eval_lib.economics.memory import shape_from_config
+from edge_eval_lib.errors import UserError
+from edge_eval_lib.hardware import load_hardware
+from edge_eval_lib.study import load_study, project_root, read_yaml
+
+SHAPES = read_yaml(project_root() / "params" / "shapes.yaml")
+STANZAS = read_yaml(project_root() / "params" / "models.yaml")
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGE_EVAL_OUTPUTS", str(tmp_path / "outputs"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+
+
+def study_with(tmp_path, study="t4_free", **changes):
+    content = read_yaml(project_root() / "params" / f"{study}.yaml") | {"name": "mine"}
+    for field, value in changes.items():
+        content[field] = content[field] | value if isinstance(value, dict) else value
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return load_study(path)
+
+
+def served_by(study, engine):
+    workload = study.workload.model_copy(update={"engine": engine})
+    changed = study.model_copy(update={"workload": workload})
+    changed._path = study.path
+    return changed
+
+
+def costs(study):
+    runs = study.runs()
+    return plan.estimate(study, runs, plan.finished_runs(study, runs)).costs
+
+
+# --- shapes -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [n for n, s in STANZAS.items() if s["location"] in SHAPES])
+def test_a_shape_has_the_parameters_of_its_model_card(name):
+    stanza = STANZAS[name]
+    shape = shape_from_config(SHAPES[stanza["location"]])
+    # Gemma has norms that the shape does not count: less than a hundredth of a percent.
+    assert shape.parameters == pytest.approx(stanza["parameters"], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["paper_t4", "t4_free", "embedded"])
+def test_every_model_of_a_study_has_a_known_shape(name):
+    for model in load_study(name).models:
+        assert memory_fit.shape_of(model).layers > 0
+
+
+def test_where_only_some_layers_slide_no_window_shortens_the_cache():
+    assert shape_from_config(SHAPES["google/gemma-2-2b-it"]).window is None
+    assert shape_from_config(SHAPES["microsoft/Phi-3-mini-4k-instruct"]).window == 2047
+    assert shape_from_config(SHAPES["Qwen/Qwen2.5-1.5B-Instruct"]).window is None
+
+
+def test_a_random_model_needs_a_shape_and_the_nearest_is_named(tmp_path):
+    stanza = STANZAS["llama-1B-random"] | {"location": "meta-llama/Llama-3.2-1B-Instuct"}
+    with pytest.raises(UserError, match=r"did you mean 'meta-llama/Llama-3\.2-1B-I"):
+        study_with(tmp_path, models=[stanza])
+
+
+def test_a_shape_beside_the_study_is_found_and_changes_its_runs(tmp_path):
+    stanza = STANZAS["llama-1B-random"] | {"location": "my/own"}
+    hashes = []
+    for layers in (2, 3):
+        own = {"my/own": SHAPES["google/gemma-2-2b-it"] | {"num_hidden_layers": layers}}
+        (tmp_path / "shapes.yaml").write_text(yaml.safe_dump(own))
+        study = study_with(tmp_path, models=[stanza])
+        assert memory_fit.shape_of(study.models[0]).layers == layers
+        hashes.append(study.measured_hash)
+    assert hashes[0] != hashes[1]
+
+
+def test_an_unknown_shape_is_said_and_the_rest_is_planned(tmp_path):
+    stanza = STANZAS["qwen-1.5B"] | {"location": "some/where", "family": "new"}
+    study = study_with(tmp_path, models=["qwen-0.5B", stanza])
+    table = memory_fit.fit_table(study).set_index("model")
+    assert "shapes.yaml has no some/where" in table.loc["new-1.5B", "reason"]
+    assert (table.loc["qwen-0.5B", "verdict"] == "fits").all()
+    assert "the shape of new-1.5B is not known here" in plan.describe(study)
+
+
+# --- memory -----------------------------------------------------------------------------------
+
+
+def test_the_published_study_used_as_many_t4s_as_the_plan_says_for_lora():
+    """The paper's meter read two cards for LoRA on 7B and 8B, and one below."""
+    study = load_study("paper_t4")
+    fits = memory_fit.fits(study)
+    for row in published.load().adaptation.query("method == 'lora'").to_dict("records"):
+        assert fits[f"{row['family']}-{row['size']}", "adapt by lora"].devices == row["gpus"]
+
+
+def test_the_parts_add_up_to_the_need():
+    table = memory_fit.fit_table(load_study("paper_t4"))
+    parts = table[["weights_gb", "adapter_gb", "activations_gb", "kv_cache_gb"]].sum(axis=1)
+    assert parts.to_numpy() == pytest.approx(table["need_gb"].to_numpy())
+    assert len(table) == 6 * (2 + 3)
+    assert set(table["verdict"]) <= {"fits", "offload", "does not fit"}
+
+
+def test_what_one_card_lacks_is_offloaded_or_refused_by_the_hosts_memory(tmp_path):
+    study = study_with(tmp_path, models=["llama-8B-random"], hardware="t4")
+    t4 = load_hardware("t4")
+    served = memory_fit.fits(study, t4)["llama-8B", "serve fp16"]
+    assert served.verdict == "offload"
+    none = t4.model_copy(update={"host_memory_gb": None})
+    assert memory_fit.fits(study, none)["llama-8B", "serve fp16"].verdict == "does not fit"
+    trained = memory_fit.fits(study, t4)["llama-8B", "adapt by lora"]
+    assert trained.verdict == "does not fit"  # training is never offloaded
+    assert memory_fit.fits(study, load_hardware("t4x2"))["llama-8B", "serve fp16"].devices == 2
+    assert memory_fit.fits(study, load_hardware("h200"))["llama-8B", "serve fp16"].devices == 1
+
+
+def test_a_run_is_given_the_devices_that_it_needs():
+    study = load_study("paper_t4")
+    needed = {r.name: memory_fit.devices_needed(study, r) for r in study.runs()}
+    assert needed["llama-8B_rag_lora_fp16_r01"] == 2
+    assert needed["llama-1B_rag_lora_fp16_r01"] == 1
+    assert needed["score"] == needed["preflight"] == 1
+
+
+# --- cost -------------------------------------------------------------------------------------
+
+
+def test_the_papers_grid_is_planned():
+    text = plan.describe(load_study("paper_t4"))
+    assert "72 variants = 6 models x 3 tasks x 4 configurations" in text
+    assert "1,440 serving runs (20 repetitions" in text
+    assert re.search(r"together +1,874 +0 +1,874 +[\d.]+ +[\d.]+ +[\d.]+ +[\d.e+]+", text)
+    assert "kWh" in text
+    assert "HF_TOKEN is not set" in text
+    assert "36 variants cannot run, llama-1B_rag_lora_fp16" in text
+
+
+def test_adaptation_costs_what_was_published_by_example():
+    study = load_study("paper_t4")
+    row = (
+        published.load()
+        .adaptation.query(
+            "family == 'qwen' and size == '3B' and task == 'rag' and method == 'lora'"
+        )
+        .iloc[0]
+    )
+    cost = costs(study)["adapt", "qwen-3B_rag_lora"]
+    share = study.data.train_examples * study.training.epochs / row["train_examples"]
+    waiting_s = plan.START_S + study.workload.idle_seconds
+    assert cost.basis == plan.PUBLISHED
+    assert cost.seconds == pytest.approx(row["adapt_s"] * share + waiting_s)
+    assert cost.energy_j == pytest.approx(
+        row["adapt_energy_j"] * share + 70 * plan.WAITING_SHARE * waiting_s
+    )
+
+
+def test_published_figures_stand_for_t4s_and_their_engine_alone(tmp_path):
+    on_h200 = study_with(tmp_path, "paper_t4", hardware="h200", repetitions=1)
+    assert {cost.basis for cost in costs(on_h200).values()} == {plan.MODEL}
+    by_transformers = served_by(study_with(tmp_path, "paper_t4", repetitions=1), "transformers")
+    by_vllm = served_by(by_transformers, "vllm")
+    run = ("serve", "qwen-3B_rag_lora_int8_r01")
+    assert costs(by_transformers)[run].basis == plan.MODEL
+    assert costs(by_vllm)[run].basis == plan.PUBLISHED
+    assert costs(by_vllm)[run].seconds < costs(by_transformers)[run].seconds
+    reference = ("serve", "qwen-3B_rag_none_fp16_r01")
+    assert costs(by_vllm)[reference].basis == plan.MODEL
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"data": {"train_examples": 1200}},
+        {"training": {"epochs": 2}},
+        {"workload": {"output_tokens": 128}},
+        {"workload": {"latency_prompts": 64}},
+        {"repetitions": 6},
+        {"hardware": "this-machine"},
+    ],
+)
+def test_more_work_or_a_slower_machine_takes_longer(tmp_path, change):
+    few = sum(c.seconds for c in costs(study_with(tmp_path)).values())
+    more = sum(c.seconds for c in costs(study_with(tmp_path, **change)).values())
+    assert more > 1.05 * few
+
+
+def test_int8_by_transformers_on_a_t4_meets_what_was_measured():
+    """Qwen2.5-0.5B, a request at a time: 24.4 tok/s in FP16, 6.3 in INT8."""
+    study, t4 = load_study("t4_free"), load_hardware("t4")
+    for precision, measured_tok_s in (("fp16", 24.4), ("int8", 6.3)):
+        run = study.run("serve", f"qwen-0.5B_rag_lora_{precision}_r01")
+        more = study.model_copy(
+            update={"workload": study.workload.model_copy(update={"latency_prompts": 108})}
+        )
+        more._path = study.path
+        added_s = plan.model_s(more, run, t4)[0] - plan.model_s(study, run, t4)[0]
+        tok_s = 100 * study.workload.output_tokens / added_s
+        assert tok_s == pytest.approx(measured_tok_s, rel=0.15)
+
+
+def test_the_free_session_is_long_enough():
+    study = load_study("t4_free")
+    found = costs(study)
+    assert sum(cost.seconds * cost.gpus for cost in found.values()) < 9 * 3600 * 0.8
+    assert len(study.variants()) == 24
+    assert not any(model.gated for model in study.models)
+    assert all(re.fullmatch("[0-9a-f]{40}", model.revision) for model in study.models)
+    assert not plan.problems(study)
+    # What the free services' disks hold.
+    disk = plan.bases_gb(study) + sum(plan.disk_gb(study, run) for run in study.runs())
+    assert disk < 50
+
+
+def test_without_a_power_limit_energy_is_unknown_and_not_zero():
+    device = load_hardware("t4").model_copy(update={"power_limit_w": None})
+    assert plan._energy_j(device, 100.0, 10.0) is None
+
+
+def test_disk_counts_every_precision_and_the_adapter():
+    study = load_study("t4_free")
+    compress = plan.disk_gb(study, study.run("compress", "qwen-1.5B_rag_lora"))
+    assert compress == pytest.approx(3.09 + 1.78 + 1.14, abs=0.02)
+    adapt = plan.disk_gb(study, study.run("adapt", "qwen-1.5B_rag_lora"))
+    assert adapt == pytest.approx(4 * 18_464_768 / 1e9)  # peft's count at rank 16
+
+
+# --- what is refused --------------------------------------------------------------------------
+
+
+def test_bfloat16_on_a_t4_is_refused(tmp_path):
+    study = study_with(tmp_path, training={"compute_dtype": "bfloat16"})
+    (found,) = plan.problems(study)
+    assert "bfloat16, which t4 (compute capability 7.5) does not compute" in found
+    assert "qwen-0.5B_rag_lora_fp16" in found
+    assert "set it to float16" in found
+    on_a100 = {"training": {"compute_dtype": "bfloat16"}, "hardware": "a100"}
+    assert not plan.problems(study_with(tmp_path, **on_a100))
+
+
+def test_a_model_that_does_not_fit_is_named_with_the_way_out(tmp_path):
+    study = study_with(tmp_path, models=["phi3-14B-random"])
+    found = plan.problems(study)
+    assert any(
+        "phi3-14B_rag_lora_fp16" in text and "does not fit" in text and "use qlora" in text
+        for text in found
+    )
+    with pytest.raises(UserError, match="does not fit"):
+        plan.require_possible(study)
+
+
+def test_a_precision_that_the_engine_lacks_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "cpu_flags", lambda: ["avx2"])
+    no_gpu = load_hardware("t4").model_copy(update={"gpus": 0})
+    found = plan.problems(served_by(study_with(tmp_path), "vllm"), no_gpu)
+    assert any("rag_lora_int4 cannot be served: int4 by vllm needs AVX512" in p for p in found)
+    old = load_hardware("t4").model_copy(update={"compute_capability": "7.0"})
+    found = plan.problems(study_with(tmp_path), old)
+    assert any("int8 by transformers needs compute capability 7.5" in text for text in found)
+
+
+def test_a_missing_token_stops_the_study_and_a_set_one_does_not(monkeypatch):
+    study = load_study("paper_t4")
+    with pytest.raises(UserError, match=r"HF_TOKEN is not set .* llama-3B and llama-8B"):
+        plan.require_possible(study)
+    monkeypatch.setenv("HF_TOKEN", "hf_x")
+    assert not plan.problems(study)
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("RepositoryNotFoundError", "has no 'Qwen/Qwen2.5-1.5B-Instuct'; did you mean"),
+        ("RevisionNotFoundError", "no revision 989aa7980e4cf806f80c7fef2b1adb7bc71aa306"),
+        ("GatedRepoError", "has not granted"),
+        ("ConnectionError", "cannot be reached"),
+    ],
+)
+def test_what_the_hub_answers_is_told_before_the_run(name, says, tmp_path, monkeypatch):
+    from huggingface_hub import HfApi, errors
+
+    kind = getattr(errors, name, ConnectionError)
+    problem = kind.__new__(kind)
+
+    def answer(*_arguments, **_options):
+        raise problem
+
+    monkeypatch.setattr(HfApi, "model_info", answer)
+    stanza = STANZAS["qwen-1.5B"] | {"location": "Qwen/Qwen2.5-1.5B-Instuct"}
+    study = study_with(tmp_path, models=[stanza])
+    with pytest.raises(UserError, match=re.escape(says)) as refused:
+        plan.require_possible(study)
+    assert "qwen-1.5B_rag_lora_fp16 cannot run" in str(refused.value)
+
+
+def test_a_local_study_asks_no_hub(tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "hub_problem", lambda model: pytest.fail("the hub was asked"))
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tiny_study(tmp_path)))
+    plan.require_possible(load_study(path))
