@@ -2,8 +2,8 @@
 #
 #   snakemake --profile profiles/local --directory outputs/embedded --config study=embedded
 #
-# `make all` writes the settings files and calls it (edge_eval_lib/grid.py). A run is made again
-# if its settings file or a notebook it needs is newer than its own notebook.
+# A run is done when its settings file is there, which is written when its notebook is published.
+# `make all` removes the settings files that are out of date and calls this (edge_eval_lib/grid.py).
 import shlex
 import sys
 
@@ -31,9 +31,9 @@ RUN = (
 
 
 def needed(stage):
-    """The notebooks that a run needs, by the run's wildcards."""
+    """The runs that a run needs, by the run's wildcards."""
     return lambda wildcards: [
-        f"runs/{of}/{name}.ipynb" for of, name in NEEDS[stage, wildcards.name]
+        f"settings/{of}/{name}.json" for of, name in NEEDS[stage, wildcards.name]
     ]
 
 
@@ -50,21 +50,17 @@ rule all:
 if everything:
 
     rule preflight:
-        input:
-            "settings/preflight/preflight.json",
         output:
-            "runs/preflight/preflight.ipynb",
-        priority: PREPARATION + 1  # first of all; nothing depends on it (ancient() would hide other changes)
+            "settings/preflight/preflight.json",
+        priority: PREPARATION + 1  # first; nothing needs it (ancient() would hide other changes)
         resources:
             machine=1,
         shell:
             RUN + "preflight preflight"
 
     rule adapt:
-        input:
-            "settings/adapt/{name}.json",
         output:
-            "runs/adapt/{name}.ipynb",
+            "settings/adapt/{name}.json",
         priority: PREPARATION
         resources:
             machine=1,
@@ -73,10 +69,9 @@ if everything:
 
     rule compress:
         input:
-            "settings/compress/{name}.json",
             needed("compress"),
         output:
-            "runs/compress/{name}.ipynb",
+            "settings/compress/{name}.json",
         priority: PREPARATION
         resources:
             machine=1,
@@ -85,10 +80,9 @@ if everything:
 
     rule serve:
         input:
-            "settings/serve/{name}.json",
             needed("serve"),
         output:
-            "runs/serve/{name}.ipynb",
+            "settings/serve/{name}.json",
         priority: lambda wildcards: -ORDER[wildcards.name]
         resources:
             machine=1,
@@ -98,14 +92,13 @@ if everything:
 
 rule score:
     input:
-        "settings/score/score.json",
         (
-            [f"runs/{stage}/{name}.ipynb" for stage, name in NEEDS["score", "score"]]
+            [f"settings/{stage}/{name}.json" for stage, name in NEEDS["score", "score"]]
             if everything
             else grid.served_notebooks(study)
         ),
     output:
-        "runs/score/score.ipynb",
+        "settings/score/score.json",
     resources:
         machine=1,
     shell:
@@ -114,13 +107,12 @@ rule score:
 
 rule synthesis:
     input:
-        "settings/synthesis/synthesis.json",
-        "runs/score/score.ipynb",
-        [] if everything else "settings/failures.json",
+        "settings/score/score.json",
+        [] if everything else "failures.json",
         runner.notebook_source("synthesis"),
         REPORT_CODE,
     output:
-        "runs/synthesis/synthesis.ipynb",
+        "settings/synthesis/synthesis.json",
     resources:
         machine=1,
     shell:
@@ -135,7 +127,7 @@ if runner.notebook_source("paper").is_file():
             (project_root() / "params" / "published").glob("*"),
             REPORT_CODE,
         output:
-            str(runner.place(study, "paper", "paper").notebook),
+            str(runner.place(study, "paper", "paper").settings),
         resources:
             machine=1,
         shell:

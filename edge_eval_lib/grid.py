@@ -1,7 +1,8 @@
 """The whole grid of a study: what is made again, and Snakemake, which schedules it.
 
-Snakemake compares each run's notebook with the run's settings file and with the notebooks it
-needs. This module writes the settings files, starts Snakemake, and tells what came of it.
+A published run has a settings file, which says what it was made with. This module removes the
+settings files that are out of date; Snakemake makes the runs that have none, and those that need
+a run which was made later. A notebook stays until a new one takes its place.
 """
 
 from __future__ import annotations
@@ -75,9 +76,7 @@ def make_all(
         _claim(study, repetitions)
         runs = [*study.runs(), *(runner.find_run(study, s, s) for s in _final_stages())]
         _withdraw_corrupt(study, runs)
-        for run in runs:
-            runner.write_settings(study, run)
-        _mark_rerun(study, runs, rerun)
+        _forget_outdated(study, runs, rerun)
         began = time.time()
         complete = _snakemake(study, profile, everything=True)
         served = (study.directory / "runs" / "serve").glob("*.ipynb")
@@ -87,7 +86,7 @@ def make_all(
         _keep_wall_time(study, runs, began, time.monotonic() - started)
         if not complete:
             raise GridFailed(_what_failed(study, runs))
-        (study.directory / "settings" / "failures.json").unlink(missing_ok=True)
+        (study.directory / "failures.json").unlink(missing_ok=True)
     SAY(f"{study.name}: all {len(study.runs())} runs are done. {_where(study)}")
 
 
@@ -127,11 +126,11 @@ def _final_stages() -> list[str]:
 
 
 def targets(study: Study, everything: bool) -> list[str]:
-    """Notebooks that Snakemake is to make, below the study's outputs (the paper's: absolute)."""
+    """Settings files that Snakemake is to have made, below the study's outputs."""
     names = [("score", "score"), *((stage, stage) for stage in _final_stages())]
     if everything:
         names = [*((run.stage, run.name) for run in study.runs()), *names]
-    return [relative(study, runner.place(study, *name).notebook) for name in dict.fromkeys(names)]
+    return [relative(study, runner.place(study, *name).settings) for name in dict.fromkeys(names)]
 
 
 def relative(study: Study, path: Path) -> str:
@@ -208,21 +207,26 @@ def _withdraw_corrupt(study: Study, runs: Iterable[Run]) -> None:
             SAY(f"{run.stage}  {run.name} is damaged and is made again ({at.failed_notebook})")
 
 
-def _mark_rerun(study: Study, runs: Iterable[Run], rerun: str | None) -> None:
-    """Make settings newer than notebooks: an interrupted RERUN goes on with the next `make all`."""
-    if rerun is None:
-        return
-    if rerun not in ("all", *STAGES):
+def _forget_outdated(study: Study, runs: Iterable[Run], rerun: str | None) -> None:
+    """Remove the settings files of runs that are to be made again.
+
+    An interrupted RERUN goes on with the next `make all`.
+    """
+    if rerun is not None and rerun not in ("all", *STAGES):
         raise UserError(f"RERUN={rerun} is no stage; give all or one of {', '.join(STAGES)}.")
     for run in runs:
-        if rerun in ("all", run.stage):
-            os.utime(runner.place(study, run.stage, run.name).settings)
+        at = runner.place(study, run.stage, run.name)
+        if not at.settings.is_file():
+            continue
+        same = at.notebook.is_file() and at.settings.read_bytes() == run.settings_json
+        if not same or rerun in ("all", run.stage):
+            at.settings.unlink()
 
 
 def _write_failures(study: Study, runs: Iterable[Run]) -> None:
     """What the report says about failed runs; a change in it makes the report again."""
     failed = {f"{f['stage']}/{f['name']}": f["reason"] for f in _failures(study, runs)}
-    path = study.directory / "settings" / "failures.json"
+    path = study.directory / "failures.json"
     content = orjson.dumps(failed, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS)
     if not path.is_file() or path.read_bytes() != content:
         path.write_bytes(content)
@@ -234,7 +238,7 @@ def _failures(study: Study, runs: Iterable[Run]) -> list[dict[str, Any]]:
     for run in runs:
         at = runner.place(study, run.stage, run.name)
         failure = runner.read_failure(at)
-        if failure and not at.notebook.is_file():
+        if failure and not at.settings.is_file():
             found.append(failure | {"notebook": str(at.failed_notebook)})
     return found
 
@@ -247,10 +251,10 @@ def _what_failed(study: Study, runs: list[Run]) -> str:
         return (
             f"Snakemake stopped: {lines[-1].strip() if lines else 'it said nothing'} (see {log})."
         )
-    undone = [r for r in runs if not runner.place(study, r.stage, r.name).notebook.is_file()]
+    undone = [r for r in runs if not runner.place(study, r.stage, r.name).settings.is_file()]
     blocked = len(undone) - len(failures)
     told = [f"  {f['stage']}  {f['name']}: {f['reason']} ({f['notebook']})" for f in failures]
-    rest = f", {blocked} more need them" if blocked > 0 else ""
+    rest = f", {blocked} more need {'it' if len(failures) == 1 else 'them'}" if blocked > 0 else ""
     report = _where(study) if (study.directory / "report.html").is_file() else ""
     many = f"{len(failures)} run{'s' if len(failures) > 1 else ''}"
     closing = f"Everything else is kept; make all tries them again. {report}".rstrip()
@@ -268,7 +272,7 @@ def _keep_wall_time(study: Study, runs: Iterable[Run], began: float, wall_s: flo
     for run in runs:
         with contextlib.suppress(FileNotFoundError):
             at = runner.place(study, run.stage, run.name)
-            if at.notebook.stat().st_mtime >= began:
+            if at.settings.stat().st_mtime >= began:
                 made.append([run.stage, run.name])
     if made:
         runner.write_atomically(study.directory / "grid.json", {"wall_s": wall_s, "runs": made})
@@ -288,7 +292,7 @@ def _snakemake(study: Study, profile: str | None, everything: bool) -> bool:
     config = {
         "study": str(study.path),
         "repetitions": study.repetitions,
-        "everything": everything,
+        "everything": int(everything),  # a word would stay text
     }
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(project_root() / "Snakefile")]
     command += ["--profile", str(profile_directory), "--directory", str(study.directory)]
@@ -337,6 +341,7 @@ class Progress(logging.Handler):
         self.study, self.say = study, say
         self.seconds = left.seconds
         self.total = self.started = 0
+        self.since = time.time()
         self.began: dict[int, tuple[tuple[str, str], float]] = {}
         self.took_s = self.expected_s = 0.0
 
@@ -377,13 +382,14 @@ class Progress(logging.Handler):
 
     def _fail(self, run: tuple[str, str]) -> None:
         self.seconds.pop(run, None)
-        failure = runner.read_failure(runner.place(self.study, *run))
-        reason = failure["reason"] if failure else "it was stopped"
-        self.say(f"FAILED  {run[0]}  {run[1]}: {reason}", flush=True)
+        at = runner.place(self.study, *run)
+        failure = runner.read_failure(at)
+        if failure and at.failure.stat().st_mtime >= self.since:  # else it was interrupted
+            self.say(f"FAILED  {run[0]}  {run[1]}: {failure['reason']}", flush=True)
 
 
-def _run_of(notebook: str) -> tuple[str, str]:
-    path = Path(str(notebook))
+def _run_of(settings: str) -> tuple[str, str]:
+    path = Path(str(settings))
     return path.parent.name, path.stem
 
 

@@ -60,7 +60,7 @@ class Place:
 
     @property
     def settings(self) -> Path:
-        """The settings the run is to be made with: what Snakemake compares the notebook with."""
+        """The settings that the published notebook was made with; what Snakemake looks for."""
         return self.directory / "settings" / self.stage / f"{self.name}.json"
 
     @property
@@ -124,27 +124,6 @@ def raw_file(study: Study, stage: str, name: str, file_name: str) -> Path:
     return notebook.with_name(f"{name}.{file_name}")
 
 
-def write_settings(study: Study, run: Run) -> None:
-    """Write the run's settings if their content changed.
-
-    A changed file is newer than the notebook, so the run is made again; unless the published
-    notebook was made with these very settings (a change that was taken back).
-    """
-    at = place(study, run.stage, run.name)
-    content = run.settings_json
-    try:
-        if at.settings.read_bytes() == content:
-            return
-    except FileNotFoundError:
-        pass
-    at.settings.parent.mkdir(parents=True, exist_ok=True)
-    at.settings.write_bytes(content)
-    with contextlib.suppress(OSError, ValueError):
-        if scraps.read_scraps(at.notebook).get("settings_hash") == run.settings_hash:
-            made = at.notebook.stat().st_mtime
-            os.utime(at.settings, (made, made))
-
-
 def run_one(study: Study, stage: str, name: str) -> Path:
     """Execute one run and publish it; the published notebook.
 
@@ -158,7 +137,6 @@ def run_one(study: Study, stage: str, name: str) -> Path:
     if not source.is_file():
         raise UserError(f"There is no notebook {source}.")
     asked_at = time.time()
-    write_settings(study, run)
     device = contextlib.nullcontext({}) if stage in UNMEASURED else _device(study, run)
     with device as device_environment:
         if at.notebook.is_file() and at.notebook.stat().st_mtime > asked_at:
@@ -185,7 +163,7 @@ def run_one(study: Study, stage: str, name: str) -> Path:
         if reason is not None:
             _keep_failure(at, run, reason, time.monotonic() - started)
             raise RunFailed(reason)
-        _publish(at)
+        _publish(at, run)
     return at.notebook
 
 
@@ -453,15 +431,18 @@ def _out_of_memory_kills() -> int:
 # --- publication ----------------------------------------------------------------------------
 
 
-def _publish(at: Place) -> None:
+def _publish(at: Place, run: Run) -> None:
     """Move the run's files to `runs/`; a notebook there never stands beside another run's data."""
     at.notebook.parent.mkdir(parents=True, exist_ok=True)
+    at.settings.parent.mkdir(parents=True, exist_ok=True)
+    at.settings.unlink(missing_ok=True)
     at.notebook.unlink(missing_ok=True)
     for old in at.notebook.parent.glob(f"{at.name}.*.parquet"):
         old.unlink()
     for file in (at.running / "raw").iterdir():
         file.rename(at.notebook.with_name(f"{at.name}.{file.name}"))
     (at.running / "notebook.ipynb").rename(at.notebook)
+    write_atomically(at.settings, run.settings)
     shutil.rmtree(at.running)
     at.failure.unlink(missing_ok=True)
     at.failed_notebook.unlink(missing_ok=True)
@@ -473,21 +454,19 @@ def _keep_failure(at: Place, run: Run, reason: str, seconds: float) -> None:
     if executed.is_file():
         executed.rename(at.failed_notebook)
     shutil.rmtree(at.running)
-    write_atomically(
-        at.failure,
-        {
-            "stage": run.stage,
-            "name": run.name,
-            "reason": reason,
-            "settings_hash": run.settings_hash,
-            "seconds": round(seconds, 1),
-            "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        },
-    )
+    why = {
+        "stage": run.stage,
+        "name": run.name,
+        "reason": reason,
+        "settings_hash": run.settings_hash,
+        "seconds": round(seconds, 1),
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    write_atomically(at.failure, why)
 
 
 def write_atomically(path: Path, content: dict[str, Any]) -> None:
     """Write a mapping as JSON such that a reader sees the old file or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2))
+    temporary.write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
     temporary.rename(path)

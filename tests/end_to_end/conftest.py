@@ -1,0 +1,197 @@
+"""Studies with small notebooks of the tests' own, run by the real commands.
+
+The notebooks go through the real scheduler, runner, papermill and kernels; only what they do is
+small. What a run is to do wrong stands in a file: `{"serve/NAME": "kill"}`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+import yaml
+from tiny import tiny_study
+
+from edge_eval_lib.study import NOTEBOOKS, project_root
+
+MISDEEDS = """
+import os, resource, signal, time
+from edge_eval_lib import scraps
+
+run = os.environ["EDGE_EVAL_RUN"]
+misdeed = json.loads(Path(os.environ["MISDEEDS"]).read_text()).get(run)
+scraps.record("stage", run.split("/")[0])
+scraps.record("run", run.split("/")[1])
+scraps.record("settings_hash", os.environ["EDGE_EVAL_SETTINGS_HASH"])
+(Path(os.environ["EDGE_EVAL_RUN_DIRECTORY"]) / "raw.parquet").write_text(run)
+if misdeed == "kill":
+    os.kill(os.getpid(), signal.SIGKILL)
+elif misdeed == "memory":
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 31, 1 << 31))
+    bytearray(1 << 33)
+elif misdeed == "raise":
+    raise ValueError("the first line\\nand a second one")
+elif misdeed == "sleep":
+    time.sleep(120)
+elif misdeed == "nap":
+    time.sleep(3)
+"""
+CONFIGURATIONS = (("lora", "fp16"), ("lora", "int8"))
+
+
+def write_notebooks(directory: Path) -> None:
+    """A notebook for every stage but the paper, which needs no study."""
+    directory.mkdir()
+    cell = nbformat.v4.new_code_cell
+    parameters = "study = model = task = method = precision = None\nrepetition = 1"
+    for stage, file_name in NOTEBOOKS.items():
+        if stage == "paper":
+            continue
+        complete = "scraps.complete()"
+        if stage == "synthesis":
+            complete = (
+                "from edge_eval_lib.study import load_study\n"
+                "(load_study(study).directory / 'report.html').write_text('report')\n"
+                "scraps.complete()"
+            )
+        notebook = nbformat.v4.new_notebook(
+            cells=[
+                cell(parameters, metadata={"tags": ["parameters"]}),
+                cell("import json\nfrom pathlib import Path" + MISDEEDS),
+                cell(complete),
+            ],
+            metadata={
+                "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
+            },
+        )
+        nbformat.write(notebook, directory / file_name)
+
+
+@dataclass
+class Grid:
+    """A study of six runs in a directory of its own, and the commands that work on it."""
+
+    directory: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "EDGE_EVAL"))}
+        self.environment = kept | {
+            "EDGE_EVAL_NOTEBOOKS": str(self.directory / "notebooks"),
+            "EDGE_EVAL_OUTPUTS": str(self.directory / "outputs"),
+            "XDG_RUNTIME_DIR": str(self.directory),  # device locks of the test's own
+            "MISDEEDS": str(self.directory / "misdeeds.json"),
+        }
+
+    @property
+    def study(self) -> Path:
+        return self.directory / "small.yaml"
+
+    @property
+    def outputs(self) -> Path:
+        return self.directory / "outputs" / "small"
+
+    def write_study(self, **changes: object) -> None:
+        content = tiny_study(self.directory, "small", configurations=CONFIGURATIONS, **changes)
+        content["models"][0]["location"] = "/models/tiny"  # which no notebook here loads
+        self.study.write_text(yaml.safe_dump(content), encoding="utf-8")
+
+    def misbehave(self, **misdeeds: str) -> None:
+        """serve__NAME="kill" has that run kill its kernel; nothing given: all behave."""
+        named = {run.replace("__", "/", 1): what for run, what in misdeeds.items()}
+        Path(self.environment["MISDEEDS"]).write_text(json.dumps(named), encoding="utf-8")
+
+    def forget(self, stage: str, name: str) -> None:
+        """Remove a run's published files, as if it had never been made."""
+        (self.outputs / "settings" / stage / f"{name}.json").unlink()
+        for file in (self.outputs / "runs" / stage).glob(f"{name}.*"):
+            file.unlink()
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "edge_eval_lib", *arguments]
+
+    def call(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of edge_eval_lib to its end."""
+        return subprocess.run(
+            self.command(*arguments),
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            stdin=subprocess.DEVNULL,
+        )
+
+    def all(self, *options: str) -> subprocess.CompletedProcess[str]:
+        return self.call("all", str(self.study), *options)
+
+    def start(self, command: list[str]) -> subprocess.Popen[str]:
+        """Start a command as a terminal does: in a process group of its own."""
+        return subprocess.Popen(
+            command,
+            env=self.environment,
+            cwd=project_root(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        )
+
+    def published(self) -> dict[str, bytes]:
+        """Content of every published notebook by `stage/name`."""
+        paths = sorted((self.outputs / "runs").glob("*/*.ipynb"))
+        return {f"{path.parent.name}/{path.stem}": path.read_bytes() for path in paths}
+
+    def processes(self) -> list[psutil.Process]:
+        """Every process that works on this grid: they all have its outputs in their environment."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                mine = process.environ().get("EDGE_EVAL_OUTPUTS")
+            except psutil.Error:
+                continue
+            if mine == self.environment["EDGE_EVAL_OUTPUTS"]:
+                found.append(process)
+        return found
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Grid:
+    """A grid that was run to its end once; tests work on copies."""
+    grid = Grid(tmp_path_factory.mktemp("finished"))
+    write_notebooks(grid.directory / "notebooks")
+    grid.write_study()
+    grid.misbehave()
+    done = grid.all()
+    assert done.returncode == 0, done.stdout + done.stderr
+    return grid
+
+
+@pytest.fixture
+def grid(finished: Grid, tmp_path: Path) -> Iterator[Grid]:
+    """A finished grid of the test's own; whatever it started is ended after the test."""
+    directory = tmp_path / "grid"
+    shutil.copytree(finished.directory, directory)  # keeps the times that decide what is outdated
+    copy = Grid(directory)
+    (copy.outputs / "study.json").unlink()  # it names the original's study file
+    yield copy
+    for process in copy.processes():
+        process.kill()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait until `condition` holds; fails the test if it does not within `seconds`."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.1)

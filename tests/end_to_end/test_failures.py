@@ -1,0 +1,295 @@
+"""Whatever goes wrong: nothing finished is lost, nothing half-made is published, and the next
+`make all` completes. A person is told in a sentence, never by a traceback."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import signal
+import subprocess
+
+import pytest
+import tiny
+import yaml
+from conftest import Grid, wait_for
+
+INT8 = "tinyllama-0.1M_rag_lora_int8_r01"
+ADAPTER = "tinyllama-0.1M_rag_lora"
+EVERY_RUN = {
+    "preflight/preflight",
+    f"adapt/{ADAPTER}",
+    f"compress/{ADAPTER}",
+    "serve/tinyllama-0.1M_rag_lora_fp16_r01",
+    f"serve/{INT8}",
+    "serve/tinyllama-0.1M_rag_none_fp16_r01",
+    "score/score",
+    "synthesis/synthesis",
+}
+
+
+def executed(output: str) -> list[str]:
+    """`stage/name` of the runs that a `make all` started, in order."""
+    lines = re.findall(r"^run \d+ of \d+  (\S+)(?:  (\S+))?  \(", output, re.MULTILINE)
+    return [f"{stage}/{name or stage}" for stage, name in lines]
+
+
+def assert_told_without_traceback(output: str) -> None:
+    assert "Traceback" not in output
+    assert "Error in rule" not in output
+
+
+def assert_nothing_half_made(grid: Grid) -> None:
+    """Every published notebook is complete and has its own raw data beside it."""
+    for run, content in grid.published().items():
+        assert b"run_complete" in content
+        stage, name = run.split("/")
+        assert (grid.outputs / "runs" / stage / f"{name}.raw.parquet").read_text() == run
+    published = {path.name.removesuffix(".raw.parquet") for path in grid.outputs.glob("runs/*/*")}
+    assert {name.removesuffix(".ipynb") for name in published} == {
+        run.split("/")[1] for run in grid.published()
+    }
+
+
+def test_a_finished_grid_has_every_run_and_does_nothing_again(grid: Grid):
+    assert set(grid.published()) == EVERY_RUN
+    assert_nothing_half_made(grid)
+    again = grid.all()
+    assert again.returncode == 0
+    assert executed(again.stdout) == []
+
+
+@pytest.mark.parametrize(
+    ("misdeed", "reason"),
+    [
+        ("kill", "The kernel was killed by SIGKILL."),
+        ("memory", "MemoryError"),
+        ("raise", "ValueError: the first line and a second one"),
+    ],
+)
+def test_a_failed_run_stops_no_other_and_is_retried_alone(grid: Grid, misdeed: str, reason: str):
+    grid.misbehave(**{f"serve__{INT8}": misdeed})
+    grid.forget("serve", INT8)
+    grid.forget("score", "score")
+    failed = grid.all()
+    assert failed.returncode == 1
+    assert_told_without_traceback(failed.stdout + failed.stderr)
+    assert reason in failed.stderr
+    assert set(grid.published()) == EVERY_RUN - {f"serve/{INT8}"}
+    assert_nothing_half_made(grid)
+    # What there is was scored and reported all the same.
+    assert executed(failed.stdout) == [f"serve/{INT8}", "score/score", "synthesis/synthesis"]
+    told = json.loads((grid.outputs / "failed" / "serve" / f"{INT8}.json").read_text())
+    assert told["reason"].startswith(reason)
+    assert reason in grid.call("status", str(grid.study)).stdout
+
+    grid.misbehave()
+    mended = grid.all()
+    assert mended.returncode == 0
+    assert executed(mended.stdout) == [f"serve/{INT8}", "score/score", "synthesis/synthesis"]
+    assert set(grid.published()) == EVERY_RUN
+    assert not list(grid.outputs.glob("failed/*/*"))
+
+
+def test_rerun_keeps_each_finished_run_until_a_new_one_takes_its_place(grid: Grid):
+    before = grid.published()
+    grid.misbehave(**{f"adapt__{ADAPTER}": "raise"})
+    failed = grid.all("--rerun", "adapt")
+    assert failed.returncode == 1
+    assert executed(failed.stdout) == [f"adapt/{ADAPTER}", "synthesis/synthesis"]  # to report it
+    kept = EVERY_RUN - {"synthesis/synthesis"}
+    assert {run for run in EVERY_RUN if grid.published()[run] == before[run]} == kept
+    assert_nothing_half_made(grid)
+
+    grid.misbehave()
+    assert grid.all().returncode == 0
+    after = grid.published()
+    assert {run for run in EVERY_RUN if after[run] == before[run]} == {
+        "preflight/preflight",
+        "serve/tinyllama-0.1M_rag_none_fp16_r01",  # the base needs no adapter
+    }
+
+
+def test_what_needs_a_failed_run_waits_and_the_rest_goes_on(grid: Grid):
+    grid.misbehave(**{f"compress__{ADAPTER}": "raise"})
+    for run in EVERY_RUN:
+        if run.startswith(("compress", "serve", "score", "synthesis")):
+            grid.forget(*run.split("/"))
+    failed = grid.all()
+    assert failed.returncode == 1
+    assert "1 run of small failed, 2 more need it:" in failed.stderr
+    assert set(grid.published()) == {
+        "preflight/preflight",
+        f"adapt/{ADAPTER}",
+        "serve/tinyllama-0.1M_rag_none_fp16_r01",
+        "score/score",
+        "synthesis/synthesis",
+    }
+    grid.misbehave()
+    assert grid.all().returncode == 0
+    assert set(grid.published()) == EVERY_RUN
+
+
+@pytest.mark.parametrize("damage", [b"", b'{"cells": [', b'{"cells": []}'])
+def test_a_corrupt_executed_notebook_is_made_again(grid: Grid, damage: bytes):
+    notebook = grid.outputs / "runs" / "serve" / f"{INT8}.ipynb"
+    made = notebook.stat().st_mtime
+    notebook.write_bytes(damage)
+    os.utime(notebook, (made, made))
+    mended = grid.all()
+    assert mended.returncode == 0
+    assert "damaged" in mended.stdout
+    assert executed(mended.stdout) == [f"serve/{INT8}", "score/score", "synthesis/synthesis"]
+    assert set(grid.published()) == EVERY_RUN
+
+
+def test_ctrl_c_stops_everything_with_one_line(grid: Grid):
+    before = grid.published()
+    grid.misbehave(**{f"serve__{INT8}": "sleep"})
+    grid.forget("serve", INT8)
+    # -o: what make would install for a changed pyproject.toml is not the subject here
+    process = grid.start(["make", "-o", ".venv/.stamp", "all", f"STUDY={grid.study}"])
+    running = grid.outputs / "running" / "serve" / INT8 / "raw" / "raw.parquet"
+    wait_for(running.is_file)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode != 0
+    assert_told_without_traceback(output)
+    said = [line for line in output.splitlines() if not line.startswith("run ")]
+    assert said == ["Stopped. Finished runs are kept; make all goes on from here."]
+    wait_for(lambda: not grid.processes(), 5)
+    assert grid.published() == {r: c for r, c in before.items() if r != f"serve/{INT8}"}
+    assert_nothing_half_made(grid)
+
+    grid.misbehave()
+    assert grid.all().returncode == 0
+    assert set(grid.published()) == EVERY_RUN
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_no_kernel_outlives_a_killed_command(grid: Grid, number: signal.Signals):
+    grid.misbehave(**{f"serve__{INT8}": "sleep"})
+    grid.forget("serve", INT8)
+    process = grid.start(grid.command("all", str(grid.study)))
+    running = grid.outputs / "running" / "serve" / INT8 / "raw" / "raw.parquet"
+    wait_for(running.is_file)
+    os.kill(process.pid, number)
+    process.communicate(timeout=20)
+    wait_for(lambda: not grid.processes(), 10)
+    assert f"serve/{INT8}" not in grid.published()
+
+    grid.misbehave()
+    assert grid.all().returncode == 0
+    assert set(grid.published()) == EVERY_RUN
+    assert_nothing_half_made(grid)
+
+
+def test_a_second_make_says_that_the_first_is_at_work(grid: Grid):
+    grid.misbehave(**{f"serve__{INT8}": "nap"})
+    grid.forget("serve", INT8)
+    first = grid.start(grid.command("all", str(grid.study)))
+    wait_for((grid.outputs / "running" / "serve" / INT8 / "raw").is_dir)
+    second = grid.all()
+    assert second.returncode == 1
+    assert second.stderr == (
+        f"Another `make` is at work on small (process {first.pid}); wait for it or stop it.\n"
+    )
+    output, _ = first.communicate(timeout=60)
+    assert first.returncode == 0, output
+    assert set(grid.published()) == EVERY_RUN
+
+
+def test_runs_of_two_checkouts_take_turns_on_the_device(grid: Grid):
+    locks = grid.directory / f"edge-eval-{os.getuid()}"
+    with (locks / "machine.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write("other serve run (process 1)")
+        lock.flush()
+        process = grid.start(grid.command("run", str(grid.study), "serve", INT8))
+        said = process.stdout.readline()
+        assert said == f"serve  {INT8} waits: other serve run (process 1) has the machine\n"
+        assert not (grid.outputs / "running" / "serve" / INT8).exists()
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+
+
+def test_outputs_that_cannot_be_written_are_told_in_a_sentence(grid: Grid):
+    if os.geteuid() == 0:  # to whom no mode forbids anything: a file stands in the way
+        blocked = grid.directory / "file"
+        blocked.write_text("")
+        grid.environment["EDGE_EVAL_OUTPUTS"] = str(blocked)
+    else:
+        grid.outputs.chmod(0o555)
+    refused = grid.all()
+    grid.outputs.chmod(0o755)
+    assert refused.returncode == 1
+    assert len(refused.stderr.splitlines()) == 1
+    assert "cannot be written" in refused.stderr
+
+
+def without(content: dict, field: str) -> dict:
+    return {key: value for key, value in content.items() if key != field}
+
+
+STUDY = tiny.tiny_study(None, "small")
+BAD_STUDIES = {
+    "unknown field": (STUDY | {"repetition": 3}, "did you mean 'repetitions'?"),
+    "unknown nested field": (
+        STUDY | {"training": STUDY["training"] | {"learning_rat": 1.0}},
+        "did you mean 'learning_rate'?",
+    ),
+    "missing field": (without(STUDY, "seed"), "the field 'seed' is missing"),
+    "wrong type": (STUDY | {"repetitions": "three"}, "the field 'repetitions' is 'three'"),
+    "negative number": (STUDY | {"repetitions": -1}, "the field 'repetitions' is -1"),
+    "unknown task": (STUDY | {"tasks": ["ragg"]}, "the field 'tasks.0' is 'ragg'"),
+    "unknown model": (STUDY | {"models": ["smollm2-135"]}, "did you mean 'smollm2-135M'?"),
+}
+
+
+@pytest.mark.parametrize("command", ["plan", "all"])
+@pytest.mark.parametrize("case", BAD_STUDIES)
+def test_a_bad_study_file_is_told_in_one_sentence(grid: Grid, command: str, case: str):
+    content, expected = BAD_STUDIES[case]
+    grid.study.write_text(yaml.safe_dump(content))
+    refused = grid.call(command, str(grid.study))
+    assert refused.returncode == 1
+    assert len(refused.stderr.splitlines()) == 1
+    assert expected in refused.stderr
+    assert refused.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("name: [unclosed", "not valid YAML at line"),
+        ("name: a\nname: b\n", "the field 'name' stands there twice"),
+        ("- just a list\n", "is not a study"),
+        ("", "is not a study"),
+        ("\x00\x01", "not valid YAML"),
+    ],
+)
+def test_a_broken_study_file_is_told_in_one_sentence(grid: Grid, text: str, expected: str):
+    grid.study.write_text(text)
+    refused = grid.call("plan", str(grid.study))
+    assert refused.returncode == 1
+    assert len(refused.stderr.splitlines()) == 1
+    assert expected in refused.stderr
+
+
+def test_an_absent_study_file_is_told_in_one_sentence(grid: Grid):
+    refused = grid.call("all", str(grid.directory / "absent.yaml"))
+    assert refused.returncode == 1
+    assert re.fullmatch(r"There is no study file \S+absent\.yaml; .*\n", refused.stderr)
+
+
+def test_make_passes_the_exit_code_on(grid: Grid):
+    done = subprocess.run(
+        ["make", "-o", ".venv/.stamp", "plan", f"STUDY={grid.directory / 'absent.yaml'}"],
+        cwd=tiny.Path(__file__).parents[2],
+        env=grid.environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
