@@ -1,0 +1,134 @@
+"""One run: its places, its lock, its reasons. (Executing one: tests/end_to_end.)"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edge_eval_lib import runner
+from edge_eval_lib.errors import UserError
+from edge_eval_lib.study import Study, load_study
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    monkeypatch.setenv("EDGE_EVAL_OUTPUTS", str(tmp_path / "outputs"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.delenv("EDGE_EVAL_RUN", raising=False)
+    monkeypatch.delenv("EDGE_EVAL_RUN_DIRECTORY", raising=False)
+    return load_study("embedded")
+
+
+def test_published_and_running_files_never_share_a_directory(study: Study):
+    at = runner.place(study, "serve", "x_r01")
+    assert at.notebook == study.directory / "runs" / "serve" / "x_r01.ipynb"
+    assert not at.running.is_relative_to(study.directory / "runs")
+    assert runner.place(study, "paper", "paper").directory == study.directory.parent / "paper"
+
+
+def test_raw_data_go_where_the_run_is_told_else_to_the_lab(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    assert runner.run_directory(study) == study.directory / "lab"
+    monkeypatch.setenv("EDGE_EVAL_RUN_DIRECTORY", str(tmp_path / "raw"))
+    assert runner.run_directory(study) == tmp_path / "raw"
+    assert (tmp_path / "raw").is_dir()
+
+
+def test_a_run_inside_the_grid_starts_no_other(study: Study, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("EDGE_EVAL_RUN", "serve/x")
+    with pytest.raises(UserError, match="The adapt run smollm2-135M_rag_lora is not finished"):
+        runner.require(study, "adapt", "smollm2-135M_rag_lora")
+
+
+def test_publishing_replaces_a_run_and_its_raw_data_together(study: Study):
+    run = study.run("adapt", "smollm2-135M_rag_lora")
+    at = runner.place(study, run.stage, run.name)
+    for raw, text in (("losses.parquet", "first"), ("steps.parquet", "second")):
+        (at.running / "raw").mkdir(parents=True)
+        (at.running / "raw" / raw).write_text(text)
+        (at.running / "notebook.ipynb").write_text(text)
+        runner._publish(at, run)
+        assert at.notebook.read_text() == text
+        assert [path.name for path in at.notebook.parent.glob("*.parquet")] == [f"{run.name}.{raw}"]
+        assert at.settings.read_bytes() == run.settings_json
+        assert not at.running.exists()
+
+
+def test_a_failure_is_kept_with_its_notebook_until_the_run_succeeds(study: Study):
+    run = study.run("adapt", "smollm2-135M_rag_lora")
+    at = runner.place(study, run.stage, run.name)
+    assert runner.read_failure(at) is None
+    (at.running / "raw").mkdir(parents=True)
+    (at.running / "notebook.ipynb").write_text("half")
+    runner._keep_failure(at, run, "It broke.", 1.5)
+    assert runner.read_failure(at)["reason"] == "It broke."
+    assert at.failed_notebook.read_text() == "half"
+    assert not at.notebook.exists()
+    assert not at.running.exists()
+    (at.running / "raw").mkdir(parents=True)
+    (at.running / "notebook.ipynb").write_text("whole")
+    runner._publish(at, run)
+    assert runner.read_failure(at) is None
+    assert not at.failed_notebook.exists()
+
+
+def test_the_report_s_settings_follow_the_study_and_its_prices(study: Study):
+    again = runner.find_run(load_study("embedded"), "synthesis", "synthesis")
+    assert runner.find_run(study, "synthesis", "synthesis").settings_hash == again.settings_hash
+    other = study.model_copy(update={"prices": "desktop"})
+    other._path = study.path
+    changed = runner.find_run(other, "synthesis", "synthesis")
+    assert changed.settings_hash != again.settings_hash
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "sentence"),
+    [
+        ("UserError", "Lower training.learning_rate.", "Lower training.learning_rate."),
+        ("ValueError", "one\n  two", "ValueError: one two"),
+        ("MemoryError", "", "MemoryError"),
+    ],
+)
+def test_a_reason_is_one_line(name: str, message: str, sentence: str):
+    assert runner._sentence(name, message) == sentence
+
+
+def test_a_long_reason_is_cut():
+    assert len(runner._sentence("ValueError", "x" * 10_000)) == runner.LONGEST_REASON
+
+
+def test_a_lock_excludes_other_processes_and_ends_with_its_own(study: Study):
+    take = (
+        "import sys; from edge_eval_lib import runner; file = runner._lock_file('machine');"
+        "print(runner.try_lock(file), flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", take]
+    first = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ, text=True
+    )
+    assert first.stdout.readline() == "True\n"
+    with runner._lock_file("machine") as file:
+        assert not runner.try_lock(file)
+        first.kill()
+        first.wait()
+        assert runner.try_lock(file)
+
+
+def test_locks_lie_in_a_directory_of_the_user_alone(study: Study, tmp_path: Path):
+    directory = runner.lock_directory()
+    assert directory.parent == tmp_path
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+
+
+def test_a_reader_never_sees_half_a_file(tmp_path: Path):
+    runner.write_atomically(tmp_path / "a.json", {"a": 1})
+    runner.write_atomically(tmp_path / "a.json", {"a": 2})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": 2}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
