@@ -25,13 +25,15 @@ def pack(study: Study, target: Path) -> Path:
     if not (study.directory / "runs").is_dir():
         raise UserError(f"{study.directory} holds no run yet; run the study first.")
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as file:
-        for path in sorted(study.directory.rglob("*")):
-            inside = path.relative_to(study.directory)
-            if path.is_file() and not any(inside.is_relative_to(part) for part in LEFT_OUT):
-                file.write(path, Path(study.name) / inside)
-    temporary.rename(target)
-    return target
+    try:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as file:
+            for path in sorted(study.directory.rglob("*")):
+                inside = path.relative_to(study.directory)
+                if path.is_file() and not any(inside.is_relative_to(part) for part in LEFT_OUT):
+                    file.write(path, Path(study.name) / inside)
+        return temporary.rename(target)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def unpack(study: Study, source: Path) -> int:

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from tiny import tiny_study
 
-from edge_eval_lib import memory_fit, models, plan, published
+from edge_eval_lib import memory_fit, models, plan, published, runner
 from edge_eval_lib.economics.memory import shape_from_config
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.hardware import load_hardware
@@ -127,10 +127,31 @@ def test_what_one_card_lacks_is_offloaded_or_refused_by_the_hosts_memory(tmp_pat
 
 def test_a_run_is_given_the_devices_that_it_needs():
     study = load_study("paper_t4")
-    needed = {r.name: memory_fit.devices_needed(study, r) for r in study.runs()}
-    assert needed["llama-8B_rag_lora_fp16_r01"] == 2
-    assert needed["llama-1B_rag_lora_fp16_r01"] == 1
-    assert needed["score"] == needed["preflight"] == 1
+    needed = {
+        name: memory_fit.devices_needed(study, study.run(stage, name))
+        for stage, name in (
+            ("adapt", "qwen-7B_rag_lora"),
+            ("serve", "llama-8B_rag_lora_fp16_r01"),
+            ("serve", "llama-1B_rag_lora_fp16_r01"),
+            ("preflight", "preflight"),
+        )
+    }
+    assert list(needed.values()) == [2, 2, 1, 1]
+
+
+def test_a_run_takes_all_of_its_gpus_or_none(tmp_path):
+    """Two runs that hold one GPU each and wait for the other's would wait for ever."""
+
+    def locks():
+        return [(tmp_path / name).open("a+") for name in ("gpu-a", "gpu-b", "gpu-c")]
+
+    one, other = locks(), locks()
+    assert runner._take(one, 2) == [0, 1]
+    assert runner._take(other, 2) is None
+    assert runner._take(other, 1) == [2]  # what was tried in vain was let go
+    for file in one:
+        file.close()
+    assert runner._take(locks(), 2) == [0, 1]
 
 
 # --- cost -------------------------------------------------------------------------------------

@@ -1,0 +1,122 @@
+"""A packed study goes on elsewhere: what came is done, and what was left out is not missed."""
+
+import json
+import os
+import shutil
+import zipfile
+
+import nbformat
+import pytest
+import yaml
+from tiny import tiny_study
+
+from edge_eval_lib import archive, plan, runner
+from edge_eval_lib.errors import UserError
+from edge_eval_lib.study import load_study
+
+
+def glued(name, value):
+    data = {"application/scrapbook.scrap.json+json": {"name": name, "data": value,
+            "encoder": "json", "version": 1}}  # fmt: skip
+    return nbformat.v4.new_output("display_data", data=data, metadata={"scrapbook": {"name": name}})
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """A study all of whose runs look finished, as the runner leaves them."""
+    monkeypatch.setenv("EDGE_EVAL_OUTPUTS", str(tmp_path / "outputs"))
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tiny_study(tmp_path)))
+    study = load_study(path)
+    for number, run in enumerate(study.runs()):
+        at = runner.place(study, run.stage, run.name)
+        cell = nbformat.v4.new_code_cell("", metadata={"papermill": {"duration": 1.0}})
+        started = f"2026-01-01T00:{number:02d}:00+00:00"
+        scraps = {"run_complete": True, "started": started, "settings_hash": run.settings_hash}
+        cell.outputs = [glued(name, value) for name, value in scraps.items()]
+        notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"papermill": {"duration": 9.0}})
+        for file in (at.notebook, at.settings):
+            file.parent.mkdir(parents=True, exist_ok=True)
+        at.notebook.write_text(json.dumps(notebook))
+        at.settings.write_bytes(run.settings_json)
+        os.utime(at.settings, (1e9 + number, 1e9 + number))
+    weights = study.directory / "artefacts" / "models" / "x" / "model.safetensors"
+    adapter = study.directory / "artefacts" / "adapters" / "x" / "adapter_model.safetensors"
+    for file in (weights, adapter):
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"0" * 100)
+    assert len(plan.finished_runs(study, study.runs())) == len(study.runs())
+    return study
+
+
+def move_on(study, tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGE_EVAL_OUTPUTS", str(tmp_path / "elsewhere"))
+    assert not plan.finished_runs(study, study.runs())
+
+
+def test_nothing_that_was_done_is_done_again(study, tmp_path, monkeypatch):
+    packed = archive.pack(study, tmp_path / "outputs.zip")
+    move_on(study, tmp_path, monkeypatch)
+    assert archive.unpack(study, packed) == len(study.runs())
+    assert len(plan.finished_runs(study, study.runs())) == len(study.runs())
+
+
+def test_it_does_not_matter_that_somebody_else_unpacked_it(study, tmp_path, monkeypatch):
+    """As notebook services do with what is uploaded: every time of a file is lost."""
+    packed = archive.pack(study, tmp_path / "outputs.zip")
+    with zipfile.ZipFile(packed) as file:
+        file.extractall(tmp_path / "input" / "dataset")
+    # The worst order: what is needed looks newer than what needed it.
+    for number, run in enumerate(reversed(study.runs())):
+        settings = tmp_path / "input/dataset" / study.name / f"settings/{run.stage}/{run.name}.json"
+        os.utime(settings, (2e9 + number, 2e9 + number))
+    move_on(study, tmp_path, monkeypatch)
+    archive.unpack(study, tmp_path / "input")
+    assert len(plan.finished_runs(study, study.runs())) == len(study.runs())
+
+
+def test_a_run_that_was_not_finished_is_still_left(study, tmp_path, monkeypatch):
+    last = next(run for run in study.runs() if run.stage == "serve")
+    runner.place(study, last.stage, last.name).notebook.unlink()
+    packed = archive.pack(study, tmp_path / "outputs.zip")
+    move_on(study, tmp_path, monkeypatch)
+    assert archive.unpack(study, packed) == len(study.runs()) - 1
+    assert (last.stage, last.name) not in plan.finished_runs(study, study.runs())
+
+
+def test_weights_stay_and_adapters_go(study, tmp_path):
+    with zipfile.ZipFile(archive.pack(study, tmp_path / "outputs.zip")) as file:
+        names = file.namelist()
+    assert any("artefacts/adapters/x" in name for name in names)
+    assert not any("artefacts/models" in name for name in names)
+    assert all(name.startswith(f"{study.name}/") for name in names)
+
+
+def test_packing_that_fails_leaves_the_last_file(study, tmp_path, monkeypatch):
+    packed = archive.pack(study, tmp_path / "outputs.zip")
+    before = packed.read_bytes()
+
+    def full(*_arguments, **_options):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(zipfile.ZipFile, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        archive.pack(study, packed)
+    assert packed.read_bytes() == before
+    assert not list(tmp_path.glob(".outputs.zip*"))
+
+
+def test_what_cannot_be_taken_over_is_told(study, tmp_path, monkeypatch):
+    packed = archive.pack(study, tmp_path / "outputs.zip")
+    with pytest.raises(UserError, match="holds runs already"):
+        archive.unpack(study, packed)
+    shutil.rmtree(study.directory)
+    with pytest.raises(UserError, match="holds no run yet"):
+        archive.pack(study, packed)
+    (tmp_path / "no.zip").write_bytes(b"no zip")
+    with pytest.raises(UserError, match=r"no\.zip cannot be unpacked"):
+        archive.unpack(study, tmp_path / "no.zip")
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as file:
+        file.writestr("other/runs/serve/x.ipynb", "{}")
+    with pytest.raises(UserError, match="no runs of the study tiny"):
+        archive.unpack(study, tmp_path / "other.zip")

@@ -1,0 +1,171 @@
+"""Results files: what they hold, what is refused, and how they compare."""
+
+import math
+
+import orjson
+import pandas as pd
+import pytest
+from test_synthesis import STUDY, make_study
+
+from edge_eval_lib import hardware, results_file, synthesis, tables
+from edge_eval_lib.errors import UserError
+from edge_eval_lib.study import project_root
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """A finished study, with the provenance that real runs record."""
+    make_study(tmp_path / "outputs")
+    found = synthesis.load_results(STUDY, tmp_path / "outputs")
+    found.runs["provenance"] = [hardware.provenance("x")] * len(found.runs)
+    monkeypatch.setattr(synthesis, "load_results", lambda *_: found)
+    return found
+
+
+@pytest.fixture
+def file(results):
+    return results_file.make(STUDY)
+
+
+def saved(tmp_path, file, name="mine", **changes):
+    """The file on disk, with fields replaced as a person might."""
+    content = orjson.loads(orjson.dumps(file.model_dump())) | changes
+    path = tmp_path / f"{name}.json"
+    path.write_bytes(orjson.dumps(content))
+    return path
+
+
+def test_a_file_holds_the_tables_figures_and_reads_back_the_same(results, file, tmp_path):
+    path = results_file.write(file, tmp_path / "mine.json")
+    again = results_file.read(path)
+    assert again == file
+    variants = synthesis.result_tables(results)["variants"]
+    assert len(again.variants) == len(variants) == 12
+    for row, record in zip(again.variants, variants.to_dict("records"), strict=True):
+        assert row.name == tables.variant_name(record)
+        assert row.figures["throughput_tok_s"] == record["throughput_tok_s"]
+        for name in tables.METRICS:
+            if pd.isna(record[name]):
+                assert name not in row.figures
+            elif math.isfinite(record[name]):
+                assert row.figures[name] == record[name]
+
+
+def test_a_file_says_where_it_was_made_and_names_no_machine_and_no_path(file):
+    made = file.provenance
+    assert made.processors == [hardware.cpu_name()]
+    assert made.python
+    assert made.packages["numpy"]
+    assert made.energy_sources == ["cpu-model (estimated)"]
+    assert made.first_run == made.last_run == "2026-01-02T03:04:05"
+    assert file.settings["workload"]["headline_concurrency"] == 8
+    text = orjson.dumps(file.model_dump()).decode()
+    assert str(project_root()) not in text
+    import socket
+
+    assert f'"{socket.gethostname()}"' not in text
+
+
+def test_an_unreached_break_even_survives_json(file, tmp_path):
+    row = file.variants[0]
+    never = row.model_copy(update={"figures": row.figures | {"n_break": "inf"}})
+    changed = file.model_copy(update={"variants": [never, *file.variants[1:]]})
+    again = results_file.read(results_file.write(changed, tmp_path / "f.json"))
+    assert float(again.variants[0].figures["n_break"]) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"figures": {"throughput_tok_s": -1.0}}, r"throughput_tok_s -1\.0, which cannot be"),
+        ({"figures": {"throughput": 1.0}}, "unknown figure 'throughput'"),
+        ({"figures": {"load_s": 1.0}}, "lacks throughput_tok_s"),
+        ({"figures": {"throughput_tok_s": 1.0, "score": 7.5}}, "a score above 1"),
+        ({"energy_source": None}, "energy and no energy_source"),
+        ({"intervals": {"throughput_tok_s": [9.0, 1.0]}}, r"an interval \[9\.0, 1\.0\]"),
+        ({"intervals": {"load_s": [1.0]}}, r"variants\.0\.intervals\.load_s"),
+        ({"precision": "fp8"}, r"variants\.0\.precision' is 'fp8'"),
+        ({"repetitions": 0}, r"variants\.0\.repetitions' is 0"),
+        ({"figures": {"throughput_tok_s": "fast"}}, "throughput_tok_s"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(file, tmp_path, change, complaint):
+    rows = [row.model_dump() for row in file.variants]
+    rows[0] |= change
+    with pytest.raises(UserError, match=complaint):
+        results_file.read(saved(tmp_path, file, variants=rows))
+
+
+def test_files_of_another_kind_are_refused(file, tmp_path):
+    with pytest.raises(UserError, match="has schema_version 2; this version of the kit reads 1"):
+        results_file.read(saved(tmp_path, file, schema_version=2))
+    with pytest.raises(UserError, match="unknown field 'varients'; did you mean 'variants'"):
+        results_file.read(saved(tmp_path, file, varients=[]))
+    rows = [row.model_dump() for row in file.variants]
+    with pytest.raises(UserError, match="stands there twice"):
+        results_file.read(saved(tmp_path, file, variants=[*rows, rows[0]]))
+    (tmp_path / "no.json").write_text("[1, 2")
+    with pytest.raises(UserError, match="cannot be read as JSON"):
+        results_file.read(tmp_path / "no.json")
+    with pytest.raises(UserError, match=r"gone\.json cannot be read"):
+        results_file.read(tmp_path / "gone.json")
+
+
+def faster(row, factor):
+    figures = row.figures | {"throughput_tok_s": row.figures["throughput_tok_s"] * factor}
+    return row.model_copy(update={"figures": figures, "host": "1 x Tesla T4", "engine": "vllm"})
+
+
+def test_two_files_stand_side_by_side(file, tmp_path):
+    mine = results_file.write(file, tmp_path / "mine.json")
+    other = file.model_copy(update={"variants": [faster(r, 2.0) for r in file.variants[:4]]})
+    theirs = results_file.write(other, tmp_path / "theirs.json")
+    text = results_file.compare([str(mine), str(theirs)], tmp_path / "comparison")
+    table = pd.read_csv(tmp_path / "comparison" / "comparison.csv")
+    assert len(table) == 8, "the four shared variants of each"
+    speed = table.pivot(
+        index=["task", "method", "precision"], columns="source", values="throughput_tok_s"
+    )
+    assert (speed["theirs"] / speed["mine"]).to_numpy() == pytest.approx(2.0)
+    for told in ("theirs: vllm on 1 x Tesla T4", "mine: transformers on A CPU", "Engine or"):
+        assert told in text
+    assert (tmp_path / "comparison" / "comparison.png").stat().st_size > 10_000
+    assert (tmp_path / "comparison" / "comparison.svg").is_file()
+
+
+def test_a_missing_figure_stays_empty_in_the_comparison(file, tmp_path):
+    bare = [
+        row.model_copy(
+            update={
+                "figures": {"throughput_tok_s": row.figures["throughput_tok_s"]},
+                "intervals": {},
+                "energy_source": None,
+            }
+        )
+        for row in file.variants
+    ]
+    path = results_file.write(file.model_copy(update={"variants": bare}), tmp_path / "bare.json")
+    text = results_file.compare([str(path)], tmp_path / "comparison")
+    assert "energy by not measured" in text
+    assert "energy per request (J): nobody measured it" in text
+    assert pd.read_csv(tmp_path / "comparison/comparison.csv")["energy_per_request_j"].isna().all()
+
+
+def test_the_published_study_can_be_compared_but_not_its_other_scores():
+    rows = results_file.open_rows("published")
+    assert len(rows) == 72
+    assert not any("score" in row.figures for row in rows)
+
+
+def test_files_of_one_name_are_refused(file, tmp_path):
+    (tmp_path / "a").mkdir()
+    one = results_file.write(file, tmp_path / "mine.json")
+    other = results_file.write(file, tmp_path / "a" / "mine.json")
+    with pytest.raises(UserError, match="have one name"):
+        results_file.compare([str(one), str(other)], tmp_path / "comparison")
+
+
+def test_every_file_that_was_sent_is_valid(file, tmp_path):
+    sent = sorted((project_root() / "results").glob("*.json"))
+    for path in [results_file.write(file, tmp_path / "mine.json"), *sent]:
+        assert results_file.read(path).variants
