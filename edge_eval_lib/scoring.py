@@ -14,8 +14,9 @@ import pandas as pd
 
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.scraps import collect
+from edge_eval_lib.stage import task_examples
 from edge_eval_lib.study import Study
-from edge_eval_lib.tasks import Example, load_task
+from edge_eval_lib.tasks import Example
 
 RUN_COLUMNS = ["family", "size", "task", "method", "precision", "repetition"]
 
@@ -186,19 +187,12 @@ def score_runs(study: Study) -> pd.DataFrame:
     weights are not scored: their row says so.
     """
     parts = []
+    examples = {
+        task: {e.id: e for e in task_examples(study, task)[2].evaluation} for task in study.tasks
+    }
     for _, scraps in served_runs(study).iterrows():
         answers = pd.read_parquet(Path(scraps["notebook"]).with_suffix(".answers.parquet"))
-        examples = {
-            e.id: e
-            for e in load_task(
-                scraps["task"],
-                study.data.source,
-                study.data.train_examples + study.data.heldout_examples,
-                study.data.evaluation_examples,
-                study.seed,
-            ).evaluation
-        }
-        asked = [examples[prompt_id] for prompt_id in answers["prompt_id"]]
+        asked = [examples[scraps["task"]][prompt_id] for prompt_id in answers["prompt_id"]]
         random = study.model(f"{scraps['family']}-{scraps['size']}").source == "random"
         given = [None] * len(asked) if random else answers["answer"].tolist()
         scored = score_answers(scraps["task"], given, asked)
