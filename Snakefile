@@ -7,7 +7,7 @@
 import shlex
 import sys
 
-from edge_eval_lib import grid, runner
+from edge_eval_lib import grid, memory_fit, runner
 from edge_eval_lib.study import load_study, project_root
 
 study = load_study(config["study"], config.get("repetitions"))
@@ -15,7 +15,8 @@ everything = config.get("everything", True)  # False: score and report on the ru
 if workflow.exec_mode == workflow.exec_mode.DEFAULT:  # not in a job on another machine
     grid.show_progress(study)
 
-NEEDS = {(run.stage, run.name): run.needs for run in study.runs()}
+RUNS = {(run.stage, run.name): run for run in study.runs()}
+FITS = memory_fit.fits(study)
 LIBRARY = project_root() / "edge_eval_lib"
 # What the report is made from beside the runs: a change makes the report again, and no run.
 REPORT_CODE = [
@@ -30,10 +31,15 @@ RUN = (
 )
 
 
+def devices(stage):
+    """How many GPUs a run needs, by the run's wildcards."""
+    return lambda wildcards: memory_fit.devices_needed(FITS, RUNS[stage, wildcards.name])
+
+
 def needed(stage):
     """The runs that a run needs, by the run's wildcards."""
     return lambda wildcards: [
-        f"settings/{of}/{name}.json" for of, name in NEEDS[stage, wildcards.name]
+        f"settings/{of}/{name}.json" for of, name in RUNS[stage, wildcards.name].needs
     ]
 
 
@@ -63,7 +69,7 @@ if everything:
             "settings/adapt/{name}.json",
         priority: PREPARATION
         resources:
-            machine=1,
+            machine=devices("adapt"),
         shell:
             RUN + "adapt {wildcards.name}"
 
@@ -85,7 +91,7 @@ if everything:
             "settings/serve/{name}.json",
         priority: lambda wildcards: -ORDER[wildcards.name]
         resources:
-            machine=1,
+            machine=devices("serve"),
         shell:
             RUN + "serve {wildcards.name}"
 
@@ -93,7 +99,7 @@ if everything:
 rule score:
     input:
         (
-            [f"settings/{stage}/{name}.json" for stage, name in NEEDS["score", "score"]]
+            [f"settings/{stage}/{name}.json" for stage, name in RUNS["score", "score"].needs]
             if everything
             else grid.served_notebooks(study)
         ),

@@ -108,11 +108,11 @@ def _judge(need: memory.MemoryEstimate, hardware: Hardware, may_offload: bool) -
     return need.verdict(most * hardware.memory_gb, host_gb, most * RESERVE_GB), most
 
 
-def devices_needed(study: Study, run: Run) -> int:
-    """On how many of the declared devices a run's model is spread: as few as hold it."""
+def devices_needed(found: dict[tuple[str, str], Fit], run: Run) -> int:
+    """On how many of the declared devices a run's model is spread, by `fits` of its study."""
     if run.stage not in ("adapt", "serve"):
         return 1
-    fit = fits(study).get((run.parameters["model"], step_of(run)))
+    fit = found.get((run.parameters["model"], step_of(run)))
     return 1 if fit is None else fit.devices
 
 

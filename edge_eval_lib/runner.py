@@ -227,7 +227,9 @@ def _device(study: Study, run: Run) -> Iterator[dict[str, str]]:
 
     selecting = devices()
     names = list(selecting)
-    count = 1 if len(names) == 1 else min(len(names), memory_fit.devices_needed(study, run))
+    count = 1
+    if len(names) > 1:
+        count = min(len(names), memory_fit.devices_needed(memory_fit.fits(study), run))
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(_lock_file(name)) for name in names]
         held = _take(files, count)

@@ -148,7 +148,8 @@ def _field(name: str, shown: str) -> str:
 def _place(stage: str, name: str) -> Place:
     from edge_eval_lib.runner import Place
 
-    return Place(Path.cwd(), stage, name)
+    outputs = Path.cwd()
+    return Place(outputs.parent / "paper" if stage == "paper" else outputs, stage, name)
 
 
 def _keep_failure(stage: str, name: str, reason: str) -> None:

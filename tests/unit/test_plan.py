@@ -128,7 +128,7 @@ def test_what_one_card_lacks_is_offloaded_or_refused_by_the_hosts_memory(tmp_pat
 def test_a_run_is_given_the_devices_that_it_needs():
     study = load_study("paper_t4")
     needed = {
-        name: memory_fit.devices_needed(study, study.run(stage, name))
+        name: memory_fit.devices_needed(memory_fit.fits(study), study.run(stage, name))
         for stage, name in (
             ("adapt", "qwen-7B_rag_lora"),
             ("serve", "llama-8B_rag_lora_fp16_r01"),

@@ -199,6 +199,17 @@ def test_a_job_cancelled_before_it_started_blames_no_file_system(told):
     assert failure()["reason"] == "SLURM's job 12 was cancelled."
 
 
+def test_why_the_papers_report_failed_stands_where_it_is_looked_for(told, monkeypatch):
+    monkeypatch.setenv("EDGE_EVAL_OUTPUTS", str(Path.cwd().parent))
+    told(
+        "scontrol",
+        job("CANCELLED", node="(null)").replace("serve/a_rag_lora_int4_r01", "paper/paper"),
+    )
+    assert slurm.status("12") == "failed"
+    why = runner.read_failure(runner.place(None, "paper", "paper"))
+    assert why["reason"] == "SLURM's job 12 was cancelled."
+
+
 @pytest.mark.parametrize("state", ["FAILED", "COMPLETED"])
 def test_a_node_that_does_not_share_the_outputs_is_named(told, state):
     Path("slurm/serve").mkdir(parents=True)
