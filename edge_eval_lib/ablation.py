@@ -95,9 +95,18 @@ def cast_all_but_layers(model: PreTrainedModel) -> None:
 
 
 def load_cell(directory: Path, cell: Cell, study: Study) -> PeftModel:
-    """The base as the cell wants it with a fresh adapter, ready to train with checkpointing."""
-    stored = "float32" if cell.autocast is None else "float16"
-    quantization = adapt.nf4(cell.autocast or "float32") if cell.base == "nf4" else None
+    """The base as the cell wants it with a fresh adapter, ready to train with checkpointing.
+
+    Where there is autocast, an FP16 base is stored in float16 whatever it is cast to. What a 4-bit
+    base leaves unquantised is stored in autocast's own type: 4-bit layers answer in the type that
+    they are asked in, and autocast refuses to join its own type and another 16-bit one.
+    """
+    stored, quantization = "float16", None
+    if cell.base == "nf4":
+        stored = cell.autocast or "float32"
+        quantization = adapt.nf4(stored)
+    elif cell.autocast is None:
+        stored = "float32"
     base = models.load_model(directory, stored, quantization)
     if cell.casts == "with":
         cast_all_but_layers(base)

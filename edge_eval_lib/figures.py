@@ -291,7 +291,7 @@ def ablation_effects(effects: pd.DataFrame, stamp: str | None = None) -> Figure:
             row["levels"].replace("nf4", "NF4 base").replace("fp16", "FP16 base")
             + (" casts" if row["factor"] == "casts" else "")
             if row["given"] == "all"
-            else f"at {row['given']}"
+            else row["given"].replace("nf4", "NF4").replace("fp16", "FP16")
             for _, row in rows.iterrows()
         ]
         axes[0][0].set_yticks(range(len(rows)), labels)
