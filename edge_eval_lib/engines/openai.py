@@ -114,7 +114,6 @@ class OpenAiEngine(ChatTokenizer):
         return _in_a_loop(ask_all)
 
     async def _ask(self, client: AsyncOpenAI, generation: Generation, output_tokens: int) -> None:
-        import httpx
         import openai
 
         try:
@@ -134,7 +133,7 @@ class OpenAiEngine(ChatTokenizer):
                     generation.token_times_s += [now] * len(ids)
         except openai.APIStatusError as error:
             generation.failure = f"HTTP {error.status_code}: {error.message}"[:LONGEST_REASON]
-        except (openai.OpenAIError, httpx.HTTPError) as error:
+        except openai.OpenAIError as error:
             generation.failure = type(error).__name__
         else:
             answered = len(generation.token_ids)

@@ -202,11 +202,14 @@ class Endpoint(BaseHTTPRequestHandler):
             return
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
+        if asked["prompt"] == [8]:  # promises more than it sends
+            self.send_header("Content-Length", "100000")
         self.end_headers()
         for piece in self.pieces[: 1 if asked["prompt"] == [9] else None]:
             chunk = {"id": "1", "choices": [{"index": 0, "text": piece}]}
             self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
-        self.wfile.write(b"data: [DONE]\n\n")
+        if asked["prompt"] != [8]:
+            self.wfile.write(b"data: [DONE]\n\n")
 
     def reply(self, content, status=200):
         body = json.dumps(content).encode()
@@ -253,11 +256,12 @@ def test_an_endpoint_without_token_ids_gives_a_time_for_every_piece(endpoint, tm
 def test_requests_that_fail_at_an_endpoint_say_why_and_are_not_repeated(endpoint, tmp_path):
     engine = OpenAiEngine(tmp_path / "variant")
     engine.load()
-    busy, whole, short = engine.serve([[0], [1], [9]], output_tokens=3, concurrency=1)
+    busy, whole, short, cut = engine.serve([[0], [1], [9], [8]], output_tokens=3, concurrency=1)
     assert "HTTP 503" in busy.failure
     assert whole.failure is None
     assert short.failure == "ended after 1 of 3 tokens"
-    assert [asked["prompt"] for asked, _ in endpoint.asked] == [[0], [1], [9]]
+    assert cut.failure == "APIConnectionError"
+    assert [asked["prompt"] for asked, _ in endpoint.asked] == [[0], [1], [9], [8]]
 
 
 def test_requests_of_an_open_loop_count_from_when_they_were_due(endpoint, tmp_path):
