@@ -529,6 +529,12 @@ METHODS = pd.DataFrame(
         ("TTFT, TPOT", "first token less submission; (last less first token) / (tokens − 1)"),
         ("output length", "a fixed number of tokens is generated; the scored answer ends at the "
          "first end-of-sequence"),
+        ("order and warm-up", "every repetition serves each variant once, in a random order; it is "
+         "measured once throughput has no trend (else the check 'warmed up' warns)"),
+        ("window", "whole: all of it; steady-state: while every slot of a continuously batching "
+         "engine is taken"),
+        ("validity", "the checks of a row's windows that are not ok; every check in "
+         "tables/checks.csv"),
         ("load", "a new process, weights evicted from the page cache; up to the first token"),
         ("FP16 on a CPU", "FP16 is how weights are stored; arithmetic is float32"),
     ],
