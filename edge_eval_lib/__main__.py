@@ -124,12 +124,15 @@ def compare(
     results: Annotated[
         list[str], typer.Argument(help="results files, studies that were run, or `published`")
     ],
-    target: Annotated[Path, typer.Option(help="where tables and figure go")] = Path("comparison"),
+    target: Annotated[
+        Path | None, typer.Option(help="where table and figure go, outputs/comparison by default")
+    ] = None,
 ) -> None:
     """Put results of several machines or engines side by side."""
     from edge_eval_lib import results_file
+    from edge_eval_lib.study import outputs_root
 
-    print(results_file.compare(results, target))
+    print(results_file.compare(results, target or outputs_root() / "comparison"))
 
 
 @app.command()

@@ -45,7 +45,7 @@ NOTEBOOKS = {
 # Names become file names and parts of `family-size_task_method_precision`.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.\-]*$")]
 StudyName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._\-]*$")]
-RESERVED_NAMES = ("models", "paper")  # directories below outputs/ that belong to no study
+RESERVED_NAMES = ("models", "paper", "comparison")  # directories below outputs/ that belong to no study
 Count = Annotated[int, Field(ge=1)]
 Schema = TypeVar("Schema", bound=BaseModel)
 
