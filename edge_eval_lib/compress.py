@@ -39,11 +39,19 @@ class Artefact:
 
 
 def merge(base_directory: Path, adapter_directory: Path, target: Path) -> Artefact:
-    """Add the adapter to the base in float32 and write the sum as FP16 to `target`."""
+    """Add the adapter to the base in float32 and write the sum as FP16 to `target`.
+
+    On the GPU if the float32 weights have room there, else on the CPU.
+    """
     import torch
     from peft import PeftModel
 
-    base = models.load_model(base_directory, "float32")
+    free = models.free_device_bytes()
+    stored = sum(path.stat().st_size for path in base_directory.glob("*.safetensors"))
+    # Stored in 16 bits, twice as large in float32; a layer's product needs some room as well.
+    base = models.load_model(
+        base_directory, "float32", on_cpu=free is not None and free < 2.2 * stored
+    )
     merged = PeftModel.from_pretrained(base, str(adapter_directory)).merge_and_unload()
     return _save(merged.to(torch.float16), base_directory, target, "fp16", fp16_directory=target)
 

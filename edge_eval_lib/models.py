@@ -245,7 +245,9 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(directory: Path, compute_dtype: str, quantization: Any = None) -> PreTrainedModel:
+def load_model(
+    directory: Path, compute_dtype: str, quantization: Any = None, on_cpu: bool = False
+) -> PreTrainedModel:
     """A causal language model on the GPU if there is one, else on the CPU, ready to run.
 
     Where the GPUs that the runner left visible cannot hold it, the rest waits in host memory.
@@ -264,7 +266,7 @@ def load_model(directory: Path, compute_dtype: str, quantization: Any = None) ->
         directory,
         dtype=getattr(torch, compute_dtype),
         use_safetensors=True,
-        device_map="cpu" if default_device() == "cpu" else "auto",
+        device_map="cpu" if on_cpu or default_device() == "cpu" else "auto",
         **asked,
     )
 
@@ -274,6 +276,13 @@ def default_device() -> str:
     import torch
 
     return "cuda:0" if torch.cuda.is_available() else "cpu"
+
+
+def free_device_bytes() -> int | None:
+    """Free memory of the GPU that loading uses first; None where there is no GPU."""
+    import torch
+
+    return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> list[int]:

@@ -1,11 +1,16 @@
 """Five architectures, tiny, through adaptation, compression and serving by their stanza alone."""
 
+import shutil
+
 import orjson
+import pandas as pd
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 from tiny import TINY_SHAPE, tiny_study
 
-from edge_eval_lib import adapt, compress, models
+from edge_eval_lib import adapt, compress, models, scoring, stage
 from edge_eval_lib.engines import open_engine
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.study import load_study
@@ -70,6 +75,57 @@ def test_a_family_goes_through_the_chain_by_its_stanza_alone(architecture, tmp_p
         assert all(isinstance(engine.decode(g.token_ids), str) for g in generations)
 
 
+def test_deleted_weights_are_built_again_the_same(tmp_path, monkeypatch):
+    study = study_of(tmp_path, "phi3", monkeypatch)
+    base, variant = models.model_directory(study.models[0]), study.variants()[2]
+    assert variant.precision == "int4"
+    adapter = adapt.load_for_training(base, "lora", study.training, seed=1)
+    with torch.no_grad():
+        for name, parameter in adapter.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.02)
+    adapt.save_adapter(adapter, stage.adapter_directory(study, variant.adapter))
+    directory = stage.weights_directory(study, variant)
+    merged = compress.merge(
+        base, stage.adapter_directory(study, variant.adapter), tmp_path / "fp16"
+    )
+    compress.quantize(merged.directory, "int4", "float32", directory)
+    before = load_file(directory / "model.safetensors")
+    shutil.rmtree(directory)
+    assert stage.weights_to_serve(study, variant) == directory
+    again = load_file(directory / "model.safetensors")
+    assert before.keys() == again.keys()
+    assert all(torch.equal(value, again[name]) for name, value in before.items())
+
+
+def test_an_adapter_that_is_missing_too_is_told(tmp_path, monkeypatch):
+    study = study_of(tmp_path, "llama", monkeypatch)
+    with pytest.raises(UserError, match=r"The adapter llama-0\.1M_rag_lora is missing"):
+        stage.weights_to_serve(study, study.variants()[0])
+
+
+@pytest.mark.parametrize(("free_share", "on_cpu"), [(1.0, True), (3.0, False)])
+def test_a_merge_without_room_on_the_gpu_is_done_on_the_cpu(
+    free_share, on_cpu, tmp_path, monkeypatch
+):
+    base = models.model_directory(study_of(tmp_path, "llama", monkeypatch).models[0])
+    stored = sum(compress.tensor_bytes(base).values())
+    asked = {}
+
+    class Asked(Exception):
+        pass
+
+    def load(*_arguments, **options):
+        asked.update(options)
+        raise Asked
+
+    monkeypatch.setattr(models, "free_device_bytes", lambda: int(free_share * stored))
+    monkeypatch.setattr(models, "load_model", load)
+    with pytest.raises(Asked):
+        compress.merge(base, tmp_path, tmp_path / "out")
+    assert asked == {"on_cpu": on_cpu}
+
+
 def test_random_weights_are_made_once_and_are_the_shapes(tmp_path, monkeypatch):
     model = study_of(tmp_path, "llama", monkeypatch).models[0]
     first = models.model_directory(model)
@@ -90,6 +146,35 @@ def test_a_token_beyond_the_small_tokenizer_decodes_to_nothing(tmp_path, monkeyp
     assert tokenizer.decode([19_999]) == ""
     model = models.load_model(directory, "float32")
     assert model.get_output_embeddings().weight.shape == (20_000, 64)
+
+
+@pytest.mark.parametrize("source", ["random", "local"])
+def test_answers_of_random_weights_are_not_scored(source, tmp_path, monkeypatch):
+    study = study_of(tmp_path, "llama", monkeypatch)
+    model = study.models[0].model_copy(update={"source": source})
+    study = study.model_copy(update={"models": [model]})
+    examples = load_task("rag", "embedded", 10, 4, study.seed).evaluation
+    answers = pd.DataFrame(
+        {
+            "prompt_id": [e.id for e in examples],
+            "answer": [e.answer for e in examples],
+            "reference": [e.answer for e in examples],
+            "gold_nll": 1.0,
+            "gold_argmax_ids": [[1]] * 4,
+            "answer_tokens": 3,
+        }
+    )
+    answers.to_parquet(tmp_path / "run.answers.parquet")
+    run = dict(zip(scoring.RUN_COLUMNS, ["llama", "0.1M", "rag", "lora", "fp16", 1], strict=True))
+    run["notebook"] = str(tmp_path / "run.ipynb")
+    monkeypatch.setattr(scoring, "served_runs", lambda _: pd.DataFrame([run]))
+    scored = scoring.score_runs(study)
+    if source == "local":
+        assert (scored["score"] == 1).all()
+        assert scored[["gold_nll", "top1_agreement"]].notna().all(axis=None)
+    else:
+        assert scored[["score", "gold_nll", "top1_agreement", "answer"]].isna().all(axis=None)
+        assert set(scored["score_reason"]) == {"the model's weights are random"}
 
 
 def test_an_architecture_that_transformers_does_not_know_is_named(tmp_path, monkeypatch):
