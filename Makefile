@@ -71,7 +71,7 @@ test: $(VENV)/.stamp
 lint: $(VENV)/.stamp
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/nbstripout --verify notebooks/*.ipynb
+	@$(BIN)/nbstripout --keep-id --verify notebooks/*.ipynb
 
 bench: $(VENV)/.stamp
 	@for script in tests/bench/bench_*.py; do $(BIN)/python $$script '$(STUDY)' || exit 1; done
