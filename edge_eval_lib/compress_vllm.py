@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edge_eval_lib import adapt, models
+from edge_eval_lib import adapt, compress, models, stage
 from edge_eval_lib.compress import INT4_LARGEST_SHARE, Artefact, tensor_bytes
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.study import project_root
+from edge_eval_lib.study import Study, project_root
 
 PYTHON_VARIABLE = "EDGE_EVAL_LLM_COMPRESSOR"
 JOB = Path(__file__).with_name("llm_compressor_job.py")
@@ -80,6 +80,22 @@ def quantize(
             )
     layers = {SCHEMES[precision]: len(linear_layers)}
     return Artefact(precision, target, adapt.directory_bytes(target), layers, share)
+
+
+def quantize_for_engine(
+    study: Study, task: str, fp16_directory: Path, precision: str, target: Path
+) -> Artefact:
+    """Quantise as the study's engine needs it: by llm-compressor for vLLM, calibrated on the task's
+    first `calibration_examples` training examples, else by bitsandbytes."""
+    if study.workload.engine != "vllm":
+        return compress.quantize(fp16_directory, precision, study.training.compute_dtype, target)
+    calibration = None
+    if study.calibration_examples:
+        chosen = stage.task_examples(study, task)[0][: study.calibration_examples]
+        tokenizer = models.load_tokenizer(fp16_directory)
+        encoded = adapt.encode(tokenizer, chosen, study.training.max_tokens)
+        calibration = [row["input_ids"] for row in encoded]
+    return quantize(fp16_directory, precision, target, calibration)
 
 
 def _run_job(python: Path, job: dict[str, Any]) -> list[str]:
