@@ -553,7 +553,7 @@ def _stage_table(
             f"{cells[1]:>8} {cells[2]:>8} {cells[3]:>8}"
         )
 
-    for stage in STAGES:
+    for stage in (stage for stage in STAGES if total[stage]):
         of = [run for run in left.runs if run.stage == stage]
         lines.append(row(stage, of, total[stage], done[stage]))
     lines.append(row("together", left.runs, len(runs), len(finished)))
