@@ -134,6 +134,7 @@ if runner.notebook_source("paper").is_file():
             REPORT_CODE,
         output:
             str(runner.place(study, "paper", "paper").settings),
+        priority: -len(ORDER)  # nothing waits for it
         resources:
             machine=1,
         shell:

@@ -267,14 +267,14 @@ def _where(study: Study) -> str:
 
 
 def _keep_wall_time(study: Study, runs: Iterable[Run], began: float, wall_s: float) -> None:
-    """Remember what an invocation that did something took, for `make bench`."""
+    """Remember what an invocation that measured something took, for `make bench`."""
     made = []
     for run in runs:
         with contextlib.suppress(FileNotFoundError):
             at = runner.place(study, run.stage, run.name)
             if at.settings.stat().st_mtime >= began:
                 made.append([run.stage, run.name])
-    if made:
+    if any(stage == "serve" for stage, _ in made):
         runner.write_atomically(study.directory / "grid.json", {"wall_s": wall_s, "runs": made})
 
 
