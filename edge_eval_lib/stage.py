@@ -113,6 +113,7 @@ def weights_to_serve(study: Study, variant: Variant) -> Path:
 def rebuild_weights(study: Study, variant_name: str) -> None:
     """Merge a variant's adapter into its base again, and quantise the sum as its run did."""
     from edge_eval_lib import compress
+    from edge_eval_lib.compress_vllm import quantize_for_engine
     from edge_eval_lib.models import model_directory
 
     variant = {str(v): v for v in study.variants()}.get(variant_name)
@@ -130,7 +131,7 @@ def rebuild_weights(study: Study, variant_name: str) -> None:
         return
     with tempfile.TemporaryDirectory(dir=adapter.parent) as scratch:
         merged = compress.merge(base, adapter, Path(scratch) / "fp16").directory
-        compress.quantize(merged, variant.precision, study.training.compute_dtype, target)
+        quantize_for_engine(study, variant.task, merged, variant.precision, target)
 
 
 def task_examples(study: Study, task: str) -> tuple[list[Example], list[Example], TaskData]:
