@@ -90,7 +90,7 @@ class VllmEngine(ChatTokenizer):
 
         refuse_unservable(self.directory)
         _let_vllm_look_at_llvmlite()
-        dtype, on_gpu = serving_dtype(
+        dtype, self.on_gpu = serving_dtype(
             self.compute_dtype, read_quantization(self.directory).get("weight_bits")
         )
         self.open_tokenizer(self.directory)
@@ -110,7 +110,7 @@ class VllmEngine(ChatTokenizer):
                 load_format="safetensors",
                 max_model_len=self.room,
                 enable_prefix_caching=self.prefix_caching,
-                enforce_eager=not on_gpu,  # compiling for a CPU takes longer than it saves here
+                enforce_eager=not self.on_gpu,  # compiling for a CPU takes longer than it saves
                 skip_tokenizer_init=True,  # tokens come and go as ids
                 disable_log_stats=False,  # they count the prefix cache's hits
                 use_tqdm_on_load=False,
@@ -227,12 +227,16 @@ class VllmEngine(ChatTokenizer):
         )
 
     def likelihoods(self, examples: Iterable[Example], batch_size: int) -> list[Likelihood]:
+        """NaN for an adapter that is served apart on a CPU."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
         from edge_eval_lib import models
+        from edge_eval_lib.likelihood import Likelihood
 
         examples = list(examples)
+        if self.lora is not None and not self.on_gpu:  # vLLM 0.32 fails at both together there
+            return [Likelihood(example.id, math.nan, []) for example in examples]
         answers = [models.answer_ids(self.tokenizer, example.answer) for example in examples]
         ranked = SamplingParams(
             temperature=0.0,
