@@ -92,6 +92,19 @@ def test_a_failed_run_stops_no_other_and_is_retried_alone(grid: Grid, misdeed: s
     assert not list(grid.outputs.glob("failed/*/*"))
 
 
+def test_a_loss_that_is_not_a_number_fails_the_real_adaptation(grid: Grid):
+    del grid.environment["EDGE_EVAL_NOTEBOOKS"]  # the project's own notebooks
+    diverging = {"learning_rate": 1e38, "epochs": 4}
+    study = tiny.make_tiny_study(grid.directory, name="diverging", training=diverging)
+    failed = grid.call("run", str(study), "adapt", ADAPTER)
+    assert failed.returncode == 1
+    assert "lower training.learning_rate" in failed.stderr.splitlines()[-1]
+    outputs = grid.outputs.parent / "diverging"
+    assert not list(outputs.glob("runs/*/*"))
+    assert not list(outputs.glob("artefacts/adapters/*"))
+    assert (outputs / "failed" / "adapt" / f"{ADAPTER}.ipynb").is_file()
+
+
 def test_rerun_keeps_each_finished_run_until_a_new_one_takes_its_place(grid: Grid):
     before = grid.published()
     grid.misbehave(**{f"adapt__{ADAPTER}": "raise"})
