@@ -150,11 +150,7 @@ def train(
             if "loss" not in logs:
                 return
             self.losses.append(logs["loss"])
-            if not np.isfinite(logs["loss"]):
-                raise UserError(
-                    f"The training loss is {logs['loss']} at step {state.global_step}; lower "
-                    "training.learning_rate or use another training.compute_dtype."
-                )
+            _require_number("training loss", logs["loss"], f" at step {state.global_step}")
 
     watch = Watch()
     arguments = TrainingArguments(
@@ -206,7 +202,17 @@ def heldout_loss(
     """Mean negative log-likelihood (nats per answer token) of examples that are not trained on."""
     with evaluating(model):
         likelihoods = gold_likelihoods(model, tokenizer, examples, batch_size)
-    return float(np.mean([likelihood.nll for likelihood in likelihoods]))
+    loss = float(np.mean([likelihood.nll for likelihood in likelihoods]))
+    _require_number("held-out loss", loss)
+    return loss
+
+
+def _require_number(what: str, loss: float, where: str = "") -> None:
+    if not np.isfinite(loss):
+        raise UserError(
+            f"The {what} is {loss}{where}; lower training.learning_rate or use another "
+            "training.compute_dtype."
+        )
 
 
 def save_adapter(model: PeftModel, target: Path) -> int:

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_eval_lib.engines.base import Generation
+from edge_eval_lib.engines.tokens import ChatTokenizer
 
 if TYPE_CHECKING:
     from edge_eval_lib.likelihood import Likelihood
     from edge_eval_lib.tasks import Example
 
 
-class TransformersEngine:
+class TransformersEngine(ChatTokenizer):
     """Batches of `concurrency` prompts, padded on the left; a batch ends together."""
 
     name = "transformers"
@@ -30,28 +31,15 @@ class TransformersEngine:
         from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
 
     def load(self) -> None:
+        from transformers import GenerationConfig
+
         from edge_eval_lib import models
 
-        self.tokenizer = models.load_tokenizer(self.directory)
+        self.open_tokenizer(self.directory)
         self.model = models.load_model(self.directory, self.compute_dtype).eval()
-        stops = self.model.generation_config.eos_token_id
-        stops = stops if isinstance(stops, list) else [stops]
-        self.stop_ids = {self.tokenizer.eos_token_id, *stops} - {None}
-        # What a call's own configuration leaves as None is filled from the model's.
-        self.model.generation_config.eos_token_id = None
-
-    def encode(self, messages: list[dict[str, str]]) -> list[int]:
-        from edge_eval_lib import models
-
-        return models.prompt_ids(self.tokenizer, messages)
-
-    def decode(self, token_ids: list[int]) -> str:
-        length = self.natural_length(token_ids)
-        return self.tokenizer.decode(token_ids[:length], skip_special_tokens=True).strip()
-
-    def natural_length(self, token_ids: list[int]) -> int:
-        stops = (i for i, token in enumerate(token_ids) if token in self.stop_ids)
-        return next(stops, len(token_ids) - 1) + 1
+        # What a call's configuration leaves open is filled from the model's own: end-of-sequence
+        # tokens that would stop it, and penalties that would make it other than greedy.
+        self.model.generation_config = GenerationConfig()
 
     def serve(
         self, prompts: list[list[int]], output_tokens: int, concurrency: int

@@ -1,5 +1,7 @@
 """Adaptation, compression and serving on tiny real models: what must be true of each."""
 
+import json
+import shutil
 import subprocess
 import sys
 
@@ -225,6 +227,19 @@ def test_in_float32_a_batch_gives_each_request_the_answer_it_gets_alone(engines,
     for one, other in zip(single, together, strict=True):
         assert one.nll == pytest.approx(other.nll, abs=1e-4)
         assert one.argmax_ids == other.argmax_ids
+
+
+def test_a_models_own_sampling_habits_do_not_count(engines, weights, examples, tmp_path):
+    habits = {"repetition_penalty": 5.0, "eos_token_id": [0], "do_sample": True, "top_k": 3}
+    shutil.copytree(weights["fp16"].directory, tmp_path / "weights")
+    (tmp_path / "weights" / "generation_config.json").write_text(json.dumps(habits))
+    engine = open_engine("transformers", tmp_path / "weights", "float32")
+    engine.load()
+    prompts = [engine.encode(example.messages) for example in examples.evaluation]
+    expected = engines["fp16"].serve(prompts, output_tokens=12, concurrency=3)
+    found = engine.serve(prompts, output_tokens=12, concurrency=3)
+    assert [g.token_ids for g in found] == [g.token_ids for g in expected]
+    assert engine.natural_length([5, 0, 5]) == 2
 
 
 def test_likelihood_is_the_models_own_loss_on_the_answer(engines, examples):
