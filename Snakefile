@@ -127,6 +127,8 @@ if runner.notebook_source("paper").is_file():
             runner.notebook_source("paper"),
             (project_root() / "params" / "published").glob("*"),
             REPORT_CODE,
+            # The paper's report shows the embedded study's figures beside its own.
+            ["settings/synthesis/synthesis.json"] if study.name == "embedded" else [],
         output:
             str(runner.place(study, "paper", "paper").settings),
         priority: -len(ORDER)  # nothing waits for it
