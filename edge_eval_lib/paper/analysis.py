@@ -25,7 +25,7 @@ from edge_eval_lib.errors import UserError
 from edge_eval_lib.frontier import front_frequency, hypervolume, non_dominated
 from edge_eval_lib.metrics import system_density
 from edge_eval_lib.published import MODEL, VARIANT, Published
-from edge_eval_lib.study import project_root
+from edge_eval_lib.study import outputs_root
 from edge_eval_lib.uncertainty import ratio_interval
 
 SETUP_HOURS = (0.0, 8.0, 80.0)
@@ -114,7 +114,7 @@ def build(
         variants["ttft_ms"] / 1e3, variants["tpot_ms"] / 1e3, variants["output_tokens_per_request"]
     )
     variants["usd_per_request"] = costs(variants, prices).local_usd_per_request
-    default = project_root() / "outputs" / "embedded" / "tables" / "adaptation.csv"
+    default = outputs_root() / "embedded" / "tables" / "adaptation.csv"
     path = Path(embedded) if embedded else default
     measured = pd.read_csv(path) if path.is_file() else None
     return Paper(figures, observations, variants, prices, book, measured)

@@ -13,12 +13,12 @@ from edge_eval_lib.errors import UserError
 from edge_eval_lib.paper import prose
 from edge_eval_lib.paper.analysis import TABLES, Paper, build
 from edge_eval_lib.paper.pictures import FIGURES, draw
-from edge_eval_lib.study import project_root
+from edge_eval_lib.study import outputs_root
 
 
 def output_directory(directory: str | Path | None = None) -> Path:
     """Where the paper's tables and figures go: outputs/paper of the project unless told."""
-    return Path(directory) if directory else project_root() / "outputs" / "paper"
+    return Path(directory) if directory else outputs_root() / "paper"
 
 
 def write_tables(
