@@ -74,6 +74,7 @@ lint: $(VENV)/.stamp
 	@$(BIN)/nbstripout --keep-id --verify notebooks/*.ipynb
 
 bench: $(VENV)/.stamp
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	@for script in tests/bench/bench_*.py; do $(BIN)/python $$script '$(STUDY)' || exit 1; done
 
 lab: $(VENV)/.stamp
