@@ -24,7 +24,7 @@ def capital_recovery_factor(discount_rate: float, years: float) -> float:
     """Share of a price to be paid back each year: r (1+r)^n / ((1+r)^n - 1); 1/n at r = 0."""
     require_non_negative(discount_rate=discount_rate)
     require_positive(years=years)
-    if discount_rate == 0:
+    if discount_rate < 1e-15:  # no digit differs from r = 0, and smaller products underflow
         return 1 / years
     # -expm1(-n log1p(r)) is 1 - (1+r)^-n without loss at tiny rates.
     return float(discount_rate / -np.expm1(-years * np.log1p(discount_rate)))

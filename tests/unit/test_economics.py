@@ -297,6 +297,7 @@ def test_capital_recovery():
     assert cost.capital_recovery_factor(0.05, 5) == pytest.approx(0.230975, abs=1e-6)
     assert cost.capital_recovery_factor(0, 4) == 0.25
     assert cost.capital_recovery_factor(1e-12, 4) == pytest.approx(0.25)
+    assert cost.capital_recovery_factor(5e-324, 0.5) == 2  # the smallest number there is
 
 
 @given(st.floats(0, 1), st.floats(0.5, 30))
