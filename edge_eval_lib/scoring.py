@@ -198,6 +198,7 @@ def score_runs(study: Study) -> pd.DataFrame:
         scored = score_answers(scraps["task"], given, asked)
         kept = answers.drop(columns=["answer", "reference"])
         scored = scored.merge(kept, on="prompt_id", validate="1:1")
+        scored["score_reason"] = scored.pop("failure").fillna(scored["score_reason"])
         if random:
             scored[["answer", "score_reason"]] = [None, "the model's weights are random"]
             scored["gold_nll"] = float("nan")

@@ -127,9 +127,15 @@ class Training(Strict):
 
 
 class Workload(Strict):
-    """What a serving run does: all evaluation prompts at `headline_concurrency`, and the first
-    `latency_prompts` of them at every other concurrency. `warmup_requests` is the most that are
-    answered to warm up, if the throughput does not get steady before."""
+    """What a serving run does: all evaluation prompts at `headline_concurrency`, and at every other
+    concurrency the first `latency_prompts` of them for each of its slots. `warmup_requests` is the
+    most that are answered to warm up, if the throughput does not get steady before.
+
+    What more it may do: powers of two up to `largest_concurrency`, until twice the concurrency
+    gives hardly more throughput; every prompt once more at Poisson arrivals of each of
+    `arrival_rates_per_s`; and, with `prefix_caching`, every prompt once more at the headline
+    concurrency with what prompts have in common computed once.
+    """
 
     engine: Literal["transformers", "vllm", "openai"]
     output_tokens: Annotated[int, Field(ge=2)]
@@ -138,12 +144,19 @@ class Workload(Strict):
     latency_prompts: Count
     warmup_requests: Count
     idle_seconds: Annotated[float, Field(gt=0)]
+    largest_concurrency: Count | None = None
+    arrival_rates_per_s: list[Annotated[float, Field(gt=0)]] = Field(default_factory=list)
     prefix_caching: bool = False
 
     @model_validator(mode="after")
-    def _prefix_caching(self) -> Workload:
+    def _engine_can(self) -> Workload:
         if self.prefix_caching and self.engine != "vllm":
             raise ValueError(f"workload.prefix_caching needs engine: vllm, not {self.engine}")
+        if self.arrival_rates_per_s and self.engine == "transformers":
+            raise ValueError(
+                "workload.arrival_rates_per_s needs engine: vllm or openai: transformers answers "
+                "batch by batch"
+            )
         return self
 
     @model_validator(mode="after")
@@ -154,6 +167,17 @@ class Workload(Strict):
                     f"workload.concurrency must contain {needed}: latency is told at 1"
                 )
         return self
+
+    @property
+    def device(self) -> Literal["auto", "elsewhere"]:
+        """Where an energy monitor is to look: an endpoint's machine is not this process's."""
+        return "elsewhere" if self.engine == "openai" else "auto"
+
+    def prompts_at(self, concurrency: int, prompts: int) -> int:
+        """How many of a task's `prompts` are answered at a concurrency."""
+        if concurrency == self.headline_concurrency:
+            return prompts
+        return min(prompts, self.latency_prompts * concurrency)
 
 
 class Ablation(Strict):
@@ -180,6 +204,11 @@ class Variant:
     @property
     def adapter(self) -> str:
         return f"{self.model}_{self.task}_{self.method}"
+
+    @property
+    def served_name(self) -> str:
+        """What an endpoint is to call it: the unadapted base is the same for every task."""
+        return self.model if self.method == "none" else str(self)
 
     def __str__(self) -> str:
         return f"{self.adapter}_{self.precision}"
@@ -260,12 +289,23 @@ class Study(Strict):
         return self
 
     @model_validator(mode="after")
+    def _enough_prompts(self) -> Study:
+        largest, prompts = self.workload.largest_concurrency, self.data.evaluation_examples
+        if largest and largest > prompts:
+            raise ValueError(
+                f"workload.largest_concurrency is {largest}, more than the {prompts} prompts of "
+                "data.evaluation_examples"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _no_repeats(self) -> Study:
         for what, items in {
             "models": [m.name for m in self.models],
             "tasks": self.tasks,
             "configurations": [f"{c.method}/{c.precision}" for c in self.configurations],
             "workload.concurrency": self.workload.concurrency,
+            "workload.arrival_rates_per_s": self.workload.arrival_rates_per_s or ["none"],
         }.items():
             if not items:
                 raise ValueError(f"{what} is empty: a study needs at least one")

@@ -37,7 +37,7 @@ from edge_eval_lib.errors import UserError
 from edge_eval_lib.report import Report, Section, render_report
 from edge_eval_lib.study import Study, find_beside, load_study
 from edge_eval_lib.uncertainty import prompts_needed, simulated_coverage
-from edge_eval_lib.workload import recomputed
+from edge_eval_lib.workload import closed_loop_name, recomputed
 
 ADAPTER = [*tables.MODEL, "task", "method"]
 COLD_START = [
@@ -51,7 +51,7 @@ COLD_START = [
 ]
 STAMPED = ("load", "adapt", "fp16", "int8", "int4")
 REQUEST_COLUMNS = [
-    "concurrency",
+    "window",
     "input_tokens",
     "output_tokens",
     "natural_tokens",
@@ -78,10 +78,16 @@ class Results:
     missing: list[str]
 
     @property
+    def closed_loop(self) -> pd.DataFrame:
+        """Observations at every concurrency, without prefix caching."""
+        found = self.observations
+        return found[found["rate_per_s"].isna() & ~found["prefix_caching"].eq(True)]
+
+    @property
     def headline(self) -> pd.DataFrame:
-        """Observations at the study's headline concurrency."""
+        """Those at the study's headline concurrency."""
         at = self.study.workload.headline_concurrency
-        return self.observations[self.observations["concurrency"] == at]
+        return self.closed_loop[self.closed_loop["concurrency"] == at]
 
     @property
     def hosts(self) -> list[str]:
@@ -177,7 +183,7 @@ def observations_of(runs: pd.DataFrame, requests: pd.DataFrame) -> pd.DataFrame:
         reasons = [_reason(adapt, "adapt"), _reason(run, "load"), _idle_reason(run)]
         row = {c: run[c] for c in [*tables.VARIANT, "repetition", "engine", "gpus", "run"]}
         row |= {c: run.get(c) for c in ("settings_hash", "memory_nominal_gb")}
-        row |= {"host": run["provenance"]["host"], "merge_base": compress.get("merge_base")}
+        row |= {"host": _host(run), "merge_base": compress.get("merge_base")}
         row |= {c: adapt.get(c) for c in tables.ADAPTATION}
         row |= {c: run.get(c) for c in (*tables.LOAD, *tables.LOAD_RANGE, *tables.IDLE)}
         before = _checks({"adapt": adapt.get("adapt_checks"), "load": run.get("load_checks")})
@@ -188,15 +194,22 @@ def observations_of(runs: pd.DataFrame, requests: pd.DataFrame) -> pd.DataFrame:
             reasons.append(reason)
         windows = run["serving_windows"]
         power = _power(run["notebook"]) if _continuous(windows) else NO_POWER
-        for serving in recomputed(windows, requests_by_run[run["run"]], power):
+        figures_of = recomputed(windows, requests_by_run[run["run"]], power)
+        for window, serving in zip(windows, figures_of, strict=True):
             told = [*reasons, serving["notes"]]
-            found = before + _checks({f"serve at {serving['concurrency']}": serving["checks"]})
+            found = before + _checks({window["window"]: serving["checks"]})
             rows.append(
                 row
                 | {c: v for c, v in serving.items() if c in tables.OBSERVATION_COLUMNS}
                 | {"notes": "; ".join(filter(None, told)) or None, "validity": _validity(found)}
             )
     return pd.DataFrame(rows).reindex(columns=tables.OBSERVATION_COLUMNS)
+
+
+def _host(run: dict) -> str:
+    """The machine that served; an endpoint's is not known."""
+    host = run["provenance"]["host"]
+    return f"an endpoint, asked from {host}" if run["engine"] == "openai" else host
 
 
 def _by_adapter(runs: pd.DataFrame | None) -> dict[tuple, dict]:
@@ -300,7 +313,7 @@ def checks_of(runs: pd.DataFrame) -> pd.DataFrame:
         windows = {name: run.get(f"{name}_checks") for name in STAMPED}
         served = run.get("serving_windows")
         for serving in served if isinstance(served, list) else []:
-            windows[f"serve at {serving['concurrency']}"] = serving["checks"]
+            windows[serving["window"]] = serving["checks"]
         rows += [
             {"run": run["run"], "stage": run["stage"], "window": check["window"]}
             | {"check": check["name"], "verdict": check["verdict"], "detail": check["detail"]}
@@ -354,20 +367,28 @@ def result_tables(results: Results) -> dict[str, pd.DataFrame]:
     variants = tables.variants_table(
         results.headline, results.answers, prices, book.scenario_prices(prices)
     )
-    return {
+    found = {
         "variants": variants,
         "frontier": tables.frontier_table(variants),
         "adaptation": tables.adaptation_table(results.headline),
-        "serving": tables.serving_table(results.observations),
+        "serving": tables.serving_table(results.closed_loop),
         "reference": tables.reference_table(results.headline, results.answers),
         "cold_starts": cold_starts(results),
         "checks": results.checks,
     }
+    observations, workload = results.observations, results.study.workload
+    if workload.arrival_rates_per_s:
+        open_loops = observations[observations["rate_per_s"].notna()]
+        found["arrivals"] = tables.serving_table(open_loops, over="rate_per_s")
+    if workload.prefix_caching:
+        at_headline = observations["concurrency"] == workload.headline_concurrency
+        found["prefix_caching"] = tables.prefix_caching_table(observations[at_headline])
+    return found
 
 
 def latency_requests(results: Results) -> pd.DataFrame:
     """Requests at concurrency 1, where a request waits for no other; variants in order."""
-    alone = results.requests[results.requests["concurrency"] == 1]
+    alone = results.requests[results.requests["window"] == closed_loop_name(1)]
     return tables.sort_variants(alone)
 
 
@@ -383,7 +404,7 @@ class Picture:
 def result_figures(results: Results, found: dict[str, pd.DataFrame]) -> dict[str, Picture]:
     """The study's figures by file name."""
     variants, stamp = found["variants"], results.stamp
-    return {
+    drawn = {
         "roi_ipw_quadrants": Picture(
             "Break-even and intelligence per watt",
             figures.roi_ipw_quadrants(variants, stamp),
@@ -420,6 +441,22 @@ def result_figures(results: Results, found: dict[str, pd.DataFrame]) -> dict[str
             "Requests served one at a time, so that none waits for another.",
         ),
     }
+    if found["serving"]["concurrency"].nunique() > 2:
+        drawn["concurrency"] = Picture(
+            "Throughput and waiting, by concurrency",
+            figures.load_curves(found["serving"], "concurrency", stamp),
+            "A closed loop: the next request waits for a slot. The concurrency doubles until "
+            "throughput gains less than 5 %.",
+        )
+    if "arrivals" in found:
+        drawn["arrivals"] = Picture(
+            "Throughput and waiting, by arrival rate",
+            figures.load_curves(found["arrivals"], "rate_per_s", stamp),
+            "An open loop: requests come at random times, at this rate on average, and the wait "
+            "for the engine counts. Where requests come faster than they are answered, the wait "
+            "grows with the length of the measurement.",
+        )
+    return drawn
 
 
 def warnings_of(results: Results, found: dict[str, pd.DataFrame]) -> list[str]:
@@ -606,6 +643,7 @@ def study_report(
                      "memory_gb", "validity"],
             csv="tables/serving.csv",
         ),
+        *_asked_for(named),
         Section(
             "Cold starts",
             ["What a load is made of, over the tasks and repetitions of a configuration. Keep "
@@ -627,6 +665,35 @@ def study_report(
         sections=sections,
         links=[("The paper's figures, recomputed", "../paper/report.html")],
     )
+
+
+def _asked_for(named: dict[str, pd.DataFrame]) -> list[Section]:
+    """The tables that only some studies ask for."""
+    key = ["model", "task", "configuration"]
+    sections = []
+    if "arrivals" in named:
+        sections.append(Section(
+            "Serving at every arrival rate",
+            ["An open loop: Poisson arrivals, waiting for the engine counted in the TTFT. Failed "
+             "requests are counted apart, in no latency."],
+            table=named["arrivals"],
+            columns=[*key, "rate_per_s", "repetitions", "throughput_tok_s", "ttft_ms",
+                     "ttft_p95_ms", "tpot_ms", "tpot_p95_ms", "energy_per_request_j",
+                     "failed_requests", "validity"],
+            csv="tables/arrivals.csv",
+        ))  # fmt: skip
+    if "prefix_caching" in named:
+        sections.append(Section(
+            "Prefix caching",
+            ["The same prompts once more, what they have in common computed once. The hit rate is "
+             "the share of the prompts’ tokens that were found; ratios are with over without."],
+            table=named["prefix_caching"],
+            columns=[*key, "repetitions", "prefix_cache_hit_rate",
+                     *(f"{c}{end}" for c in ("energy_per_request_j", "throughput_tok_s", "ttft_ms")
+                       for end in ("", "_with_caching", "_ratio"))],
+            csv="tables/prefix_caching.csv",
+        ))  # fmt: skip
+    return sections
 
 
 def _named(table: pd.DataFrame) -> pd.DataFrame:

@@ -51,6 +51,7 @@ SERVING = [
     "memory_nominal_gb",
     "power_w",
     "requests",
+    "failed_requests",
     "input_tokens_per_request",
     "output_tokens_per_request",
     "natural_tokens_per_request",
@@ -61,6 +62,9 @@ OBSERVATION_COLUMNS = [
     *VARIANT,
     "repetition",
     "concurrency",
+    "rate_per_s",  # of an open loop, which has no concurrency
+    "prefix_caching",
+    "prefix_cache_hit_rate",
     "gpus",
     *TEXTS,
     *MEASURED,
@@ -558,10 +562,15 @@ def adaptation_table(observations: pd.DataFrame) -> pd.DataFrame:
 # --- serving ----------------------------------------------------------------------------------
 
 
-def serving_table(observations: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
-    """A row a variant (the unadapted base among them) and concurrency: means and t-intervals."""
+def serving_table(
+    observations: pd.DataFrame, confidence: float = 0.95, over: str = "concurrency"
+) -> pd.DataFrame:
+    """A row a variant (the unadapted base among them) and concurrency: means and t-intervals.
+
+    `over` may be `rate_per_s` instead, for observations of open loops.
+    """
     runs = _checked(observations)
-    by = [*VARIANT, "concurrency"]
+    by = [*VARIANT, over]
     groups = runs.groupby(by, sort=False)
     table = pd.concat(
         [
@@ -576,6 +585,36 @@ def serving_table(observations: pd.DataFrame, confidence: float = 0.95) -> pd.Da
     columns = [c for name in columns for c in (name, f"{name}_lo", f"{name}_hi") if c in table]
     first = ["repetitions", "engine", "gpus"]
     table = table[[*first, *columns, "energy_source", "window", "validity", "host", "notes"]]
+    return sort_variants(table.reset_index())
+
+
+def prefix_caching_table(observations: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
+    """A row a variant: what computing common prefixes once changed, at the headline concurrency.
+
+    `observations` holds that concurrency with and without prefix caching. `<column>_ratio` is with
+    over without, its interval over runs, both terms from the same run.
+    """
+    runs = _checked(observations)
+    caching = runs["prefix_caching"].eq(True)
+    key = [*VARIANT, "repetition"]
+    columns = ["energy_per_request_j", "throughput_tok_s", "ttft_ms"]
+    both = runs[caching].merge(
+        runs.loc[~caching, [*key, *columns]], on=key, suffixes=("_with_caching", "")
+    )
+    groups = both.groupby(VARIANT, sort=False)
+    table = groups.size().rename("repetitions").to_frame()
+    table["prefix_cache_hit_rate"] = groups["prefix_cache_hit_rate"].mean()
+    for column in columns:
+        pair = [f"{column}_with_caching", column]
+        table[pair[::-1]] = groups[pair[::-1]].mean()
+        table[f"{column}_ratio"] = table[pair[0]] / table[pair[1]]
+        known = both.dropna(subset=pair)
+        rows = {
+            name: paired_ratio_interval(*(group[c].to_numpy() for c in pair), confidence)[1:]
+            for name, group in known.groupby(VARIANT, sort=False)
+            if len(group) > 1
+        }
+        table = table.join(_bounds(rows, f"{column}_ratio"))
     return sort_variants(table.reset_index())
 
 

@@ -1,4 +1,4 @@
-"""Drives an engine through a serving run: cold load, warm-up, and every concurrency, timed.
+"""Drives an engine through a serving run: cold load, warm-up, every concurrency and arrival rate.
 
 What it keeps (a table of requests, the windows' records, power samples) is all that the figures
 are made from: `serving_figures` makes them in the notebook, and again for the tables.
@@ -10,8 +10,9 @@ import math
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,10 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from edge_eval_lib import hardware
+from edge_eval_lib import arrivals, hardware
 from edge_eval_lib.energy.meter import Check, worst_verdict
-from edge_eval_lib.engines.base import Engine, Generation
+from edge_eval_lib.engines.base import ArrivalEngine, Engine, Generation, KvCache
+from edge_eval_lib.errors import UserError
 from edge_eval_lib.study import Workload
 from edge_eval_lib.tasks import Example
 
@@ -40,6 +42,8 @@ SIGNIFICANT = 0.05
 STEADY_REQUESTS_PER_SLOT = 5  # fewer leave nothing between filling and draining
 STEADY_GPU_S = 30.0
 
+ELSEWHERE = "the engine runs elsewhere: its load is not seen from here"
+
 
 @dataclass(frozen=True)
 class Load:
@@ -49,29 +53,30 @@ class Load:
     parts; `warm_first_token_*` is what the same request costs once everything is warm, and is
     taken off, for it is serving and not loading. `load_interpreter_s` is a bare Python start of
     its own: this process started with a notebook's machinery, which a server would not have.
+    Nothing is known of an engine that runs elsewhere: it was loaded before.
     """
 
-    load_s: float
-    load_energy_j: float | None
-    load_energy_lo_j: float | None
-    load_energy_hi_j: float | None
-    load_energy_source: str | None
-    load_energy_reason: str | None
-    load_power_w: float | None
-    load_peak_memory_gb: float | None
-    load_interpreter_s: float
-    load_import_s: float
-    load_read_s: float
-    load_place_s: float
-    load_first_token_s: float
-    warm_first_token_s: float
-    warm_first_token_energy_j: float | None
-    weights_bytes: int
-    evicted: bool
-    evicted_reason: str | None
-    residency_before: float | None
-    residency_after: float | None
-    load_checks: list[dict[str, Any]]
+    load_s: float | None = None
+    load_energy_j: float | None = None
+    load_energy_lo_j: float | None = None
+    load_energy_hi_j: float | None = None
+    load_energy_source: str | None = None
+    load_energy_reason: str | None = None
+    load_power_w: float | None = None
+    load_peak_memory_gb: float | None = None
+    load_interpreter_s: float | None = None
+    load_import_s: float | None = None
+    load_read_s: float | None = None
+    load_place_s: float | None = None
+    load_first_token_s: float | None = None
+    warm_first_token_s: float | None = None
+    warm_first_token_energy_j: float | None = None
+    weights_bytes: int | None = None
+    evicted: bool = False
+    evicted_reason: str | None = None
+    residency_before: float | None = None
+    residency_after: float | None = None
+    load_checks: list[dict[str, Any]] = field(default_factory=list)
 
 
 def cold_load(
@@ -81,8 +86,13 @@ def cold_load(
 
     Evicts `directory`'s files from the page cache, then measures in one window: the imports, a
     sequential read of the files, placing the weights, the first token. Raises RuntimeError in a
-    process that has already imported a deep-learning library: its load would not be cold.
+    process that has already imported a deep-learning library: its load would not be cold. An engine
+    that runs elsewhere is only reached.
     """
+    if engine.remote:
+        engine.import_libraries()
+        engine.load()
+        return Load(load_energy_reason=ELSEWHERE, evicted_reason=ELSEWHERE)
     warm = [name for name in HEAVY if name in sys.modules]
     if warm:
         raise RuntimeError(
@@ -229,31 +239,109 @@ def throughput_trend(throughput: Sequence[float]) -> tuple[bool, float | None, f
 
 @dataclass(frozen=True)
 class Served:
-    """What one concurrency of a serving run gave."""
+    """What one window of a serving run gave: at one concurrency, or, in an open loop, at
+    `rate_per_s` requests a second. `generations` are in the order of the prompts.
 
-    concurrency: int
+    `kv_cache` is what the engine took in advance, `prefix_cache_hit_rate` the share of the
+    prompts' tokens that it found computed; None where it does neither.
+    """
+
+    concurrency: int | None
     window: Window
     generations: list[Generation]
+    rate_per_s: float | None = None
+    prefix_caching: bool = False
+    kv_cache: KvCache | None = None
+    prefix_cache_hit_rate: float | None = None
+
+    @property
+    def answered(self) -> list[Generation]:
+        """The requests that were answered in full."""
+        return [generation for generation in self.generations if generation.failure is None]
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """How many requests failed for each reason; they never count in a latency."""
+        return dict(Counter(g.failure for g in self.generations if g.failure is not None))
 
 
-def serve_at(
+def serve_all(
+    engine: Engine, prompts: list[list[int]], workload: Workload, seed: int, monitor: Monitor
+) -> list[Served]:
+    """Every measured window of a serving run: the workload's concurrencies, those of its sweep,
+    the headline concurrency with prefix caching, and every arrival rate.
+
+    `seed` draws the arrivals. UserError as soon as no request of a window is answered.
+    """
+
+    def measure(concurrency: int) -> Served:
+        return closed_loop(engine, prompts, concurrency, workload, monitor)
+
+    served = {concurrency: measure(concurrency) for concurrency in workload.concurrency}
+    if workload.largest_concurrency:
+        swept = arrivals.sweep_until_saturated(
+            lambda concurrency: served.get(concurrency) or measure(concurrency),
+            lambda one: sum(len(g.token_ids) for g in one.answered) / one.window.seconds,
+            workload.largest_concurrency,
+        )
+        served |= {one.concurrency: one for one in swept}
+    windows = list(served.values())
+    if workload.prefix_caching:
+        engine.share_prefixes = True
+        windows.append(measure(workload.headline_concurrency))
+        engine.share_prefixes = False
+    windows += [
+        open_loop(engine, prompts, rate_per_s, workload, seed, monitor)
+        for rate_per_s in workload.arrival_rates_per_s
+    ]
+    return windows
+
+
+def closed_loop(
     engine: Engine,
     prompts: list[list[int]],
     concurrency: int,
-    output_tokens: int,
+    workload: Workload,
     monitor: Monitor,
 ) -> Served:
-    """Answer every prompt at one concurrency in one measured window."""
-    with monitor.window(f"serve at {concurrency}") as window:
-        generations = engine.serve(prompts, output_tokens, concurrency)
-    return Served(concurrency, window, generations)
+    """Answer the workload's prompts at one concurrency in one measured window."""
+    prompts = prompts[: workload.prompts_at(concurrency, len(prompts))]
+    sharing = getattr(engine, "share_prefixes", False)
+    with monitor.window(closed_loop_name(concurrency, sharing)) as window:
+        generations = engine.serve(prompts, workload.output_tokens, concurrency)
+    return _served(engine, Served(concurrency, window, generations, prefix_caching=sharing))
 
 
-def prompts_at(prompts: list[Any], concurrency: int, workload: Workload) -> list[Any]:
-    """All prompts at the headline concurrency, the first few at any other."""
-    if concurrency == workload.headline_concurrency:
-        return prompts
-    return prompts[: workload.latency_prompts]
+def closed_loop_name(concurrency: int, prefix_caching: bool = False) -> str:
+    """What the window of a closed loop is called, in request tables too."""
+    return f"serve at {concurrency}{' with prefix caching' if prefix_caching else ''}"
+
+
+def open_loop(
+    engine: ArrivalEngine,
+    prompts: list[list[int]],
+    rate_per_s: float,
+    workload: Workload,
+    seed: int,
+    monitor: Monitor,
+) -> Served:
+    """Offer every prompt at Poisson arrivals of that rate, in one measured window."""
+    due_s = arrivals.poisson_arrivals(rate_per_s, len(prompts), seed).tolist()
+    with monitor.window(f"open loop at {rate_per_s:g} requests/s") as window:
+        generations = engine.serve_arrivals(prompts, workload.output_tokens, due_s)
+    return _served(engine, Served(None, window, generations, rate_per_s=rate_per_s))
+
+
+def _served(engine: Engine, served: Served) -> Served:
+    """With what the engine tells of its caches; UserError if no request was answered."""
+    if not served.answered:
+        reason = next(iter(served.failures))
+        raise UserError(
+            f"No request of {served.window.name!r} was answered by the engine {engine.name}; the "
+            f"first failed with: {reason}."
+        )
+    hit_rate = getattr(engine, "prefix_cache_hit_rate", None) if served.prefix_caching else None
+    return replace(served, kv_cache=engine.kv_cache(), prefix_cache_hit_rate=hit_rate)
 
 
 def window_record(served: Served, engine: Engine, warm: WarmUp) -> dict[str, Any]:
@@ -261,21 +349,27 @@ def window_record(served: Served, engine: Engine, warm: WarmUp) -> dict[str, Any
     record = served.window.as_dict()
     return record | {
         "window": served.window.name,
-        "on_gpu": bool(hardware.gpu_indices()),
+        "on_gpu": bool(hardware.gpu_indices()) and not engine.remote,
         "concurrency": served.concurrency,
+        "rate_per_s": served.rate_per_s,
+        "prefix_caching": served.prefix_caching,
+        "prefix_cache_hit_rate": served.prefix_cache_hit_rate,
+        "kv_cache": asdict(served.kv_cache) if served.kv_cache else None,
+        "failures": served.failures,
         "continuous_batching": engine.continuous_batching,
         "checks": [*record["checks"], asdict(warm.check)],
     }
 
 
 def request_table(served: Served, engine: Engine, examples: list[Example]) -> pd.DataFrame:
-    """A row a request: everything from which the run's latency figures can be recomputed.
+    """A row an answered request: all from which the run's latency figures can be recomputed.
 
     Times are seconds since the window began.
     """
     start = served.window.start_monotonic_s
     return pd.DataFrame(
         {
+            "window": served.window.name,
             "concurrency": served.concurrency,
             "prompt_id": example.id,
             "submitted_s": generation.submitted_s - start,
@@ -288,6 +382,7 @@ def request_table(served: Served, engine: Engine, examples: list[Example]) -> pd
             "tpot_ms": generation.tpot_ms,
         }
         for generation, example in zip(served.generations, examples, strict=False)
+        if generation.failure is None
     )
 
 
@@ -334,7 +429,9 @@ def measured_span(window: Mapping[str, Any], requests: pd.DataFrame, power: pd.D
     samples, so that without samples a window with a known energy stays whole.
     """
     whole = Span("whole", window["s"], int(requests["output_tokens"].sum()), 1.0)
-    if not window["continuous_batching"] or (window["energy_j"] is not None and power.empty):
+    open_loop = window["concurrency"] is None
+    unshared = window["energy_j"] is not None and power.empty
+    if open_loop or unshared or not window["continuous_batching"]:
         return whole
     times = requests["token_times_s"]
     steady = steady_state(times.str[0].tolist(), times.str[-1].tolist(), window["concurrency"])
@@ -388,14 +485,22 @@ def serving_figures(
         "energy_per_request_j": window["energy_reason"],
         "energy_per_request_net_j": net_reason,
         "memory_gb": window["peak_memory_reason"],
+        "failed_requests": ", ".join(f"{n} x {why}" for why, n in window["failures"].items()),
     }
+    memory_gb, kv_cache = window["peak_memory_gb"], window["kv_cache"]
+    if memory_gb is not None and kv_cache is not None:
+        memory_gb += kv_cache["used_gb"] - kv_cache["reserved_gb"]
 
     def per(number: float, name: str) -> float | None:
         return None if energy[name] is None else energy[name] / number
 
     return {
         "concurrency": window["concurrency"],
+        "rate_per_s": window["rate_per_s"],
+        "prefix_caching": window["prefix_caching"],
+        "prefix_cache_hit_rate": window["prefix_cache_hit_rate"],
         "requests": len(requests),
+        "failed_requests": sum(window["failures"].values()),
         "seconds": span.seconds,
         "window": span.label,
         "energy_source": window["energy_source"],
@@ -409,7 +514,8 @@ def serving_figures(
         "ttft_p95_ms": float(requests["ttft_ms"].quantile(0.95)),
         "tpot_ms": float(requests["tpot_ms"].mean()),
         "tpot_p95_ms": float(requests["tpot_ms"].quantile(0.95)),
-        "memory_gb": window["peak_memory_gb"],
+        "memory_gb": memory_gb,
+        "reserved_gb": kv_cache["reserved_gb"] if kv_cache else None,
         "power_w": per(span.seconds, "energy_j"),
         "cpu_s": window["cpu_s"],
         "input_tokens_per_request": float(requests["input_tokens"].mean()),
@@ -424,12 +530,12 @@ def serving_figures(
 def recomputed(
     windows: Sequence[Mapping[str, Any]], requests: pd.DataFrame, power: pd.DataFrame
 ) -> list[dict[str, Any]]:
-    """The figures of every concurrency of a run, from what the run kept: its windows' records,
-    its request table, and its power samples of all windows."""
+    """The figures of every window of a run, from what the run kept: its windows' records, its
+    request table, and its power samples of all windows."""
     return [
         serving_figures(
             window,
-            requests[requests["concurrency"] == window["concurrency"]],
+            requests[requests["window"] == window["window"]],
             power[power["window"] == window["window"]],
         )
         for window in windows
@@ -441,9 +547,12 @@ def batch_agreement(requests: pd.DataFrame, headline_concurrency: int) -> float 
 
     None if no prompt was answered both ways.
     """
-    alone = requests[requests["concurrency"] == 1].set_index("prompt_id")["token_ids"]
-    batched = requests[requests["concurrency"] == headline_concurrency]
-    batched = batched.set_index("prompt_id")["token_ids"]
+    alone, batched = (
+        requests[requests["window"] == closed_loop_name(concurrency)].set_index("prompt_id")[
+            "token_ids"
+        ]
+        for concurrency in (1, headline_concurrency)
+    )
     both = alone.index.intersection(batched.index)
     if headline_concurrency == 1 or both.empty:
         return None
@@ -453,15 +562,22 @@ def batch_agreement(requests: pd.DataFrame, headline_concurrency: int) -> float 
 def answer_table(
     served: list[Served], engine: Engine, examples: list[Example], workload: Workload
 ) -> pd.DataFrame:
-    """A row a prompt at the headline concurrency: the answer, and how likely the gold answer is."""
-    headline = next(s for s in served if s.concurrency == workload.headline_concurrency)
+    """A row a prompt at the headline concurrency: the answer, and how likely the gold answer is.
+
+    A request that failed has no answer; `failure` says why.
+    """
+    name = closed_loop_name(workload.headline_concurrency)
+    headline = next(one for one in served if one.window.name == name)
     likelihoods = engine.likelihoods(examples, batch_size=workload.headline_concurrency)
     return pd.DataFrame(
         {
             "prompt_id": example.id,
-            "answer": engine.decode(generation.token_ids),
+            "answer": None if generation.failure else engine.decode(generation.token_ids),
+            "failure": generation.failure,
             "reference": example.answer,
-            "answer_tokens": engine.natural_length(generation.token_ids),
+            "answer_tokens": None
+            if generation.failure
+            else engine.natural_length(generation.token_ids),
             "gold_nll": likelihood.nll,
             "gold_argmax_ids": likelihood.argmax_ids,
         }

@@ -25,6 +25,7 @@ def main() -> None:
     )
     engine.import_libraries()
     engine.load()
+    engine.share_prefixes = request["prefix_caching"]
     prompts, tokens = request["prompts"], request["output_tokens"]
     answer = {"served": {}, "hit_rate": {}}
     for concurrency in request["concurrencies"]:

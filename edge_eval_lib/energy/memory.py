@@ -7,7 +7,6 @@ window, so that windows may nest.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import threading
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import psutil
 import pynvml
 
 from edge_eval_lib import nvml
@@ -157,13 +157,16 @@ def _reset_torch_peak() -> None:
 
 
 def _device_gb(gpus: list[nvml.Device]) -> float | None:
-    """Device memory of this process; None where the driver does not tell (some containers)."""
+    """Device memory of this process and its children (an engine's workers, one a device); None
+    where the driver does not tell (some containers)."""
+    process = psutil.Process()
+    ours = {process.pid, *(child.pid for child in process.children(recursive=True))}
     own, known = 0, False
     for gpu in gpus:
         try:
-            used = nvml.process_memory_bytes(gpu).get(os.getpid())
+            told = nvml.process_memory_bytes(gpu)
         except pynvml.NVMLError:
             return None
-        if used is not None:
-            own, known = own + used, True
+        used = [told[pid] for pid in ours & set(told) if told[pid] is not None]
+        own, known = own + sum(used), known or bool(used)
     return own / 1e9 if known else None

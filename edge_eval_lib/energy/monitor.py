@@ -31,6 +31,7 @@ from edge_eval_lib.energy.rapl import Rapl
 
 GPU_SOURCES = ("nvml-counter", "nvml-power")
 CPU_SOURCES = ("rapl", "cpu-model")
+ELSEWHERE = "the work runs elsewhere, where this process measures nothing"
 NO_SAMPLES = pd.DataFrame(
     {"monotonic_s": pd.Series(dtype=float), "device": pd.Series(dtype=int)}
     | {"power_w": pd.Series(dtype=float)}
@@ -147,14 +148,15 @@ class Window:
 class Monitor:
     """Opens the energy sources of this machine and measures windows with them.
 
-    `device` says where the work runs: `gpu`, `cpu`, or `auto`: the GPU if this process may use
-    one and torch, if installed, is not a CPU build. Work on a GPU is never told by a CPU's
-    meter, nor the other way round. `clock` and `sleep` count seconds.
+    `device` says where the work runs: `gpu`, `cpu`, `elsewhere` (another machine or process, of
+    which nothing can be told but seconds), or `auto`: the GPU if this process may use one and
+    torch, if installed, is not a CPU build. Work on a GPU is never told by a CPU's meter, nor the
+    other way round. `clock` and `sleep` count seconds.
     """
 
     def __init__(
         self,
-        device: Literal["auto", "gpu", "cpu"] = "auto",
+        device: Literal["auto", "gpu", "cpu", "elsewhere"] = "auto",
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -167,6 +169,7 @@ class Monitor:
         self._meters: dict[str, Meter] = {}
         parameters = hardware.load_measurement()
         self._warm_range_c = parameters.warm_range_c
+        self._elsewhere = device == "elsewhere"
         self._on_gpu, cpu_reason = _where(device)
         model = parameters.cpu_model
         self._cpu = CpuModel(model.low_w, model.typical_w, model.high_w, hardware.cpu_name())
@@ -175,8 +178,11 @@ class Monitor:
             self._open_meter("nvml-power", lambda: NvmlPower(clock, sleep))
         else:
             self.sources += [Source(name, False, cpu_reason) for name in GPU_SOURCES]
-        self._open_meter("rapl", Rapl)
-        self._open_meter("cpu-model", lambda: self._cpu)
+        if self._elsewhere:
+            self.sources += [Source(name, False, ELSEWHERE) for name in CPU_SOURCES]
+        else:
+            self._open_meter("rapl", Rapl)
+            self._open_meter("cpu-model", lambda: self._cpu)
         self._gpus = _gpus() if self._on_gpu else []
         self._watch = NvmlWatch(self._gpus, clock)
         self._pollers = [
@@ -205,6 +211,8 @@ class Monitor:
             self.sources.append(Source(name, False, str(why)))
 
     def _why_none(self) -> str:
+        if self._elsewhere:
+            return ELSEWHERE
         return "; ".join(
             f"{source.name}: {source.reason}"
             for source in self.sources
@@ -241,8 +249,8 @@ class Monitor:
         """
         if not seconds > 0:
             raise ValueError(f"seconds must be positive, not {seconds}")
-        if self.energy_source == "cpu-model":
-            reason = "the CPU-time model knows no idle power"
+        if self.energy_source in (None, "cpu-model"):
+            reason = self.energy_reason or "the CPU-time model knows no idle power"
             return IdleBaseline(name, 0.0, None, reason, self.energy_source)
         with self.window(f"idle {name}") as idle:
             self._sleep(seconds)
@@ -314,8 +322,9 @@ class Monitor:
                 name: self._meters[name].reading(state["begin"][name], ends[name]) for name in ends
             }
             readings |= {name: Reading(None, why) for name, why in state["failures"].items()}
-            readings["cpu-model"] = self._cpu.reading(state["cpu"], cpu)
-            window.cpu_s = cpu_seconds(state["cpu"], cpu)
+            if not self._elsewhere:
+                readings["cpu-model"] = self._cpu.reading(state["cpu"], cpu)
+                window.cpu_s = cpu_seconds(state["cpu"], cpu)
             if "nvml-power" in ends:
                 window.samples = self._meters["nvml-power"].samples(
                     state["begin"]["nvml-power"], ends["nvml-power"]
@@ -343,6 +352,8 @@ class Monitor:
 
     def _tell_memory(self, window: Window) -> None:
         peak = memory.end(window._state["peak"], self._gpus)
+        if self._elsewhere:
+            peak = memory.PeakMemory(None, None, ELSEWHERE)
         window.peak_memory_gb = peak.gb
         window.peak_memory_source = peak.source
         window.peak_memory_reason = peak.reason
@@ -465,6 +476,8 @@ def _where(device: str) -> tuple[bool, str]:
     """Whether the work runs on a GPU, and if not, why its meters are not used."""
     if device == "cpu":
         return False, "the work runs on the CPU"
+    if device == "elsewhere":
+        return False, ELSEWHERE
     try:
         nvml.visible_devices()
     except nvml.Unavailable as why:

@@ -37,15 +37,29 @@ class Generation:
         return 1e3 * (self.token_times_s[-1] - self.token_times_s[0]) / (len(self.token_ids) - 1)
 
 
+@dataclass(frozen=True)
+class KvCache:
+    """The KV cache in GB: what an engine took in advance, and the most that the requests of its
+    last `serve` filled of it.
+
+    What they filled is of whole blocks of tokens, and an upper bound where requests share prefixes.
+    """
+
+    reserved_gb: float
+    used_gb: float
+
+
 class Engine(Protocol):
     """Loads one variant and answers requests. `name` stands in every table.
 
     `continuous_batching` says whether a request takes the slot of another as soon as that one
-    ends, so that a serving window has a steady state between filling and draining.
+    ends, so that a serving window has a steady state between filling and draining. `remote` is one
+    that another machine (or process) runs: what it draws and holds is not this process's.
     """
 
     name: str
     continuous_batching: bool
+    remote: bool
 
     def import_libraries(self) -> None:
         """Import what loading needs, so that its time can be told apart."""
@@ -73,6 +87,16 @@ class Engine(Protocol):
 
     def executed_dtype(self) -> str:
         """The arithmetic that the linear layers really execute."""
+
+    def kv_cache(self) -> KvCache | None:
+        """The KV cache that was taken in advance; None where it grows with the requests."""
+
+
+class PrefixCachingEngine(Engine, Protocol):
+    """An engine that can compute what prompts have in common once."""
+
+    share_prefixes: bool  # whether the next `serve` does; it starts with nothing computed
+    prefix_cache_hit_rate: float | None  # of the last `serve`: share of its prompts' tokens
 
 
 class ArrivalEngine(Engine, Protocol):

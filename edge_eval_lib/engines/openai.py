@@ -35,7 +35,7 @@ EXACT_LENGTH = {"ignore_eos": True, "return_token_ids": True, "repetition_penalt
 
 
 class OpenAiEngine(ChatTokenizer):
-    """Asks the endpoint for the model that is named like `directory`, whose tokenizer it uses.
+    """Asks the endpoint for the model `served_name`; its tokenizer lies in `directory`.
 
     Prompts travel as token ids. An endpoint that does not return token ids is taken to send one
     token a piece of text; the pieces then get ids of their own, below 0.
@@ -43,10 +43,11 @@ class OpenAiEngine(ChatTokenizer):
 
     name = "openai"
     continuous_batching = True
+    remote = True
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path, served_name: str):
         self.directory = directory
-        self.model = directory.name
+        self.model = served_name
         self.pieces: dict[str, int] = {}
 
     def import_libraries(self) -> None:
@@ -54,32 +55,8 @@ class OpenAiEngine(ChatTokenizer):
 
     def load(self) -> None:
         """Check that the endpoint answers and offers the model; UserError if not."""
-        import openai
-
-        if not os.environ.get(URL_VARIABLE):
-            raise UserError(
-                f"engine: openai needs the endpoint's address in the environment variable "
-                f"{URL_VARIABLE} (such as http://127.0.0.1:8000/v1)."
-            )
+        require_offered([self.model])
         self.open_tokenizer(self.directory)
-        try:
-            with openai.OpenAI(**_connection()) as client:
-                offered = [model.id for model in client.models.list()]
-        except openai.APIConnectionError:
-            raise UserError(
-                f"The endpoint that {URL_VARIABLE} names cannot be reached; start it, or correct "
-                "the address."
-            ) from None
-        except openai.APIStatusError as error:
-            raise UserError(
-                f"The endpoint that {URL_VARIABLE} names refuses to list its models (HTTP "
-                f"{error.status_code}); check the address and {KEY_VARIABLE}."
-            ) from None
-        if self.model not in offered:
-            raise UserError(
-                f"The endpoint offers no model {self.model!r} but {', '.join(offered) or 'none'}; "
-                "serve the variant under its own name (vLLM: --served-model-name)."
-            )
 
     def serve(
         self, prompts: list[list[int]], output_tokens: int, concurrency: int
@@ -201,6 +178,36 @@ class OpenAiEngine(ChatTokenizer):
 
     def executed_dtype(self) -> str:
         return "unknown: the endpoint does not tell"
+
+
+def require_offered(names: Iterable[str]) -> None:
+    """UserError unless the endpoint answers and offers every model of those names."""
+    import openai
+
+    if not os.environ.get(URL_VARIABLE):
+        raise UserError(
+            f"engine: openai needs the endpoint's address in the environment variable "
+            f"{URL_VARIABLE} (such as http://127.0.0.1:8000/v1)."
+        )
+    try:
+        with openai.OpenAI(**_connection()) as client:
+            offered = [model.id for model in client.models.list()]
+    except openai.APIConnectionError:
+        raise UserError(
+            f"The endpoint that {URL_VARIABLE} names cannot be reached; start it, or correct "
+            "the address."
+        ) from None
+    except openai.APIStatusError as error:
+        raise UserError(
+            f"The endpoint that {URL_VARIABLE} names refuses to list its models (HTTP "
+            f"{error.status_code}); check the address and {KEY_VARIABLE}."
+        ) from None
+    for name in names:
+        if name not in offered:
+            raise UserError(
+                f"The endpoint offers no model {name!r} but {', '.join(offered) or 'none'}; "
+                "serve the variant under its own name (vLLM: --served-model-name)."
+            )
 
 
 def _connection() -> dict[str, Any]:

@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from edge_eval_lib.engines.base import KvCache
     from edge_eval_lib.likelihood import Likelihood
 
 
 class ChatTokenizer:
     """The part of an engine that makes prompt tokens of chats and answers of generated tokens."""
+
+    remote = False
 
     def open_tokenizer(self, directory: Path) -> None:
         """Load the tokenizer in `directory`, and which tokens end an answer."""
@@ -35,6 +38,9 @@ class ChatTokenizer:
     def decode(self, token_ids: list[int]) -> str:
         length = self.natural_length(token_ids)
         return self.tokenizer.decode(token_ids[:length], skip_special_tokens=True).strip()
+
+    def kv_cache(self) -> KvCache | None:
+        return None
 
     def natural_length(self, token_ids: list[int]) -> int:
         stops = (i for i, token in enumerate(token_ids) if token in self.stop_ids)

@@ -9,13 +9,12 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_eval_lib import hardware
 from edge_eval_lib.economics.memory import kv_cache_bytes_per_token
-from edge_eval_lib.engines.base import Generation
+from edge_eval_lib.engines.base import Generation, KvCache
 from edge_eval_lib.engines.tokens import ChatTokenizer, ranked_likelihood
 from edge_eval_lib.errors import UserError
 
@@ -29,6 +28,8 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
+    # Every cold load compiles anew, so that the first repetition is not another than the rest.
+    "VLLM_DISABLE_COMPILE_CACHE": "1",
 }
 CPU_KV_CACHE_GIB = "1"  # of memory that vLLM reserves on a CPU; VLLM_CPU_KVCACHE_SPACE says other
 # Prompts and answers of a workload are far shorter; a model's own maximum may not fit the device.
@@ -36,23 +37,13 @@ MAX_TOKENS = 4096
 BF16_CAPABILITY = (8, 0)
 
 
-@dataclass(frozen=True)
-class KvCache:
-    """The KV cache in GB: what vLLM took in advance, and the most that requests filled of it.
-
-    What they filled is of whole blocks of tokens, and an upper bound where requests share prefixes.
-    """
-
-    reserved_gb: float
-    used_gb: float
-
-
 class VllmEngine(ChatTokenizer):
     """vLLM in this process, with continuous batching.
 
     `adapter` is a directory with a LoRA adapter that is served beside the weights in `directory`
-    instead of merged into them. With `prefix_caching`, what prompts have in common is computed
-    once; every call of `serve` starts with an empty prefix cache.
+    instead of merged into them. An engine with `prefix_caching` computes what prompts have in
+    common once while `share_prefixes` is True; every call of `serve` starts with an empty prefix
+    cache. It is spread over all GPUs that the process may use.
     """
 
     name = "vllm"
@@ -71,6 +62,7 @@ class VllmEngine(ChatTokenizer):
         self.adapter = adapter
         self.lora: Any = None
         self.most_blocks = 0
+        self.share_prefixes = False
         self.prefix_cache_hit_rate: float | None = None
 
     def import_libraries(self) -> None:
@@ -110,6 +102,7 @@ class VllmEngine(ChatTokenizer):
                 load_format="safetensors",
                 max_model_len=self.room,
                 enable_prefix_caching=self.prefix_caching,
+                tensor_parallel_size=max(1, len(hardware.gpu_indices())) if self.on_gpu else 1,
                 enforce_eager=not self.on_gpu,  # compiling for a CPU takes longer than it saves
                 skip_tokenizer_init=True,  # tokens come and go as ids
                 disable_log_stats=False,  # they count the prefix cache's hits
@@ -146,8 +139,10 @@ class VllmEngine(ChatTokenizer):
             ignore_eos=True,
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
+            skip_reading_prefix_cache=not self.share_prefixes,
         )
         self.engine.reset_prefix_cache()
+        self.most_blocks = 0
         before = self._prefix_cache_counts()
         start = time.monotonic()
         # Without arrival times a request comes when its slot is free.
@@ -210,17 +205,19 @@ class VllmEngine(ChatTokenizer):
         return total("vllm:prefix_cache_queries"), total("vllm:prefix_cache_hits")
 
     def kv_cache(self) -> KvCache:
-        """What vLLM reserved for the KV cache, and the most that requests have filled since the
-        load."""
         config = self.engine.vllm_config
         model, cache, parallel = config.model_config, config.cache_config, config.parallel_config
         sizes = {"float32": 4, "float16": 2, "bfloat16": 2, "fp8": 1}
         dtype = cache.cache_dtype if cache.cache_dtype != "auto" else str(model.dtype)
-        block_bytes = self.block_tokens * kv_cache_bytes_per_token(
-            model.get_num_layers(parallel),
-            model.get_num_kv_heads(parallel),
-            model.get_head_size(),
-            sizes[dtype.removeprefix("torch.")],
+        block_bytes = (
+            parallel.tensor_parallel_size
+            * self.block_tokens
+            * kv_cache_bytes_per_token(
+                model.get_num_layers(parallel),
+                model.get_num_kv_heads(parallel),
+                model.get_head_size(),
+                sizes[dtype.removeprefix("torch.")],
+            )
         )
         return KvCache(
             cache.num_gpu_blocks * block_bytes / 1e9, self.most_blocks * block_bytes / 1e9

@@ -46,7 +46,7 @@ def made(tmp_path_factory):
     notebooks = directory / "notebooks"
     shutil.copytree(project_root() / "notebooks", notebooks)
     _insert(notebooks / "03_serve.ipynb", before="from edge_eval_lib.energy import", code=METER)
-    _insert(notebooks / "03_serve.ipynb", before="driver.serve_at(", code="Breaking.broken = True")
+    _insert(notebooks / "03_serve.ipynb", before="driver.serve_all(", code="Breaking.broken = True")
     before = dict(os.environ)
     os.environ |= {
         "EDGE_EVAL_OUTPUTS": str(directory / "outputs"),

@@ -52,6 +52,11 @@ def serving(concurrency, energy=4.0) -> dict:
     return {name.removeprefix("x_"): value for name, value in record.items()} | {
         "window": f"serve at {concurrency}",
         "concurrency": concurrency,
+        "rate_per_s": None,
+        "prefix_caching": False,
+        "prefix_cache_hit_rate": None,
+        "kv_cache": None,
+        "failures": {},
         "continuous_batching": False,
         "on_gpu": False,
         "start_monotonic_s": 5000.0,
@@ -107,7 +112,7 @@ def make_study(root, energy=100.0, reason=None, study=STUDY) -> None:
             )
             pd.DataFrame(
                 {
-                    "concurrency": [1] * 2 + [8] * PROMPTS,
+                    "window": ["serve at 1"] * 2 + ["serve at 8"] * PROMPTS,
                     "input_tokens": 70,
                     "output_tokens": 16,
                     "natural_tokens": 9,

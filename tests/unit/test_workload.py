@@ -10,8 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_eval_lib import workload
-from edge_eval_lib.engines.base import Generation
+from edge_eval_lib.engines.base import Generation, KvCache
+from edge_eval_lib.errors import UserError
+from edge_eval_lib.likelihood import Likelihood
 from edge_eval_lib.study import load_study
+from edge_eval_lib.tasks import Example
 
 # --- warm-up ----------------------------------------------------------------------------------
 
@@ -141,6 +144,7 @@ def requests(count=10, tokens=4, slots=2):
         generation = Generation([7] * (10 + i), begin, [5] * tokens, times)
         table.append(
             {
+                "window": f"serve at {slots}",
                 "concurrency": slots,
                 "prompt_id": f"p{i}",
                 "submitted_s": begin,
@@ -160,6 +164,11 @@ def record(**changes):
     return {
         "window": "serve at 2",
         "concurrency": 2,
+        "rate_per_s": None,
+        "prefix_caching": False,
+        "prefix_cache_hit_rate": None,
+        "kv_cache": None,
+        "failures": {},
         "continuous_batching": False,
         "on_gpu": False,
         "s": 25.0,
@@ -279,6 +288,138 @@ def test_every_concurrency_is_computed_from_its_own_requests():
     figures = workload.recomputed(windows, both, power())
     assert [f["requests"] for f in figures] == [10, 3]
     assert figures[1]["throughput_tok_s"] == 1
+
+
+def test_what_was_reserved_and_not_used_is_not_needed_to_serve():
+    window = record(kv_cache={"reserved_gb": 1.2, "used_gb": 0.3})
+    figures = workload.serving_figures(window, requests(), power())
+    assert figures["memory_gb"] == pytest.approx(2.0 - 1.2 + 0.3)
+    assert figures["reserved_gb"] == 1.2
+    unknown = window | {"peak_memory_gb": None, "peak_memory_reason": "no device tells"}
+    assert workload.serving_figures(unknown, requests(), power())["memory_gb"] is None
+
+
+def test_failed_requests_are_told_apart_with_their_reasons():
+    window = record(failures={"HTTP 503: busy": 2, "ended after 1 of 4 tokens": 1})
+    figures = workload.serving_figures(window, requests(), power())
+    assert figures["requests"] == 10
+    assert figures["failed_requests"] == 3
+    assert figures["energy_per_request_j"] == 50  # what failed took energy, and answered nobody
+    told = "failed_requests: 2 x HTTP 503: busy, 1 x ended after 1 of 4 tokens"
+    assert figures["notes"] == told
+
+
+def test_an_open_loop_has_no_steady_state():
+    window = record(concurrency=None, rate_per_s=2.0, continuous_batching=True)
+    assert workload.serving_figures(window, requests(), power())["window"] == "whole"
+
+
+# --- every window of a run --------------------------------------------------------------------
+
+
+class Measured:
+    """A window that measures nothing but its name and its engine's time."""
+
+    def __init__(self, name, engine):
+        self.name, self.engine, self.start_monotonic_s = name, engine, 0.0
+
+    def __enter__(self):
+        self.begin = self.engine.now
+        return self
+
+    def __exit__(self, *error):
+        self.seconds = self.engine.now - self.begin
+
+    def as_dict(self):
+        return {"s": self.seconds, "checks": []}
+
+
+class Batching:
+    """Answers up to `most` requests at once, each in a second; prompt [13] is never answered."""
+
+    name = "simulated"
+    continuous_batching = True
+    remote = False
+    share_prefixes = False
+
+    def __init__(self, most):
+        self.most, self.now, self.calls = most, 0.0, []
+        self.prefix_cache_hit_rate = None
+
+    def window(self, name):
+        return Measured(name, self)
+
+    def serve(self, prompts, output_tokens, concurrency):
+        self.calls.append((len(prompts), concurrency))
+        self.now += math.ceil(len(prompts) / min(concurrency, self.most))
+        self.prefix_cache_hit_rate = 0.5 if self.share_prefixes else 0.0
+        return [self.answer(prompt, output_tokens) for prompt in prompts]
+
+    def serve_arrivals(self, prompts, output_tokens, arrivals_s):
+        assert arrivals_s == sorted(arrivals_s)
+        self.now += arrivals_s[-1]
+        return [self.answer(prompt, output_tokens) for prompt in prompts]
+
+    def answer(self, prompt, output_tokens):
+        times = [1.0 + i for i in range(output_tokens)]
+        if prompt == [13]:
+            return Generation(prompt, 0.0, [5], times[:1], failure="HTTP 503: busy")
+        return Generation(prompt, 0.0, [5] * output_tokens, times)
+
+    def kv_cache(self):
+        return KvCache(1.0, 0.25)
+
+    def natural_length(self, token_ids):
+        return len(token_ids)
+
+    def decode(self, token_ids):
+        return "x" * len(token_ids)
+
+    def likelihoods(self, examples, batch_size):
+        return [Likelihood(example.id, 1.0, [5]) for example in examples]
+
+
+def vllm_settings(**changes):
+    return settings(engine="vllm", **({"latency_prompts": 2} | changes))
+
+
+def test_a_run_has_a_window_for_everything_that_its_workload_asks_for():
+    engine = Batching(most=8)
+    prompts = [[i] for i in range(12)]
+    asked = vllm_settings(largest_concurrency=12, prefix_caching=True, arrival_rates_per_s=[2.0])
+    served = workload.serve_all(engine, prompts, asked, 7, engine)
+    assert [one.window.name for one in served] == [
+        "serve at 1", "serve at 4", "serve at 2", "serve at 8", "serve at 4 with prefix caching",
+        "open loop at 2 requests/s",
+    ]  # fmt: skip
+    # Two prompts a slot, all of them at the headline concurrency.
+    assert engine.calls == [(2, 1), (12, 4), (4, 2), (12, 8), (12, 4)]
+    assert [one.prefix_cache_hit_rate for one in served] == [None, None, None, None, 0.5, None]
+    assert served[-1].rate_per_s == 2.0
+    warm = workload.WarmUp(1.0, 8, [1.0], True, 0.0, 1.0)
+    told = workload.window_record(served[4], engine, warm)
+    assert told["prefix_caching"] is True
+    assert told["kv_cache"] == {"reserved_gb": 1.0, "used_gb": 0.25}
+
+
+def test_a_failed_request_has_no_row_and_no_answer():
+    engine = Batching(most=8)
+    examples = [Example(f"p{i}", [{"role": "user", "content": "?"}], "gold") for i in range(4)]
+    prompts = [[1], [13], [2], [3]]
+    served = workload.serve_all(engine, prompts, vllm_settings(), 7, engine)
+    headline = served[1]
+    assert headline.failures == {"HTTP 503: busy": 1}
+    table = workload.request_table(headline, engine, examples)
+    assert table["prompt_id"].tolist() == ["p0", "p2", "p3"]
+    answers = workload.answer_table(served, engine, examples, vllm_settings())
+    assert answers["answer"].isna().tolist() == [False, True, False, False]
+    assert answers["failure"][1] == "HTTP 503: busy"
+    assert math.isnan(answers["answer_tokens"][1])
+
+
+def test_a_window_in_which_nothing_was_answered_ends_the_run():
+    with pytest.raises(UserError, match=r"No request of 'serve at 1' was answered .*HTTP 503"):
+        workload.serve_all(Batching(most=1), [[13]], vllm_settings(), 7, Batching(most=1))
 
 
 def test_batches_are_compared_with_the_same_prompts_alone():
