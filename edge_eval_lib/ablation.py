@@ -152,9 +152,7 @@ def measure(study: Study, monitor: Monitor, say: Callable[[str], Any] = print) -
 
 def batches_of(tokenizer: Any, encoded: list[dict[str, list[int]]], size: int) -> list[Any]:
     """Padded batches of tensors, in the examples' order; a rest that fills none is left out."""
-    from transformers import DataCollatorForSeq2Seq
-
-    collate = DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=adapt.IGNORED)
+    collate = adapt.answer_batches(tokenizer)
     if len(encoded) < size:
         raise UserError(
             f"data.train_examples gives {len(encoded)} examples, less than one batch of "

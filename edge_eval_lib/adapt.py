@@ -6,7 +6,7 @@ differs, so that a difference in energy or time is the method's own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from edge_eval_lib.study import Training
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
     from edge_eval_lib.tasks import Example
 
@@ -63,6 +63,26 @@ def encode(
             }
         )
     return encoded
+
+
+def answer_batches(
+    tokenizer: PreTrainedTokenizerBase,
+) -> Callable[[list[dict[str, list[int]]]], BatchEncoding]:
+    """What makes a batch of encoded examples: padded on the left, so that the answers end together
+    and only their logits are computed. The loss is the same as with all of them.
+    """
+    from transformers import DataCollatorForSeq2Seq
+
+    pad = DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED)
+
+    def collate(rows: list[dict[str, list[int]]]) -> BatchEncoding:
+        batch = pad(rows)
+        longest = max(sum(label != IGNORED for label in row["labels"]) for row in rows)
+        kept = min(longest + 1, batch["labels"].shape[1])  # a token is told by the one before it
+        batch["labels"], batch["logits_to_keep"] = batch["labels"][:, -kept:], kept
+        return batch
+
+    return collate
 
 
 def nf4(compute_dtype: str) -> Any:
@@ -130,12 +150,7 @@ def train(
 
     `directory` is scratch space for the trainer; nothing of value is left there.
     """
-    from transformers import (
-        DataCollatorForSeq2Seq,
-        Trainer,
-        TrainerCallback,
-        TrainingArguments,
-    )
+    from transformers import Trainer, TrainerCallback, TrainingArguments
 
     class Watch(TrainerCallback):
         """Keeps every step's loss; stops at once when there is nothing left to learn from."""
@@ -179,7 +194,7 @@ def train(
         model=model,
         args=arguments,
         train_dataset=encoded,
-        data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED),
+        data_collator=answer_batches(tokenizer),
         callbacks=[watch],
     )
     trainer.train()

@@ -305,7 +305,6 @@ def executed_dtype(model: PreTrainedModel) -> str:
     (bitsandbytes uses bfloat16 in evaluation mode on CPUs that have it). INT8 layers quantise
     their input, which is told as `int8`.
     """
-    import bitsandbytes as bnb
     import torch
 
     name, layer = next(
@@ -313,10 +312,12 @@ def executed_dtype(model: PreTrainedModel) -> str:
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear) and "lora_" not in name
     )
-    if isinstance(layer, bnb.nn.Linear8bitLt):
+    kind, weight = type(layer).__name__, layer.weight
+    if kind == "Linear8bitLt":
         return "int8"
-    weight = layer.weight
-    if isinstance(layer, bnb.nn.Linear4bit):
+    if kind == "Linear4bit":
+        import bitsandbytes as bnb
+
         if getattr(weight, "quant_state", None) is None:
             raise ValueError(f"{name} is not quantised yet")
         if getattr(weight.quant_state, "packing_format_for_cpu", False):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,9 +27,12 @@ class TransformersEngine(ChatTokenizer):
         self.compute_dtype = compute_dtype
 
     def import_libraries(self) -> None:
-        import bitsandbytes  # noqa: F401
         import torch  # noqa: F401
         from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
+
+        config = json.loads((self.directory / "config.json").read_text(encoding="utf-8"))
+        if "quantization_config" in config:  # a server of FP16 weights has no use for it
+            import bitsandbytes  # noqa: F401
 
     def load(self) -> None:
         from transformers import GenerationConfig

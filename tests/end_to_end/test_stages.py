@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from tiny import make_tiny_model
+from transformers import DataCollatorForSeq2Seq
 
 from edge_eval_lib import adapt, compress, models, workload
 from edge_eval_lib.energy import Monitor
@@ -83,6 +84,25 @@ def test_only_the_answer_is_learnt(base, examples):
         assert tokenizer.decode(learnt) == example.answer + tokenizer.eos_token
         assert row["input_ids"][-len(learnt) :] == learnt
         assert len(row["labels"]) == len(row["input_ids"])
+
+
+def test_leaving_out_the_prompts_logits_changes_neither_loss_nor_gradient(base, examples):
+    tokenizer = models.load_tokenizer(base)
+    rows = adapt.encode(tokenizer, examples.train, 512)[:4]
+    pad = DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=adapt.IGNORED)
+    model = adapt.load_for_training(base, "lora", TRAINING, seed=1).train()
+    found = []
+    for batch in (pad(rows), adapt.answer_batches(tokenizer)(rows)):
+        output = model(**batch)
+        output.loss.backward()
+        gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        model.zero_grad()
+        found.append((output.loss.item(), gradients, output.logits.shape[1]))
+    (all_loss, all_gradients, all_logits), (loss, gradients, logits) = found
+    assert logits < all_logits
+    assert loss == pytest.approx(all_loss, rel=1e-6)
+    for left, right in zip(all_gradients, gradients, strict=True):
+        assert torch.allclose(left, right, atol=1e-6)
 
 
 def test_an_example_that_is_too_long_is_refused(base, examples):
