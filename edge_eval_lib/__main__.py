@@ -135,6 +135,19 @@ def compare(
     print(results_file.compare(results, target or outputs_root() / "comparison"))
 
 
+@app.command("device-report")
+def device_report(
+    studies: Annotated[list[str], typer.Argument(help="studies that were run on this machine")],
+) -> None:
+    """Write what this machine's device measured to docs/ and params/measured/."""
+    from edge_eval_lib import device_report, grid
+    from edge_eval_lib.study import project_root
+
+    opened = [grid.open_study(study) for study in studies]
+    root = project_root()
+    print(device_report.write(opened, root / "docs", root / "params" / "measured"))
+
+
 @app.command()
 def clean(study: StudyName = "embedded") -> None:
     """Delete what a study's runs made."""

@@ -240,6 +240,12 @@ def gpu_indices() -> list[int]:
         return []
 
 
+def _cpu_threads() -> int | None:
+    """Threads that libraries were told to compute with; None by hand, where they choose."""
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    return int(told) if told.isdecimal() else None
+
+
 def provenance(study_hash: str) -> dict[str, Any]:
     """The state in which a run was made: code, packages, system, GPUs, and who else was there."""
     devices: list[nvml.Device] = []
@@ -258,6 +264,7 @@ def provenance(study_hash: str) -> dict[str, Any]:
         "cpu": host.cpu,
         "cpu_flags": host.cpu_flags,
         "logical_cpus": host.logical_cpus,
+        "cpu_threads": _cpu_threads(),
         "cpu_governor": cpu_governor(),
         "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
         "gpus": [gpu.model_dump() for gpu in host.gpus if gpu.index in {d.index for d in devices}],

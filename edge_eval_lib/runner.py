@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import orjson
+import psutil
 
 from edge_eval_lib import scraps
 from edge_eval_lib.errors import UserError
@@ -40,6 +41,15 @@ ENVIRONMENT = {
     "PYTHONHASHSEED": "0",
     "JUPYTER_PLATFORM_DIRS": "1",
 }
+# Snakemake sets all of them to 1, whatever a run has to itself.
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "GOTO_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+)
 UNMEASURED = ("synthesis", "paper")  # stages that need no device to themselves
 LONGEST_REASON = 400
 PR_SET_PDEATHSIG = 1
@@ -137,7 +147,8 @@ def run_one(study: Study, stage: str, name: str) -> Path:
     if not source.is_file():
         raise UserError(f"There is no notebook {source}.")
     asked_at = time.time()
-    device = contextlib.nullcontext({}) if stage in UNMEASURED else _device(study, run)
+    unmeasured = contextlib.nullcontext(thread_environment())
+    device = unmeasured if stage in UNMEASURED else _device(study, run)
     with device as device_environment:
         if at.notebook.is_file() and at.notebook.stat().st_mtime > asked_at:
             return at.notebook  # somebody else made it while this process waited
@@ -153,7 +164,7 @@ def run_one(study: Study, stage: str, name: str) -> Path:
             "EDGE_EVAL_RUN_DIRECTORY": str(raw),
             "EDGE_EVAL_SETTINGS_HASH": run.settings_hash,
         }
-        if not _needs_hub(study):
+        if not _needs_hub(study, stage):
             environment |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
         started = time.monotonic()
         notebook = at.running / "notebook.ipynb"
@@ -246,7 +257,16 @@ def _device(study: Study, run: Run) -> Iterator[dict[str, str]]:
             file.flush()
         chosen = [selecting[names[number]] for number in held]
         # Each names the same variables; what differs is the GPU.
-        yield {key: ",".join(dict.fromkeys(one[key] for one in chosen)) for key in chosen[0]}
+        selected = {key: ",".join(dict.fromkeys(one[key] for one in chosen)) for key in chosen[0]}
+        yield selected | thread_environment(count, len(names))
+
+
+def thread_environment(devices_held: int = 1, devices_here: int = 1) -> dict[str, str]:
+    """As many threads as the run has cores: all that this process may use, shared by device."""
+    allowed = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    cores = min(allowed, psutil.cpu_count(logical=False) or allowed)
+    threads = max(1, cores * devices_held // devices_here)
+    return dict.fromkeys(THREAD_VARIABLES, str(threads))
 
 
 def devices() -> dict[str, dict[str, str]]:
@@ -330,7 +350,10 @@ def notebook_source(stage: str) -> Path:
     return Path(folder) / NOTEBOOKS[stage]
 
 
-def _needs_hub(study: Study) -> bool:
+def _needs_hub(study: Study, stage: str) -> bool:
+    """Whether a run may ask the hub: only for what the study takes from there."""
+    if stage == "harness":  # most of its tasks have their data there
+        return True
     return study.data.source == "hub" or any(model.source == "hub" for model in study.models)
 
 

@@ -12,6 +12,7 @@ What a stage notebook records, by scrap name:
 - serve: `precision`, `repetition`, `engine`, `gpus`, `memory_nominal_gb`; the load's window under
   `load` and its parts (`COLD_START`); `idle_bare_power_w`, `idle_loaded_power_w`, `idle_reason`
   (why they are missing); `serving_windows`, a `workload.window_record` a concurrency
+- harness: what identifies a variant, and `harness`, its `harness.metric_rows`
 
 A window under a prefix is `Window.as_dict(prefix)`. Raw data lie beside the notebook:
 `<run>.requests.parquet` (serve; `workload.request_table`), `<run>.power.parquet` (every power
@@ -30,7 +31,7 @@ import orjson
 import pandas as pd
 from matplotlib.figure import Figure
 
-from edge_eval_lib import figures, runner, scraps, tables
+from edge_eval_lib import figures, harness, runner, scraps, tables
 from edge_eval_lib.economics.keep_warm import keep_warm_s
 from edge_eval_lib.economics.prices import load_price_book
 from edge_eval_lib.errors import UserError
@@ -383,6 +384,8 @@ def result_tables(results: Results) -> dict[str, pd.DataFrame]:
     if workload.prefix_caching:
         at_headline = observations["concurrency"] == workload.headline_concurrency
         found["prefix_caching"] = tables.prefix_caching_table(observations[at_headline])
+    if results.study.harness is not None:
+        found["harness"] = harness.harness_table(results.runs, results.study)
     return found
 
 
@@ -456,6 +459,14 @@ def result_figures(results: Results, found: dict[str, pd.DataFrame]) -> dict[str
             "for the engine counts. Where requests come faster than they are answered, the wait "
             "grows with the length of the measurement.",
         )
+    if "harness" in found:
+        drawn["harness"] = Picture(
+            "Scores by lm-evaluation-harness",
+            figures.harness_scores(found["harness"], stamp),
+            "Tasks as the study names them, by the first metric that the library tells of each. "
+            "Lines are 95 % intervals by its standard errors; variants answered the same prompts, "
+            "so that their differences are known better than the lines say.",
+        )
     return drawn
 
 
@@ -496,11 +507,13 @@ def facts_of(results: Results) -> dict[str, str]:
     """What ran on what, for the head of the report."""
     study, runs = results.study, results.runs
     provenance = runs.loc[runs["stage"] == "serve", "provenance"].iloc[0]
+    told = [p.get("cpu_threads") for p in runs["provenance"]]
+    threads = ", ".join(map(str, sorted({count for count in told if count})))
     packages = {name: v for name, v in provenance.get("packages", {}).items() if v}
     workload = study.workload
     started = runs["started"].dropna()
     return {
-        "host": ", ".join(results.hosts),
+        "host": ", ".join(results.hosts) + (f"; threads: {threads}" if threads else ""),
         "study": f"{study.name}: {study.description}",
         "made": f"{started.min()[:16]} to {started.max()[:16]}" if len(started) else "not recorded",
         "energy source": ", ".join(results.energy_sources) or "none",
@@ -693,6 +706,17 @@ def _asked_for(named: dict[str, pd.DataFrame]) -> list[Section]:
                        for end in ("", "_with_caching", "_ratio"))],
             csv="tables/prefix_caching.csv",
         ))  # fmt: skip
+    if "harness" in named:
+        table = named["harness"]
+        sections.append(Section(
+            "Scores by lm-evaluation-harness",
+            ["The library's own tasks, metrics and standard errors; intervals are 1.96 of these to "
+             "either side. The base has no task: it is the same for every one. Tasks that were "
+             "asked for as part of a group stand in the CSV file alone.", *_notes(table)],
+            table=table[table["group"].isna()],
+            columns=[*key, "harness_task", "metric", "filter", "value", "prompts", "few_shot"],
+            csv="tables/harness.csv",
+        ))  # fmt: skip
     return sections
 
 
@@ -707,7 +731,7 @@ def _named(table: pd.DataFrame) -> pd.DataFrame:
 
 def _notes(table: pd.DataFrame) -> list[str]:
     """Every distinct note of a table once, with the number of rows that it stands in."""
-    notes = table["notes"].dropna().str.split("; ").explode()
+    notes = table["notes"].dropna().astype(str).str.split("; ").explode()
     return [
         f"{note} ({count} of {len(table)} rows)." for note, count in notes.value_counts().items()
     ]
@@ -757,7 +781,7 @@ def open_results(study: str) -> Results:
     loaded = load_study(study)
     served = (loaded.directory / "runs" / "serve").glob("*.ipynb")
     if not os.environ.get("EDGE_EVAL_RUN") and next(served, None) is None:
-        runner.ensure(loaded, [loaded.run("score", "score")])
+        runner.ensure(loaded, [r for r in loaded.runs() if r.stage in ("score", "harness")])
     return load_results(loaded)
 
 

@@ -32,6 +32,7 @@ run = os.environ["EDGE_EVAL_RUN"]
 misdeed = json.loads(Path(os.environ["MISDEEDS"]).read_text()).get(run)
 scraps.record("stage", run.split("/")[0])
 scraps.record("run", run.split("/")[1])
+scraps.record("threads", os.environ.get("OMP_NUM_THREADS"))
 scraps.record("settings_hash", os.environ["EDGE_EVAL_SETTINGS_HASH"])
 (Path(os.environ["EDGE_EVAL_RUN_DIRECTORY"]) / "raw.parquet").write_text(run)
 if misdeed == "kill":

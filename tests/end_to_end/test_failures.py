@@ -10,10 +10,13 @@ import re
 import signal
 import subprocess
 
+import psutil
 import pytest
 import tiny
 import yaml
 from conftest import Grid, wait_for
+
+from edge_eval_lib import runner, scraps
 
 INT8 = "tinyllama-0.1M_rag_lora_int8_r01"
 ADAPTER = "tinyllama-0.1M_rag_lora"
@@ -50,6 +53,15 @@ def assert_nothing_half_made(grid: Grid) -> None:
     assert {name.removesuffix(".ipynb") for name in published} == {
         run.split("/")[1] for run in grid.published()
     }
+
+
+def test_a_run_computes_with_every_core_that_this_process_may_use(grid: Grid):
+    """Snakemake tells each of its jobs to compute with one thread."""
+    cores = min(len(os.sched_getaffinity(0)), psutil.cpu_count(logical=False))
+    devices = len(runner.devices())
+    for run in EVERY_RUN - {"synthesis/synthesis"}:
+        notebook = grid.outputs / "runs" / f"{run}.ipynb"
+        assert scraps.read_scraps(notebook)["threads"] == str(max(1, cores // devices)), run
 
 
 def test_a_finished_grid_has_every_run_and_does_nothing_again(grid: Grid):

@@ -18,8 +18,10 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import pandas as pd
 import pytest
-from tiny import make_tiny_model
+import yaml
+from tiny import make_tiny_model, tiny_study
 
 from edge_eval_lib import adapt, compress, compress_vllm, hardware, models
 from edge_eval_lib.engines import open_engine, vllm
@@ -265,6 +267,86 @@ def healthy(port: int) -> bool:
         return opener.open(f"http://127.0.0.1:{port}/health", timeout=5).status == 200
     except (urllib.error.URLError, OSError):
         return False
+
+
+def embedded_study(directory: Path, **changes) -> Path:
+    """A small study of the embedded model, with other top-level fields or workload."""
+    content = tiny_study(directory, "small", configurations=(("lora", "fp16"),))
+    content["models"] = ["smollm2-135M"]
+    for field, value in changes.items():
+        is_mapping = isinstance(value, dict)
+        content[field] = content[field] | value if is_mapping else value
+    path = directory / "small.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def make_all(python: str, study: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "EDGE_EVAL"))}
+    kept |= {"EDGE_EVAL_OUTPUTS": str(study.parent / "outputs"), "NO_PROXY": "127.0.0.1"}
+    return subprocess.run(
+        [python, "-m", "edge_eval_lib", "all", str(study)],
+        env=kept | environment,
+        capture_output=True,
+        text=True,
+        timeout=840,
+    )
+
+
+def test_a_study_is_served_by_vllm_from_adapter_to_report(compressor, vllm_python, tmp_path):
+    study = embedded_study(
+        tmp_path,
+        configurations=[{"method": "lora", "precision": p} for p in ("fp16", "int8")],
+        data={"evaluation_examples": 6},
+        workload={
+            "engine": "vllm",
+            "largest_concurrency": 2,
+            "arrival_rates_per_s": [4],
+            "prefix_caching": True,
+        },
+    )
+    done = make_all(vllm_python, study)
+    assert done.returncode == 0, done.stdout + done.stderr
+    tables = tmp_path / "outputs" / "small" / "tables"
+    variants = pd.read_csv(tables / "variants.csv")
+    assert variants["engine"].tolist() == ["vllm", "vllm"]
+    assert (variants["memory_gb"] > 0.1).all()
+    assert (variants["reserved_gb"] > 0.5).all()  # what vLLM takes in advance is not in memory_gb
+    assert (variants["memory_gb"] < 2.5).all()
+    assert set(pd.read_csv(tables / "serving.csv")["concurrency"]) == {1, 2, 4}
+    arrivals = pd.read_csv(tables / "arrivals.csv")
+    assert arrivals["rate_per_s"].tolist() == [4, 4, 4]  # two variants and the unadapted base
+    assert (arrivals["requests"] == 6).all()
+    assert (arrivals["failed_requests"] == 0).all()
+    caching = pd.read_csv(tables / "prefix_caching.csv")
+    assert caching["prefix_cache_hit_rate"].between(0, 1).all()
+
+
+def test_an_endpoint_is_measured_from_study_to_report(server, vllm_python, tmp_path):
+    study = embedded_study(
+        tmp_path,
+        configurations=[{"method": "none", "precision": "fp16"}],
+        workload={"engine": "openai", "arrival_rates_per_s": [4]},
+    )
+    refused = make_all(sys.executable, study)
+    assert refused.returncode != 0
+    assert "environment variable OPENAI_BASE_URL" in refused.stderr
+    url = f"http://127.0.0.1:{server}/v1"
+    done = make_all(sys.executable, study, OPENAI_BASE_URL=url, OPENAI_API_KEY="sk-not-told")
+    assert done.returncode == 0, done.stdout + done.stderr
+    outputs = tmp_path / "outputs" / "small"
+    serving = pd.read_csv(outputs / "tables" / "serving.csv")
+    assert serving["concurrency"].tolist() == [1, 4]
+    assert (serving["throughput_tok_s"] > 0).all()
+    assert serving[["energy_per_request_j", "memory_gb", "load_s", "gpus"]].isna().all(axis=None)
+    assert serving["notes"].str.contains("energy_per_request_j: the work runs elsewhere").all()
+    assert serving["host"].str.startswith("an endpoint, asked from").all()
+    assert len(pd.read_csv(outputs / "tables" / "arrivals.csv")) == 1
+    for written in outputs.rglob("*"):
+        if written.is_file():
+            content = written.read_bytes()
+            assert b"sk-not-told" not in content, written
+            assert url.encode() not in content, written
 
 
 def test_an_openai_compatible_server_is_measured(

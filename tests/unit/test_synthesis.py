@@ -3,9 +3,10 @@
 import orjson
 import pandas as pd
 import pytest
+import yaml
 from matplotlib.text import Text
 
-from edge_eval_lib import synthesis
+from edge_eval_lib import device_report, synthesis
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.scraps import MISSING, SCRAP_MIMES
 from edge_eval_lib.study import load_study
@@ -69,6 +70,18 @@ def serving(concurrency, energy=4.0) -> dict:
     }
 
 
+def asked_for(study) -> list[dict]:
+    """The windows of what only some workloads ask for."""
+    windows = []
+    if study.workload.prefix_caching:
+        changes = {"prefix_caching": True, "prefix_cache_hit_rate": 0.4}
+        windows.append(serving(8, energy=3.0) | {"window": "serve at 8, caching"} | changes)
+    for rate_per_s in study.workload.arrival_rates_per_s:
+        changes = {"concurrency": None, "rate_per_s": rate_per_s, "failures": {"HTTP 503": 1}}
+        windows.append(serving(8) | {"window": f"open loop at {rate_per_s}"} | changes)
+    return windows
+
+
 def common(run, **scraps) -> dict:
     return {
         "settings_hash": run.settings_hash,
@@ -108,15 +121,16 @@ def make_study(root, energy=100.0, reason=None, study=STUDY) -> None:
                 idle_bare_power_w=10.0,
                 idle_loaded_power_w=14.0 if key["precision"] == "fp16" else None,
                 idle_reason=None if key["precision"] == "fp16" else "no idle power is known",
-                serving_windows=[serving(1), serving(8)],
+                serving_windows=[serving(1), serving(8), *asked_for(study)],
             )
+            names = [each["window"] for each in (serving(8), *asked_for(study))]
             pd.DataFrame(
                 {
-                    "window": ["serve at 1"] * 2 + ["serve at 8"] * PROMPTS,
+                    "window": ["serve at 1"] * 2 + [n for n in names for _ in range(PROMPTS)],
                     "input_tokens": 70,
                     "output_tokens": 16,
                     "natural_tokens": 9,
-                    "ttft_ms": [300.0 + i for i in range(PROMPTS + 2)],
+                    "ttft_ms": [300.0 + i for i in range(PROMPTS * len(names) + 2)],
                     "tpot_ms": 100.0,
                 }
             ).to_parquet(path.with_suffix(".requests.parquet"))
@@ -337,3 +351,66 @@ def test_missing_raw_data_are_named(tmp_path):
     next((tmp_path / "runs" / "serve").glob("*.requests.parquet")).unlink()
     with pytest.raises(UserError, match=r"requests\.parquet is missing"):
         synthesis.load_results(STUDY, tmp_path)
+
+
+# --- what only some studies ask for -----------------------------------------------------------
+
+
+def study_with(tmp_path, configurations=None, **workload):
+    """The embedded study with another workload or other configurations, as a file of its own."""
+    content = yaml.safe_load(STUDY.path.read_text()) | {"name": "other", "repetitions": 2}
+    content["training"]["learning_rate"] = 2e-3  # which YAML 1.1 reads as text
+    content["workload"] |= workload
+    if configurations:
+        content["configurations"] = configurations
+    path = tmp_path / "other.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return load_study(path)
+
+
+def test_arrivals_and_prefix_caching_have_tables_of_their_own(tmp_path):
+    study = study_with(tmp_path, engine="vllm", prefix_caching=True, arrival_rates_per_s=[1.0, 4.0])
+    make_study(tmp_path / "study", study=study)
+    results = synthesis.load_results(study, tmp_path / "study")
+    synthesis.write_results(results, tmp_path / "study")
+    read = {
+        name: pd.read_csv(tmp_path / "study" / "tables" / f"{name}.csv")
+        for name in ("variants", "serving", "arrivals", "prefix_caching")
+    }
+    assert len(read["variants"]) == 12
+    assert set(read["serving"]["concurrency"]) == {1, 8}  # closed loops, nothing else
+    assert read["serving"].groupby(["task", "method", "precision"]).size().eq(2).all()
+    assert set(read["arrivals"]["rate_per_s"]) == {1.0, 4.0}
+    assert set(read["arrivals"]["failed_requests"]) == {1}
+    assert set(read["variants"]["failed_requests"]) == {0}
+    caching = read["prefix_caching"].iloc[0]
+    assert caching["prefix_cache_hit_rate"] == pytest.approx(0.4)
+    assert caching["energy_per_request_j_ratio"] == pytest.approx(0.75)
+    assert caching["energy_per_request_j_ratio_lo"] <= 0.75
+    assert (tmp_path / "study" / "figures" / "arrivals.svg").is_file()
+    page = (tmp_path / "study" / "report.html").read_text()
+    assert "Serving at every arrival rate" in page
+    assert "1 x HTTP 503" in read["arrivals"]["notes"][0]
+
+
+def test_a_study_of_the_unadapted_base_alone_has_a_report(tmp_path):
+    study = study_with(tmp_path, configurations=[{"method": "none", "precision": "fp16"}])
+    make_study(tmp_path / "study", study=study)
+    results = synthesis.load_results(study, tmp_path / "study")
+    report = synthesis.write_results(results, tmp_path / "study")
+    assert "Serving at every concurrency" in report.read_text()
+    serving_csv = pd.read_csv(tmp_path / "study" / "tables" / "serving.csv")
+    assert serving_csv["method"].eq("none").all()
+
+
+def test_a_device_report_is_a_page_and_its_data(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGE_EVAL_OUTPUTS", str(tmp_path / "outputs"))
+    make_study(tmp_path / "outputs" / "embedded")
+    (tmp_path / "docs").mkdir()
+    page = device_report.write([STUDY], tmp_path / "docs", tmp_path / "measured")
+    assert page.name == "results-A-CPU-2-logical-CPUs.md"
+    text = page.read_text()
+    assert "throughput [tok/s]" in text
+    assert "score" not in text
+    data = pd.read_csv(tmp_path / "measured" / "A-CPU-2-logical-CPUs" / "embedded_variants.csv")
+    assert len(data) == 12
