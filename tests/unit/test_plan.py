@@ -324,6 +324,31 @@ def test_what_the_hub_answers_is_told_before_the_run(name, says, tmp_path, monke
     assert "qwen-1.5B_rag_lora_fp16 cannot run" in str(refused.value)
 
 
+def test_what_vllm_needs_and_is_not_installed_is_told_before_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(plan.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setenv("EDGE_EVAL_LLM_COMPRESSOR", str(tmp_path / "none"))
+    monkeypatch.setattr(plan, "cpu_flags", lambda: ["avx512"])
+    study = served_by(study_with(tmp_path), "vllm")
+    with pytest.raises(UserError) as refused:
+        plan.require_possible(study)
+    no_engine, no_compressor = str(refused.value).splitlines()
+    assert "rag_lora_fp16 cannot be served: vLLM is not installed" in no_engine
+    assert "rag_lora_int8 cannot be compressed" in no_compressor
+    assert "make llm-compressor" in no_compressor
+    assert "vLLM is not installed" in plan.describe(study)
+    assert not plan.missing_software(study_with(tmp_path))
+
+
+def test_an_endpoint_is_asked_for_before_the_first_run(tmp_path, monkeypatch):
+    study = served_by(study_with(tmp_path), "openai")
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    with pytest.raises(UserError, match="environment variable OPENAI_BASE_URL"):
+        plan.require_possible(study)
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    with pytest.raises(UserError, match="cannot be reached"):
+        plan.require_possible(study)
+
+
 def test_a_local_study_asks_no_hub(tmp_path, monkeypatch):
     monkeypatch.setattr(models, "hub_problem", lambda model: pytest.fail("the hub was asked"))
     path = tmp_path / "tiny.yaml"
