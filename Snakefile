@@ -16,6 +16,7 @@ if workflow.exec_mode == workflow.exec_mode.DEFAULT:  # not in a job on another 
     grid.show_progress(study)
 
 RUNS = {(run.stage, run.name): run for run in study.runs()}
+HARNESS = [f"settings/{stage}/{name}.json" for stage, name in RUNS if stage == "harness"]
 FITS = memory_fit.fits(study)
 LIBRARY = project_root() / "edge_eval_lib"
 # Tables are cheap: any edit of the library makes them again, and never a measured run.
@@ -90,6 +91,17 @@ if everything:
         shell:
             RUN + "serve {wildcards.name}"
 
+    rule harness:
+        input:
+            needed("harness"),
+        output:
+            "settings/harness/{name}.json",
+        priority: -len(ORDER)  # after all that is measured
+        resources:
+            machine=devices("harness"),
+        shell:
+            RUN + "harness {wildcards.name}"
+
 
 rule score:
     input:
@@ -109,7 +121,7 @@ rule score:
 rule synthesis:
     input:
         "settings/score/score.json",
-        [] if everything else "failures.json",
+        HARNESS if everything else "failures.json",
         runner.notebook_source("synthesis"),
         REPORT_CODE,
     output:

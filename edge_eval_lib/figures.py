@@ -298,6 +298,47 @@ def load_curves(serving: pd.DataFrame, load: str, stamp: str | None = None) -> F
     return _finish(fig, stamp)
 
 
+def harness_scores(harness: pd.DataFrame, stamp: str | None = None) -> Figure:
+    """Scores by lm-evaluation-harness: a panel a task (its first metric), a row a variant.
+
+    `harness` is `harness.harness_table`. Tasks that were asked for as part of a group are left
+    out, and all but the first six.
+    """
+    title = "How good is it at tasks that it was not adapted to?"
+    known = harness[harness["group"].isna()].dropna(subset=["value"])
+    if known.empty:
+        return _nothing(title, "value", harness, stamp)
+    panels = known.drop_duplicates("harness_task")[["harness_task", "metric", "filter"]].head(6)
+    rows = known[VARIANT].drop_duplicates()
+    names = [
+        "  ".join([f"{row.family}-{row.size}", *([row.task] if isinstance(row.task, str) else []),
+                   configuration_name(row.method, row.precision)])
+        for row in rows.itertuples(index=False)
+    ]  # fmt: skip
+    with plt.rc_context(_STYLE):
+        fig, axes = plt.subplots(
+            1, len(panels), figsize=(2.6 + 2.4 * len(panels), 1.5 + 0.3 * len(rows)), sharey=True,
+            layout="constrained", squeeze=False,
+        )  # fmt: skip
+        for axis, panel in zip(axes[0], panels.itertuples(index=False), strict=True):
+            part = known.merge(pd.DataFrame([panel]), how="inner")
+            drawn = rows.reset_index(drop=True).merge(part, how="left", on=VARIANT)
+            for y, row in drawn.dropna(subset=["value"]).iterrows():
+                colour, marker = _look(row["method"], row["precision"])
+                axis.errorbar(
+                    row["value"], y, xerr=_error(row, "value"), fmt=marker, color=colour,
+                    markersize=6, markeredgecolor="white", markeredgewidth=0.5, elinewidth=1.2,
+                )  # fmt: skip
+            axis.set_title(panel.harness_task)
+            better = {True: ", higher is better", False: ", lower is better"}
+            axis.set_xlabel(panel.metric + better.get(part["higher_is_better"].iloc[0], ""))
+            axis.grid(axis="y", visible=False)
+        axes[0][0].set_yticks(range(len(rows)), names)
+        axes[0][0].set_ylim(len(rows) - 0.5, -0.5)
+        _headline(fig, title, "a row a variant; lines: 95 % intervals", legend=False)
+    return _finish(fig, stamp)
+
+
 # --- figures of single runs -------------------------------------------------------------------
 
 

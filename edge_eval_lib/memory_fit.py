@@ -110,7 +110,7 @@ def _judge(need: memory.MemoryEstimate, hardware: Hardware, may_offload: bool) -
 
 def devices_needed(found: dict[tuple[str, str], Fit], run: Run) -> int:
     """On how many of the declared devices a run's model is spread, by `fits` of its study."""
-    if run.stage not in ("adapt", "serve"):
+    if run.stage not in ("adapt", "serve", "harness"):
         return 1
     fit = found.get((run.parameters["model"], step_of(run)))
     return 1 if fit is None else fit.devices

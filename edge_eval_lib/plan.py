@@ -42,6 +42,8 @@ CPU_TFLOPS = 0.2  # where the hardware does not say: two AVX2 cores
 CPU_BANDWIDTH_GB_S = 20.0
 CPU_SLOWDOWN = {"fp16": 1.0, "int8": 3.1, "int4": 2.3}  # bitsandbytes, measured on two AVX2 cores
 DISK_GB_S = 0.5
+HARNESS_REQUESTS = 4  # a prompt of lm-evaluation-harness: most tasks are of four choices
+HARNESS_TOKENS = 100  # a request: ASSUMED
 START_S = 12.0  # a process, its imports, its kernel, its record
 BUSY_SHARE = 0.85  # of the power limit: published T4s drew 0.75-0.95 while they trained
 WAITING_SHARE = 0.4  # of the power limit: a T4 with a context that starts, reads or idles
@@ -151,7 +153,7 @@ def estimate(study: Study, runs: list[Run], finished: dict[tuple[str, str], Fini
             cost = _published_cost(study, run, hardware)
         if cost is None:
             gpus = 1
-            if run.stage in ("adapt", "serve"):
+            if run.stage in ("adapt", "serve", "harness"):
                 gpus = devices.get((run.parameters["model"], memory_fit.step_of(run)), 1)
             busy_s, waiting_s = model_s(study, run, hardware)
             energy_j = _energy_j(hardware, busy_s, waiting_s, gpus)
@@ -309,6 +311,11 @@ def model_s(study: Study, run: Run, hardware: Hardware) -> tuple[float, float]:
         written_gb = sum(_weights_gb(model, p) for p in {"fp16", *run.settings["precisions"]})
         return (load_s * 2 + written_gb) / DISK_GB_S / 2, START_S + load_s
     precision = run.parameters["precision"]
+    if run.stage == "harness":
+        asked = len(study.harness.tasks) * study.harness.prompts * HARNESS_REQUESTS
+        slower = 1.0 if hardware.gpus else CPU_SLOWDOWN[precision]
+        busy_s = slower * 2 * parameters * asked * HARNESS_TOKENS / operations_per_s
+        return busy_s, START_S + _weights_gb(model, precision) / DISK_GB_S
     if hardware.gpus:
         step_s = _weights_gb(model, precision) * 1e9 / bytes_per_s
         # vLLM replays a recorded graph: launching costs next to nothing.
@@ -428,12 +435,17 @@ def _lacking_precisions(study: Study, hardware: Hardware) -> list[str]:
 
 
 def missing_software(study: Study) -> list[str]:
-    """What the study's engine needs and is not installed or set here, a sentence each."""
+    """What the study's engine and harness need and is not installed or set here, a sentence
+    each."""
+    found = []
+    if study.harness is not None:
+        from edge_eval_lib import harness
+
+        found += harness.problems(study)
     if study.workload.engine != "vllm":
-        return []
+        return found
     from edge_eval_lib.compress_vllm import SCHEMES, compressor_python
 
-    found = []
     if importlib.util.find_spec("vllm") is None:
         found.append(
             f"{study.variants()[0]} cannot be served: vLLM is not installed in this environment; "
@@ -525,6 +537,7 @@ def describe(study: Study) -> str:
         "each task)",
         f"{of_variants:,} serving runs ({_counted(range(study.repetitions), 'repetition')} of each "
         f"variant) by {study.workload.engine}" + (f"; {extra:,} of references" if extra else ""),
+        *_harness_lines(study),
         "",
         *_stage_table(study, runs, left, finished, hardware),
         "",
@@ -543,6 +556,16 @@ def describe(study: Study) -> str:
             "elsewhere."
         )
     return "\n".join([*lines, *(f"  - {m}" for m in missing or ["Nothing is missing."])])
+
+
+def _harness_lines(study: Study) -> list[str]:
+    if study.harness is None:
+        return []
+    scored = _counted(study.harness_variants(), "run")
+    return [
+        f"{scored} of lm-evaluation-harness, {study.harness.prompts:,} prompts a task: "
+        f"{', '.join(study.harness.tasks)}"
+    ]
 
 
 def _identity(study: Study, run: Run) -> tuple[str, ...]:

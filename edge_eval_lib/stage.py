@@ -70,7 +70,9 @@ def _run_name(stage: str, parameters: dict[str, Any]) -> str:
         return stage
     name = "_".join(parameters[key] for key in ("model", "task", "method"))
     if "precision" in parameters:
-        name = f"{name}_{parameters['precision']}_r{parameters['repetition']:02d}"
+        name = f"{name}_{parameters['precision']}"
+    if "repetition" in parameters:
+        name = f"{name}_r{parameters['repetition']:02d}"
     return name
 
 

@@ -31,7 +31,7 @@ from edge_eval_lib.errors import UserError
 Task = Literal["rag", "summarization", "dialogue"]
 Method = Literal["lora", "qlora", "none"]
 Precision = Literal["fp16", "int8", "int4"]
-STAGES = ("preflight", "adapt", "compress", "serve", "score", "ablation")
+STAGES = ("preflight", "adapt", "compress", "serve", "harness", "score", "ablation")
 NOTEBOOKS = {
     "preflight": "00_preflight.ipynb",
     "adapt": "01_adapt.ipynb",
@@ -41,6 +41,7 @@ NOTEBOOKS = {
     "synthesis": "05_synthesis.ipynb",
     "paper": "06_paper.ipynb",
     "ablation": "08_qlora_ablation.ipynb",
+    "harness": "10_harness.ipynb",
 }
 # Names become file names and parts of `family-size_task_method_precision`.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.\-]*$")]
@@ -187,6 +188,20 @@ class Ablation(Strict):
     warmup_steps: Count
 
 
+class Harness(Strict):
+    """Scoring of every variant by tasks of lm-evaluation-harness, beside the study's own tasks.
+
+    `tasks` are its names, or those of task files in `task_directory` (relative to the study file).
+    Each is asked its first `prompts` prompts, with `few_shot` examples before each; by default
+    as many as the task has of itself.
+    """
+
+    tasks: list[str]
+    prompts: Count = 400
+    few_shot: Annotated[int, Field(ge=0)] | None = None
+    task_directory: str | None = None
+
+
 @dataclass(frozen=True)
 class Variant:
     """One model adapted to one task by one method and served at one precision."""
@@ -264,6 +279,7 @@ class Study(Strict):
     seed: int
     ablation: Ablation | None = None
     calibration_examples: Annotated[int, Field(ge=0)] = 0
+    harness: Harness | None = Field(default=None, exclude_if=lambda harness: harness is None)
 
     _path: Path = PrivateAttr()
 
@@ -299,6 +315,17 @@ class Study(Strict):
         return self
 
     @model_validator(mode="after")
+    def _harness_can(self) -> Study:
+        if self.harness is not None and self.workload.engine == "openai":
+            raise ValueError(
+                "harness needs workload.engine: transformers or vllm, not openai: it loads the "
+                "weights itself"
+            )
+        if self.harness is not None and self.ablation is not None:
+            raise ValueError("harness scores served variants, and an ablation serves none")
+        return self
+
+    @model_validator(mode="after")
     def _no_repeats(self) -> Study:
         for what, items in {
             "models": [m.name for m in self.models],
@@ -306,6 +333,7 @@ class Study(Strict):
             "configurations": [f"{c.method}/{c.precision}" for c in self.configurations],
             "workload.concurrency": self.workload.concurrency,
             "workload.arrival_rates_per_s": self.workload.arrival_rates_per_s or ["none"],
+            "harness.tasks": ["none"] if self.harness is None else self.harness.tasks,
         }.items():
             if not items:
                 raise ValueError(f"{what} is empty: a study needs at least one")
@@ -348,6 +376,24 @@ class Study(Strict):
     def served_variants(self) -> list[Variant]:
         """Variants and references, each once."""
         return list(dict.fromkeys(self.variants() + self.reference_variants()))
+
+    def harness_variants(self) -> list[Variant]:
+        """What the harness scores: served variants whose answers mean something, the unadapted
+        base of a model once for all tasks."""
+        if self.harness is None:
+            return []
+        told: dict[tuple[str, str], Variant] = {}
+        for variant in self.served_variants():
+            if self.model(variant.model).source != "random":
+                told.setdefault((variant.served_name, variant.precision), variant)
+        return list(told.values())
+
+    @property
+    def task_directory(self) -> Path | None:
+        """Where the harness finds task files of the study's own."""
+        if self.harness is None or self.harness.task_directory is None:
+            return None
+        return (self.path.parent / self.harness.task_directory).resolve()
 
     def with_repetitions(self, repetitions: int) -> Study:
         """The same study with another number of serving repetitions."""
@@ -477,6 +523,7 @@ def _enumerate_runs(study: Study) -> list[Run]:
                 )
             )
     runs += serving
+    runs += [_harness(study, variant, prepared) for variant in study.harness_variants()]
     runs.append(
         Run(
             "score",
@@ -487,6 +534,46 @@ def _enumerate_runs(study: Study) -> list[Run]:
         )
     )
     return runs
+
+
+def _harness(study: Study, variant: Variant, prepared: dict[str, dict[str, Any]]) -> Run:
+    """The run that scores a variant by the harness's tasks. It depends on the variant's weights,
+    how they are loaded, the prompts, and the content of the study's own task files."""
+    adapted = prepared[variant.adapter]
+    if variant.method == "none":  # the base has seen no task
+        adapted = {"model": adapted["model"]}
+    directory = study.task_directory
+    settings = {
+        "stage": "harness",
+        **adapted,
+        "method": variant.method,
+        "precision": variant.precision,
+        "engine": study.workload.engine,
+        "compute_dtype": study.training.compute_dtype,
+        "batch_size": study.workload.headline_concurrency,
+        "harness": study.harness.model_dump(exclude={"task_directory"}),
+        "task_files": None if directory is None else _content_hash(directory),
+    }
+    parameters = {
+        "model": variant.model,
+        "task": variant.task,
+        "method": variant.method,
+        "precision": variant.precision,
+    }
+    needs = () if variant.method == "none" else (("compress", variant.adapter),)
+    return Run("harness", str(variant), parameters, settings, needs)
+
+
+def _content_hash(directory: Path) -> str:
+    """Identifies the files below a directory and what is in them; UserError without a directory."""
+    if not directory.is_dir():
+        raise UserError(f"harness.task_directory names {directory}, which is no directory.")
+    files = sorted(p for p in directory.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+    found = hashlib.sha256()
+    for file in files:
+        content = hashlib.sha256(file.read_bytes()).hexdigest()
+        found.update(f"{file.relative_to(directory)} {content}\n".encode())
+    return found.hexdigest()[:16]
 
 
 def _preflight(study: Study) -> Run:
