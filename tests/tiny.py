@@ -9,6 +9,7 @@ two layers of width 64, so that a whole study runs in a minute or two.
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,33 @@ TINY_SHAPE = {
     "head_dim": 16,
     "max_position_embeddings": 1024,
     "tie_word_embeddings": True,
+}
+# Task files for lm-evaluation-harness, and what they have in common.
+TINY_TASKS = {
+    "tiny_choice": {
+        "output_type": "multiple_choice",
+        "doc_to_choice": "choices",
+        "doc_to_target": "answer",
+        "metric_list": [
+            {"metric": "acc", "aggregation": "mean", "higher_is_better": True},
+            {"metric": "acc_norm", "aggregation": "mean", "higher_is_better": True},
+        ],
+    },
+    "tiny_text": {
+        "output_type": "loglikelihood",
+        "doc_to_target": " {{choices[answer]}}",
+        "metric_list": [
+            {"metric": "perplexity", "aggregation": "perplexity", "higher_is_better": False},
+            {"metric": "acc", "aggregation": "mean", "higher_is_better": True},
+        ],
+    },
+}
+TINY_TASK = {
+    "dataset_path": "json",
+    "dataset_kwargs": {"data_files": {"test": "questions.jsonl"}},  # beside the task files
+    "test_split": "test",
+    "doc_to_text": "Question: {{question}}\nAnswer:",
+    "metadata": {"version": 1.0},
 }
 
 
@@ -115,6 +143,21 @@ def make_tiny_study(directory: Path, architecture: str = "llama", **options: Any
     path = directory / f"{content['name']}.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     return path
+
+
+def make_tiny_tasks(directory: Path, questions: int = 12) -> Path:
+    """`TINY_TASKS` as task files for lm-evaluation-harness with so many questions beside them."""
+    directory.mkdir()
+    for name, task in TINY_TASKS.items():
+        content = {"task": name} | TINY_TASK | task
+        (directory / f"{name}.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    rows = [
+        {"question": f"What is {n} and {n}?", "choices": [str(2 * n), str(n)], "answer": n % 2}
+        for n in range(1, questions + 1)
+    ]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (directory / "questions.jsonl").write_text(lines, encoding="utf-8")
+    return directory
 
 
 if __name__ == "__main__":

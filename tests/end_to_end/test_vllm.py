@@ -21,7 +21,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from tiny import make_tiny_model, tiny_study
+from tiny import TINY_TASKS, make_tiny_model, make_tiny_tasks, tiny_study
 
 from edge_eval_lib import adapt, compress, compress_vllm, hardware, models
 from edge_eval_lib.engines import open_engine, vllm
@@ -275,7 +275,7 @@ def embedded_study(directory: Path, **changes) -> Path:
     content["models"] = ["smollm2-135M"]
     for field, value in changes.items():
         is_mapping = isinstance(value, dict)
-        content[field] = content[field] | value if is_mapping else value
+        content[field] = content.get(field, {}) | value if is_mapping else value
     path = directory / "small.yaml"
     path.write_text(yaml.safe_dump(content))
     return path
@@ -320,6 +320,33 @@ def test_a_study_is_served_by_vllm_from_adapter_to_report(compressor, vllm_pytho
     assert (arrivals["failed_requests"] == 0).all()
     caching = pd.read_csv(tables / "prefix_caching.csv")
     assert caching["prefix_cache_hit_rate"].between(0, 1).all()
+
+
+def test_the_harness_scores_by_vllm_as_by_transformers(vllm_python, base, tmp_path):
+    make_tiny_tasks(tmp_path / "tasks")
+    asked = {"tasks": list(TINY_TASKS), "prompts": 10, "task_directory": "tasks"}
+    script = (
+        "import json, sys; from pathlib import Path; from edge_eval_lib import harness; "
+        "from edge_eval_lib.study import load_study; study = load_study(sys.argv[1]); "
+        "results = harness.evaluate(study, Path(sys.argv[2])); "
+        "Path(sys.argv[3]).write_text(json.dumps(harness.metric_rows(results)))"
+    )
+    found = {}
+    for engine, python in (("vllm", vllm_python), ("transformers", sys.executable)):
+        study = embedded_study(tmp_path, harness=asked, workload={"engine": engine})
+        answer = tmp_path / f"{engine}.json"
+        done = subprocess.run(
+            [python, "-c", script, str(study), str(base), str(answer)],
+            env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")},
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        rows = json.loads(answer.read_text())
+        found[engine] = {(row["harness_task"], row["metric"]): row["value"] for row in rows}
+    assert found["vllm"] == pytest.approx(found["transformers"], rel=1e-3)
+    assert found["vllm"]["tiny_text", "perplexity"] > 1
 
 
 def test_an_endpoint_is_measured_from_study_to_report(server, vllm_python, tmp_path):
