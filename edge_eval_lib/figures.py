@@ -579,6 +579,8 @@ def save_figure(figure: Figure, path_without_suffix: str | Path) -> list[Path]:
     base.parent.mkdir(parents=True, exist_ok=True)
     paths = [base.parent / f"{base.name}.{suffix}" for suffix in ("png", "svg")]
     with plt.rc_context(_STYLE):
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # it stays as laid out: not once more for each file
         figure.savefig(paths[0], facecolor="white", bbox_inches="tight", pad_inches=0.15)
         # No date: the same table gives the same file.
         figure.savefig(

@@ -323,8 +323,8 @@ def model_s(study: Study, run: Run, hardware: Hardware) -> tuple[float, float]:
             step_s += STEP_MS_A_LAYER[precision] / 1e3 * _layers(model)
     else:
         step_s = 4.0 * parameters * CPU_SLOWDOWN[precision] / bytes_per_s
-    # The warm-up's steps are a quarter of the tokens long; three batches are its least.
-    busy_s = 3 * workload.output_tokens / 4 * step_s
+    # The warm-up's batches are an eighth of the tokens long; three of them are its least.
+    busy_s = 3 * workload.output_tokens / 8 * step_s
     for concurrency, prompts in _batches(study):
         steps = math.ceil(prompts / concurrency) * workload.output_tokens
         computed = prompts * (workload.output_tokens + tokens)

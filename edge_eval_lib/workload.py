@@ -34,9 +34,10 @@ HEAVY = ("torch", "transformers", "vllm")
 
 # Warm-up: pieces of the same work, until the throughput of the last few has no trend.
 FEWEST_PIECES = 3  # a slope and what is left of it need three points
-TREND_PIECES = 5  # the last so many are judged
+TREND_PIECES = 5  # at most so many of the last are judged
+PIECE_SHARE = 8  # a piece generates this part of the output tokens
 TREND_SHARE = 0.05  # of the mean throughput that the trend may change it by over those pieces
-NOISE_SHARE = 0.10  # and up to here, from 5 pieces on, if noise alone explains it
+NOISE_SHARE = 0.10  # and up to here, over 5 pieces, if noise alone explains it
 SIGNIFICANT = 0.05
 
 STEADY_REQUESTS_PER_SLOT = 5  # fewer leave nothing between filling and draining
@@ -169,7 +170,7 @@ def _less(energy_j: float | None, taken_off_j: float | None, times: int) -> floa
 @dataclass(frozen=True)
 class WarmUp:
     """How a run was warmed up. `trend_share` is the fitted change of throughput over the last
-    pieces, as a share of their mean; `p_value` is of no slope at all."""
+    `judged` pieces, as a share of their mean; `p_value` is of no slope at all."""
 
     seconds: float
     requests: int
@@ -177,6 +178,7 @@ class WarmUp:
     steady: bool
     trend_share: float | None
     p_value: float | None
+    judged: int
 
     @property
     def check(self) -> Check:
@@ -184,9 +186,8 @@ class WarmUp:
         if self.trend_share is None:
             return Check("warmed up", "warning", "too few pieces of work to see a trend")
         detail = (
-            f"throughput changed by {self.trend_share:+.1%} over the last "
-            f"{min(len(self.throughput_tok_s), TREND_PIECES)} of {len(self.throughput_tok_s)} "
-            f"pieces (p = {self.p_value:.2g})"
+            f"throughput changed by {self.trend_share:+.1%} over the last {self.judged} of "
+            f"{len(self.throughput_tok_s)} pieces (p = {self.p_value:.2g})"
         )
         return Check("warmed up", "ok" if self.steady else "warning", detail)
 
@@ -194,44 +195,52 @@ class WarmUp:
 def warm_up(engine: Engine, prompts: list[list[int]], workload: Workload) -> WarmUp:
     """Answer the same batch over and over, unmeasured, until the throughput has no trend.
 
-    A piece is one batch at the headline concurrency with a quarter of the output tokens. It ends
+    A piece is one batch at the headline concurrency with an eighth of the output tokens. It ends
     with `steady` False once `warmup_requests` requests were answered (but never before three
     pieces were).
     """
     concurrency = workload.headline_concurrency
     batch = (prompts * concurrency)[:concurrency]
-    tokens = max(2, workload.output_tokens // 4)
+    tokens = max(2, workload.output_tokens // PIECE_SHARE)
     throughput: list[float] = []
     begun = time.monotonic()
     while True:
         start = time.monotonic()
         engine.serve(batch, tokens, concurrency)
         throughput.append(concurrency * tokens / (time.monotonic() - start))
-        steady, trend_share, p_value = throughput_trend(throughput)
+        steady, trend_share, p_value, judged = throughput_trend(throughput)
         answered = len(throughput) * concurrency
         enough = len(throughput) >= FEWEST_PIECES and answered >= workload.warmup_requests
         if steady or enough:
             seconds = time.monotonic() - begun
-            return WarmUp(seconds, answered, throughput, steady, trend_share, p_value)
+            return WarmUp(seconds, answered, throughput, steady, trend_share, p_value, judged)
 
 
-def throughput_trend(throughput: Sequence[float]) -> tuple[bool, float | None, float | None]:
+def throughput_trend(throughput: Sequence[float]) -> tuple[bool, float | None, float | None, int]:
     """Whether throughput is steady, by the slope of a straight line through its last values.
 
-    Returns (steady, trend, p): the line's change from the first to the last of the values as a
-    share of their mean, and the p-value of no slope. Steady is a trend of at most 5 %, or, among
-    five values, one of at most 10 % that noise alone explains (p > 0.05). Fewer than three values
-    tell nothing: (False, None, None).
+    Three to five of them are judged, the most that are steady, so that a slow start is left
+    behind. Returns (steady, trend, p, judged): the line's change from the first to the last of
+    them as a share of their mean, and the p-value of no slope. Steady is a trend of at most 5 %,
+    or, over five values, one of at most 10 % that noise alone explains (p > 0.05). Fewer than
+    three values tell nothing: (False, None, None, 0).
     """
-    last = np.asarray(throughput[-TREND_PIECES:], dtype=float)
-    if len(last) < FEWEST_PIECES:
-        return False, None, None
-    if np.ptp(last) == 0:
-        return True, 0.0, 1.0
-    line = stats.linregress(np.arange(len(last)), last)
-    trend, p_value = float(line.slope * (len(last) - 1) / last.mean()), float(line.pvalue)
-    noise = len(last) == TREND_PIECES and p_value > SIGNIFICANT
-    return abs(trend) <= (NOISE_SHARE if noise else TREND_SHARE), trend, p_value
+    most = min(len(throughput), TREND_PIECES)
+    found = [_trend(throughput[-count:]) for count in range(most, FEWEST_PIECES - 1, -1)]
+    if not found:
+        return False, None, None, 0
+    return next((each for each in found if each[0]), found[0])
+
+
+def _trend(values: Sequence[float]) -> tuple[bool, float, float, int]:
+    """As `throughput_trend`, of all the values."""
+    count = len(values)
+    if np.ptp(values) == 0:
+        return True, 0.0, 1.0, count
+    line = stats.linregress(np.arange(count), values)
+    trend, p_value = float(line.slope * (count - 1) / np.mean(values)), float(line.pvalue)
+    noise = count == TREND_PIECES and p_value > SIGNIFICANT
+    return abs(trend) <= (NOISE_SHARE if noise else TREND_SHARE), trend, p_value, count
 
 
 # --- serving ----------------------------------------------------------------------------------

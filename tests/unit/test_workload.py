@@ -37,10 +37,18 @@ def test_throughput_is_steady_when_its_last_values_have_no_trend(throughput, ste
 
 
 def test_a_trend_is_the_change_over_the_values_as_a_share_of_their_mean():
-    _, trend, p_value = workload.throughput_trend([90.0, 95.0, 100.0, 105.0, 110.0])
+    _, trend, p_value, judged = workload.throughput_trend([90.0, 95.0, 100.0, 105.0, 110.0])
     assert trend == pytest.approx(0.2)
     assert p_value < 1e-6
-    assert workload.throughput_trend([1.0, 2.0])[1:] == (None, None)
+    assert judged == 5
+    assert workload.throughput_trend([1.0, 2.0]) == (False, None, None, 0)
+
+
+def test_a_slow_start_is_left_behind_as_soon_as_three_pieces_agree():
+    assert workload.throughput_trend([26.0, 37.0, 36.5, 37.2]) == (
+        True, pytest.approx(0.0054, abs=1e-4), pytest.approx(0.82, abs=0.01), 3,
+    )  # fmt: skip
+    assert workload.throughput_trend([26.0, 37.0, 36.5])[0] is False
 
 
 class Engine:
@@ -70,9 +78,10 @@ def test_warming_up_ends_when_the_throughput_is_steady(monkeypatch):
     done = workload.warm_up(engine, [[1], [2]], settings(warmup_requests=100))
     assert done.steady
     assert done.check.verdict == "ok"
-    # Judged over five: with the first two among them there is a trend, so it goes on.
-    assert len(engine.batches) == done.requests / 4 > 5
-    assert set(engine.batches) == {(4, 4)}  # the same work each time, a quarter as long
+    # With the first two among those judged there is a trend; the last three have none.
+    assert len(engine.batches) == done.requests / 4 == 5
+    assert done.judged == 3
+    assert set(engine.batches) == {(4, 2)}  # the same work each time, an eighth as long
     assert done.throughput_tok_s[:5] == pytest.approx([20, 90, 100, 101, 99])
 
 
@@ -396,7 +405,7 @@ def test_a_run_has_a_window_for_everything_that_its_workload_asks_for():
     assert engine.calls == [(2, 1), (12, 4), (4, 2), (12, 8), (12, 4)]
     assert [one.prefix_cache_hit_rate for one in served] == [None, None, None, None, 0.5, None]
     assert served[-1].rate_per_s == 2.0
-    warm = workload.WarmUp(1.0, 8, [1.0], True, 0.0, 1.0)
+    warm = workload.WarmUp(1.0, 8, [1.0], True, 0.0, 1.0, 3)
     told = workload.window_record(served[4], engine, warm)
     assert told["prefix_caching"] is True
     assert told["kv_cache"] == {"reserved_gb": 1.0, "used_gb": 0.25}
