@@ -659,6 +659,11 @@ def _assumptions(study: Study, left: Estimate, hardware: Hardware) -> list[str]:
             f"of {bandwidth} GB/s, disk {DISK_GB_S} GB/s, {START_S:.0f} s a start{launch}; "
             "downloads not counted"
         )
+    if any(stage == "harness" for stage, _ in left.costs):
+        lines.append(
+            f"  - lm-evaluation-harness: {HARNESS_REQUESTS} requests of {HARNESS_TOKENS} tokens a "
+            "prompt (assumed); a group counts as one task, though each of its tasks has as many"
+        )
     power = (
         f"{BUSY_SHARE:.0%} of the power limit of {hardware.power_limit_w:g} W busy, "
         f"{WAITING_SHARE:.0%} waiting"
