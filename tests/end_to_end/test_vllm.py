@@ -235,7 +235,15 @@ def server(vllm_python, base):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [vllm_python, "-m", "vllm.entrypoints.openai.api_server", "--model", str(base)]
-    command += ["--served-model-name", base.name, "--host", "127.0.0.1", "--port", str(port)]
+    command += [
+        "--served-model-name",
+        base.name,
+        "smollm2-135M",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     command += ["--dtype", "float32", "--enforce-eager", "--max-model-len", "2048"]
     environment = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     process = subprocess.Popen(
