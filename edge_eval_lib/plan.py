@@ -44,7 +44,7 @@ CPU_SLOWDOWN = {"fp16": 1.0, "int8": 3.1, "int4": 2.3}  # bitsandbytes, measured
 DISK_GB_S = 0.5
 HARNESS_REQUESTS = 4  # a prompt of lm-evaluation-harness: most tasks are of four choices
 HARNESS_TOKENS = 100  # a request: ASSUMED
-START_S = 12.0  # a process, its imports, its kernel, its record
+START_S = 8.0  # a process, its imports, its kernel, its record: measured on two cores
 BUSY_SHARE = 0.85  # of the power limit: published T4s drew 0.75-0.95 while they trained
 WAITING_SHARE = 0.4  # of the power limit: a T4 with a context that starts, reads or idles
 BYTES = {"fp16": 2.0, "int8": 1.0, "int4": 0.56}  # a parameter, where the shape is not known
@@ -241,7 +241,7 @@ def _with_waiting(
     idles: int = 0,
 ) -> RunCost:
     """Published work, with this project's own start and idle baselines."""
-    waiting_s = START_S + idles * study.workload.idle_seconds
+    waiting_s = START_S + _idle_s(study, hardware, idles)
     waiting_j = _energy_j(hardware, 0.0, waiting_s, gpus) or 0.0
     return RunCost(seconds + waiting_s, energy_j + waiting_j, PUBLISHED, gpus)
 
@@ -305,7 +305,7 @@ def model_s(study: Study, run: Run, hardware: Hardware) -> tuple[float, float]:
         operations = (6 if training.gradient_checkpointing else 4) * parameters * examples * tokens
         operations += 2 * parameters * 2 * study.data.heldout_examples * tokens
         slower = QLORA_SLOWDOWN if run.parameters["method"] == "qlora" and hardware.gpus else 1.0
-        waiting_s = START_S + load_s + workload.idle_seconds
+        waiting_s = START_S + load_s + _idle_s(study, hardware, 1)
         return slower * operations / operations_per_s, waiting_s
     if run.stage == "compress":
         written_gb = sum(_weights_gb(model, p) for p in {"fp16", *run.settings["precisions"]})
@@ -331,8 +331,13 @@ def model_s(study: Study, run: Run, hardware: Hardware) -> tuple[float, float]:
         busy_s += steps * step_s + 2 * parameters * computed / operations_per_s
     asked = study.data.evaluation_examples * tokens  # the gold answers' likelihoods
     busy_s += 2 * parameters * asked / operations_per_s
-    waiting_s = START_S + _weights_gb(model, precision) / DISK_GB_S + 2 * workload.idle_seconds
-    return busy_s, waiting_s
+    waiting_s = START_S + _weights_gb(model, precision) / DISK_GB_S
+    return busy_s, waiting_s + _idle_s(study, hardware, 2)
+
+
+def _idle_s(study: Study, hardware: Hardware, times: int) -> float:
+    """Seconds of idle baselines: an estimate from CPU time, as on most CPUs, takes none."""
+    return times * study.workload.idle_seconds if hardware.gpus else 0.0
 
 
 def _weights_gb(model: Model, precision: str) -> float:
@@ -477,7 +482,11 @@ def require_possible(study: Study) -> None:
         from edge_eval_lib.engines.openai import require_offered
 
         ready = [r for r in runs if r.stage == "serve" and set(r.needs) <= set(finished)]
-        require_offered(Variant(*_identity(study, run)).served_name for run in ready)
+        variants = [Variant(*_identity(study, run)) for run in ready] or study.variants()[:1]
+        try:
+            require_offered([variant.served_name for variant in variants] if ready else [])
+        except UserError as error:
+            found.append(f"{variants[0]} cannot be served: {error}")
     if not found:
         from edge_eval_lib.models import hub_problem
 
