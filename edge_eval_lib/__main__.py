@@ -176,6 +176,7 @@ def _make() -> int | None:
 
 def main() -> None:
     """Run a command; a person's mistake is told in one sentence, without a traceback."""
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # in the background: by make, too
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     make = _make()
@@ -189,7 +190,7 @@ def main() -> None:
         sys.exit(str(error))
     except Interrupted:
         print("Stopped. Finished runs are kept; make all goes on from here.", file=sys.stderr)
-        if make is None or os.getppid() != make:
+        if make is None or ignored or os.getppid() != make:
             sys.exit(130)
         os.kill(make, signal.SIGINT)  # ends make without a line of its own about our exit code
     except OSError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -135,8 +136,11 @@ class Grid:
     def all(self, *options: str) -> subprocess.CompletedProcess[str]:
         return self.call("all", str(self.study), *options)
 
-    def start(self, command: list[str]) -> subprocess.Popen[str]:
-        """Start a command as a terminal does: in a process group of its own."""
+    def start(
+        self, command: list[str], interrupts: signal.Handlers = signal.SIG_DFL
+    ) -> subprocess.Popen[str]:
+        """Start a command as a terminal does: in a process group of its own, that an interrupt
+        reaches; or, with SIG_IGN, as a shell does in the background."""
         return subprocess.Popen(
             command,
             env=self.environment,
@@ -146,6 +150,7 @@ class Grid:
             stdin=subprocess.DEVNULL,
             text=True,
             start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, interrupts),
         )
 
     def published(self) -> dict[str, bytes]:

@@ -192,6 +192,19 @@ def test_ctrl_c_stops_everything_with_one_line(grid: Grid):
     assert set(grid.published()) == EVERY_RUN
 
 
+def test_an_interrupt_that_make_ignores_is_no_success(grid: Grid):
+    grid.misbehave(**{f"serve__{INT8}": "sleep"})
+    grid.forget("serve", INT8)
+    command = ["make", "-o", ".venv/.stamp", "all", f"STUDY={grid.study}"]
+    process = grid.start(command, interrupts=signal.SIG_IGN)
+    wait_for((grid.outputs / "running" / "serve" / INT8 / "raw" / "raw.parquet").is_file)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode != 0
+    assert "Stopped. Finished runs are kept; make all goes on from here." in output
+    assert_told_without_traceback(output)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_no_kernel_outlives_a_killed_command(grid: Grid, number: signal.Signals):
     grid.misbehave(**{f"serve__{INT8}": "sleep"})

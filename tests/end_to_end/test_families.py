@@ -160,6 +160,7 @@ def test_answers_of_random_weights_are_not_scored(source, tmp_path, monkeypatch)
             "answer": [e.answer for e in examples],
             "reference": [e.answer for e in examples],
             "gold_nll": 1.0,
+            "failure": None,
             "gold_argmax_ids": [[1]] * 4,
             "answer_tokens": 3,
         }
