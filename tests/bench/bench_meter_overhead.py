@@ -127,7 +127,7 @@ def main() -> None:
             rows.append({"meter": meter, "measures": "not installed"})
             continue
         done = subprocess.run(
-            [sys.executable, __file__, meter], capture_output=True, text=True, timeout=60
+            [sys.executable, __file__, "--meter", meter], capture_output=True, text=True, timeout=60
         )
         if done.returncode:
             why = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "no message"
@@ -152,7 +152,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        print(json.dumps(measure(sys.argv[1])))
+    if "--meter" in sys.argv:  # make bench also hands over a study, which does not matter here
+        print(json.dumps(measure(sys.argv[-1])))
     else:
         main()
