@@ -16,7 +16,6 @@ from edge_eval_lib import synthesis, tables
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.study import Study
 
-IDENTITY = ["family", "size", "task", "method", "precision"]
 SHOWN = {
     "variants": [
         "throughput_tok_s", "ttft_ms", "tpot_ms", "energy_per_request_j",
@@ -69,7 +68,7 @@ def write(studies: Sequence[Study], docs: Path, data: Path) -> Path:
             if table is None or table.empty:
                 continue
             tables.write_table(table, data / device / f"{results.study.name}_{name}.csv")
-            kept = [c for c in [*IDENTITY, *columns] if c in table]
+            kept = [c for c in [*tables.VARIANT, *columns] if c in table]
             shown = tables.readable(table, kept).to_markdown(index=False)
             lines += ["", f"### {HEADINGS[name]}", "", shown]
     page = docs / f"results-{device}.md"

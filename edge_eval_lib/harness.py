@@ -89,42 +89,29 @@ def open_model(study: Study, directory: Path) -> LM:
     """
     from edge_eval_lib.engines import vllm
 
-    batch_size = study.workload.headline_concurrency
-    compute_dtype, room = study.training.compute_dtype, vllm.context_length(directory)
+    batch_size, compute_dtype = study.workload.headline_concurrency, study.training.compute_dtype
     if study.workload.engine == "vllm":
-        return _open_vllm(directory, compute_dtype, room, batch_size)
+        return _open_vllm(directory, compute_dtype, batch_size)
     from lm_eval.models.huggingface import HFLM
 
     return HFLM(
         pretrained=models.load_model(directory, compute_dtype),
         tokenizer=models.load_tokenizer(directory),
         backend="causal",
-        max_length=room,
+        max_length=vllm.context_length(directory),
         batch_size=batch_size,
     )
 
 
-def _open_vllm(directory: Path, compute_dtype: str, room: int, batch_size: int) -> LM:
-    from edge_eval_lib import hardware
+def _open_vllm(directory: Path, compute_dtype: str, batch_size: int) -> LM:
     from edge_eval_lib.engines import vllm
 
     vllm.VllmEngine(directory, compute_dtype).import_libraries()
     with _version_of_vllm():
         from lm_eval.models.vllm_causallms import VLLM
 
-    vllm.refuse_unservable(directory)
-    quantized = vllm.read_quantization(directory)
-    dtype, on_gpu = vllm.serving_dtype(compute_dtype, quantized.get("weight_bits"))
-    return VLLM(
-        pretrained=str(directory),
-        dtype=dtype,
-        load_format="safetensors",
-        max_model_len=room,
-        batch_size=batch_size,
-        tensor_parallel_size=max(1, len(hardware.gpu_indices())) if on_gpu else 1,
-        enforce_eager=not on_gpu,
-        seed=0,
-    )
+    placed = vllm.placement(directory, compute_dtype)
+    return VLLM(pretrained=str(directory), batch_size=batch_size, **placed)
 
 
 @contextlib.contextmanager

@@ -141,7 +141,7 @@ def estimate(study: Study, runs: list[Run], finished: dict[tuple[str, str], Fini
                 known.setdefault(kind, []).append(seconds)
     left = [run for run in runs if (run.stage, run.name) not in finished]
     hardware = load_hardware(study.hardware)
-    devices = {key: fit.devices for key, fit in memory_fit.fits(study, hardware).items()}
+    fits = memory_fit.fits(study, hardware)
     costs = {}
     for run in left:
         measured = next((known[kind] for kind in _kinds(run) if kind in known), None)
@@ -152,9 +152,7 @@ def estimate(study: Study, runs: list[Run], finished: dict[tuple[str, str], Fini
         elif "model" in run.parameters:
             cost = _published_cost(study, run, hardware)
         if cost is None:
-            gpus = 1
-            if run.stage in ("adapt", "serve", "harness"):
-                gpus = devices.get((run.parameters["model"], memory_fit.step_of(run)), 1)
+            gpus = memory_fit.devices_needed(fits, run)
             busy_s, waiting_s = model_s(study, run, hardware)
             energy_j = _energy_j(hardware, busy_s, waiting_s, gpus)
             cost = RunCost(busy_s + waiting_s, energy_j, MODEL, gpus)

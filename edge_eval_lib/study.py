@@ -169,11 +169,6 @@ class Workload(Strict):
                 )
         return self
 
-    @property
-    def device(self) -> Literal["auto", "elsewhere"]:
-        """Where an energy monitor is to look: an endpoint's machine is not this process's."""
-        return "elsewhere" if self.engine == "openai" else "auto"
-
     def prompts_at(self, concurrency: int, prompts: int) -> int:
         """How many of a task's `prompts` are answered at a concurrency."""
         if concurrency == self.headline_concurrency:

@@ -81,6 +81,12 @@ OVER_RUNS = [
     "tpot_ms",
     "memory_gb",
 ]
+# Metrics whose two terms come from the same run.
+RUN_RATIOS = {
+    "c_tax": ("load_energy_j", "energy_per_request_j"),
+    "ipw": ("score", "energy_per_request_j"),
+    "rho_sys": ("throughput_tok_s", "memory_gb"),
+}
 METRICS = ["n_break", "ipw", "rho_sys", "q_ret_pct", "c_tax"]
 _ORDER = {
     "task": ["rag", "summarization", "dialogue"],
@@ -127,7 +133,7 @@ def variants_table(
     table = table.join(_pooled_loads(runs, table.index, confidence))
 
     _add_metrics(table, prices, scenarios, notes)
-    table = table.join(_run_ratio_intervals(runs, confidence))
+    table = table.join(_run_ratio_intervals(runs, RUN_RATIOS, confidence))
     table = table.join(_fidelity(table["score"], prompts, confidence, notes))
 
     for column in ["adapt_energy_j", *COMPRESSION, *LOAD, "keep_warm_s", *OVER_RUNS, "score"]:
@@ -321,13 +327,10 @@ def _where_known(function: Callable, *columns: pd.Series) -> pd.Series:
     return result
 
 
-def _run_ratio_intervals(runs: pd.DataFrame, confidence: float) -> pd.DataFrame:
-    """Intervals of the metrics whose two terms come from the same run."""
-    terms = {
-        "c_tax": ("load_energy_j", "energy_per_request_j"),
-        "ipw": ("score", "energy_per_request_j"),
-        "rho_sys": ("throughput_tok_s", "memory_gb"),
-    }
+def _run_ratio_intervals(
+    runs: pd.DataFrame, terms: dict[str, tuple[str, str]], confidence: float
+) -> pd.DataFrame:
+    """Intervals of ratios whose two terms come from the same run, by the ratio's name."""
     found = []
     for metric, pair in terms.items():
         known = runs.dropna(subset=list(pair))
@@ -604,17 +607,11 @@ def prefix_caching_table(observations: pd.DataFrame, confidence: float = 0.95) -
     groups = both.groupby(VARIANT, sort=False)
     table = groups.size().rename("repetitions").to_frame()
     table["prefix_cache_hit_rate"] = groups["prefix_cache_hit_rate"].mean()
-    for column in columns:
-        pair = [f"{column}_with_caching", column]
-        table[pair[::-1]] = groups[pair[::-1]].mean()
-        table[f"{column}_ratio"] = table[pair[0]] / table[pair[1]]
-        known = both.dropna(subset=pair)
-        rows = {
-            name: paired_ratio_interval(*(group[c].to_numpy() for c in pair), confidence)[1:]
-            for name, group in known.groupby(VARIANT, sort=False)
-            if len(group) > 1
-        }
-        table = table.join(_bounds(rows, f"{column}_ratio"))
+    ratios = {f"{column}_ratio": (f"{column}_with_caching", column) for column in columns}
+    for ratio, (caching, plain) in ratios.items():
+        table[[plain, caching]] = groups[[plain, caching]].mean()
+        table[ratio] = table[caching] / table[plain]
+    table = table.join(_run_ratio_intervals(both, ratios, confidence))
     return sort_variants(table.reset_index())
 
 

@@ -322,7 +322,7 @@ class Monitor:
                 name: self._meters[name].reading(state["begin"][name], ends[name]) for name in ends
             }
             readings |= {name: Reading(None, why) for name, why in state["failures"].items()}
-            if not self._elsewhere:
+            if "cpu-model" in self._meters:
                 readings["cpu-model"] = self._cpu.reading(state["cpu"], cpu)
                 window.cpu_s = cpu_seconds(state["cpu"], cpu)
             if "nvml-power" in ends:

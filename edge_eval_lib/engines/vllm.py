@@ -80,13 +80,10 @@ class VllmEngine(ChatTokenizer):
         from vllm import EngineArgs, LLMEngine
         from vllm.lora.request import LoRARequest
 
-        refuse_unservable(self.directory)
+        placed = placement(self.directory, self.compute_dtype)
+        self.room = placed["max_model_len"]
         _let_vllm_look_at_llvmlite()
-        dtype, self.on_gpu = serving_dtype(
-            self.compute_dtype, read_quantization(self.directory).get("weight_bits")
-        )
         self.open_tokenizer(self.directory)
-        self.room = context_length(self.directory)
         adapted: dict[str, Any] = {}
         if self.adapter is not None:
             self.lora = LoRARequest("adapter", 1, str(self.adapter.resolve()))
@@ -98,16 +95,11 @@ class VllmEngine(ChatTokenizer):
         self.engine = LLMEngine.from_engine_args(
             EngineArgs(
                 model=str(self.directory),
-                dtype=dtype,
-                load_format="safetensors",
-                max_model_len=self.room,
                 enable_prefix_caching=self.prefix_caching,
-                tensor_parallel_size=max(1, len(hardware.gpu_indices())) if self.on_gpu else 1,
-                enforce_eager=not self.on_gpu,  # compiling for a CPU takes longer than it saves
                 skip_tokenizer_init=True,  # tokens come and go as ids
                 disable_log_stats=False,  # they count the prefix cache's hits
                 use_tqdm_on_load=False,
-                seed=0,
+                **placed,
                 **adapted,
             )
         )
@@ -232,7 +224,8 @@ class VllmEngine(ChatTokenizer):
         from edge_eval_lib.likelihood import Likelihood
 
         examples = list(examples)
-        if self.lora is not None and not self.on_gpu:  # vLLM 0.32 fails at both together there
+        on_cpu = models.default_device() == "cpu"
+        if self.lora is not None and on_cpu:  # vLLM 0.32 fails at both together there
             return [Likelihood(example.id, math.nan, []) for example in examples]
         answers = [models.answer_ids(self.tokenizer, example.answer) for example in examples]
         ranked = SamplingParams(
@@ -281,6 +274,21 @@ def _let_vllm_look_at_llvmlite() -> None:
 def _hit_rate(before: tuple[int, int], after: tuple[int, int]) -> float | None:
     queries, hits = after[0] - before[0], after[1] - before[1]
     return hits / queries if queries else None
+
+
+def placement(directory: Path, compute_dtype: str) -> dict[str, Any]:
+    """vLLM's arguments for how the weights in a directory are placed and computed with here: on
+    all GPUs that this process may use, or on the CPU. UserError if they cannot be served here."""
+    refuse_unservable(directory)
+    dtype, on_gpu = serving_dtype(compute_dtype, read_quantization(directory).get("weight_bits"))
+    return {
+        "dtype": dtype,
+        "load_format": "safetensors",
+        "max_model_len": context_length(directory),
+        "tensor_parallel_size": max(1, len(hardware.gpu_indices())) if on_gpu else 1,
+        "enforce_eager": not on_gpu,  # compiling for a CPU takes longer than it saves
+        "seed": 0,
+    }
 
 
 def serving_dtype(compute_dtype: str, weight_bits: int | None = None) -> tuple[str, bool]:
