@@ -84,6 +84,21 @@ def test_the_consistent_table_holds_every_statistic_and_method_once(study):
     assert rows[("mean", "QLoRA-INT4", "llama-1B")] == pytest.approx(24.0, abs=0.01)
 
 
+def test_the_consistent_table_takes_every_column_over_the_variants_it_names(study):
+    table = analysis.consistent_headline(study).set_index(["statistic", "over", "model"])
+    both, lora = "LoRA-INT4 and QLoRA-INT4", "LoRA-INT4"
+    assert table.loc[("median", both, "llama-8B"), "q_ret_pct"] == pytest.approx(100.95, abs=0.01)
+    assert table.loc[("median", both, "qwen-1.5B"), "q_ret_pct"] == pytest.approx(97.75, abs=0.01)
+    assert table.loc[("median", both, "llama-1B"), "q_ret_pct"] == pytest.approx(100.77, abs=0.01)
+    assert table.loc[("median", lora, "llama-8B"), "q_ret_pct"] == pytest.approx(99.70, abs=0.01)
+    # The headline table's own medians and means over all INT4 variants are the same figures.
+    cells = analysis.headline(study).assign(model=lambda t: t["family"] + "-" + t["size"])
+    for statistic in ("median", "mean"):
+        for _, cell in cells.iterrows():
+            ours = table.loc[(statistic, both, cell["model"]), cell["metric"]]
+            assert ours == pytest.approx(cell[statistic])
+
+
 def test_twelve_figures_of_the_qlora_energy_table_are_judged(study):
     judged = analysis.qlora_energy(study)
     assert len(judged) == 12
