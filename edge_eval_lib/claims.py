@@ -712,7 +712,7 @@ def _equal_compute(claim: pd.Series, proof: Evidence) -> Finding:
     spread = training_compute_spread(proof)
     by_task = spread.groupby("task", sort=False).agg(["min", "max"])
     told = ", ".join(
-        f"{task} {row['min']:.1f} to {row['max']:.1f}" for task, row in by_task.iterrows()
+        f"{row['min']:.1f} to {row['max']:.1f} in {task}" for task, row in by_task.iterrows()
     )
     kwh = adaptation_kwh(proof)["lora"].groupby("family")
     joules = (kwh.max() / kwh.min()).max()
@@ -721,7 +721,7 @@ def _equal_compute(claim: pd.Series, proof: Evidence) -> Finding:
         spread.max(),
         "parameters × training examples of a family's sizes within a factor of "
         f"{EQUAL_COMPUTE:g}, task by task",
-        note=f"the largest compute over the smallest is {told}",
+        note=f"parameters × examples of a family's sizes differ by a factor of {told}",
         choices=(
             _choice(
                 f"training energy of a family's sizes, up to {joules:.1f} times",
@@ -805,8 +805,8 @@ def _evaluation_samples(claim: pd.Series, proof: Evidence) -> Finding:
         float(ours),
         text,
         note=f"every published median is a mean of {ours} samples, and only {fits.sum()} of "
-        f"{len(fits)} can be one of {claim['value']}; served were "
-        f"{', '.join(map(str, served))} requests",
+        f"{len(fits)} can be one of {claim['value']}; "
+        f"{', '.join(map(str, served))} requests were served",
     )
 
 
