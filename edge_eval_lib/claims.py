@@ -191,7 +191,8 @@ def for_people(judged: pd.DataFrame) -> pd.DataFrame:
         claim.append("\n".join([row["statement"], *lines]))
         words = f"{_SIGNS[row['verdict']]} {row['verdict']}"
         words += f": {row['statistic']}" if row["statistic"] else ""
-        verdict.append(words + (", by coincidence" if row["coincidence"] else ""))
+        words += ", by coincidence" if row["coincidence"] else ""
+        verdict.append(words + (", by this choice" if row["hinges"] else ""))
     recomputed = [f"{v:.4g}" if isinstance(v, float) else v for v in judged["recomputed"]]
     recomputed = pd.Series(recomputed, index=judged.index, dtype=object)
     return judged.assign(claim=claim, recomputed=recomputed, verdict=verdict)

@@ -145,6 +145,8 @@ def test_the_argument_of_a_claim_stands_below_it(judged):
     assert lines[2].startswith("By another choice: mean over mean 17.74: not reproduced")
     assert shown.loc["n_break_llama_1b", "verdict"] == "≈ other statistic: mean"
     assert shown.loc["n_break_llama_3b", "verdict"] == "✓ reproduced, by coincidence"
+    assert shown.loc["density_17x", "verdict"] == "✓ reproduced, by this choice"
+    assert shown.loc["ipw_3x", "verdict"] == "✓ reproduced"
 
 
 # --- the headline table -----------------------------------------------------------------------
