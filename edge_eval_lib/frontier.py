@@ -39,11 +39,27 @@ def front_frequency(
 ) -> pd.Series:
     """How often a row is on the front when its figures scatter: the share of draws, 0..1.
 
+    As `front_draws`. A row in which an objective is missing has no frequency (NaN).
+    """
+    on_front = front_draws(table, objectives, relative_spread, draws, seed)
+    known = ~np.isnan(_minimised(table, objectives)).any(axis=1)
+    return on_front.mean().where(known).rename("front_frequency")
+
+
+def front_draws(
+    table: pd.DataFrame,
+    objectives: Mapping[str, Literal["min", "max"]],
+    relative_spread: Mapping[str, float | pd.Series],
+    draws: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Which rows are on the front when figures scatter: a row a draw, a column a row of `table`.
+
     `relative_spread` gives an objective's standard deviation over its value, one number for all
     rows or a Series with the table's index; an objective that it leaves out stays as it is. Every
     row scatters on its own: value x a log-normal factor of mean 1. A row in which an objective is
-    missing has no frequency (NaN). ValueError as for `non_dominated`, for a spread that is
-    negative, NaN or of no objective, and for fewer than one draw.
+    missing is on no front. ValueError as for `non_dominated`, for a spread that is negative, NaN
+    or of no objective, and for fewer than one draw.
     """
     points = _minimised(table, objectives)
     require_whole(1, draws=draws)
@@ -56,15 +72,14 @@ def front_frequency(
             raise ValueError(f"relative_spread[{column!r}] must have the table's index")
         variance[:, list(objectives).index(column)] = np.log1p(np.asarray(spread) ** 2)
     known = ~np.isnan(points).any(axis=1)
-    frequency = np.full(len(points), np.nan)
+    on_front = np.zeros((draws, len(points)), dtype=bool)
     if known.any():
         generator = np.random.default_rng(seed)
         points, variance = points[known], variance[known]
         normal = generator.standard_normal((draws, *points.shape))
         drawn = points * np.exp(np.sqrt(variance) * normal - variance / 2)
-        fronts = [moocore.is_nondominated(one, keep_weakly=True) for one in drawn]
-        frequency[known] = np.mean(fronts, axis=0)
-    return pd.Series(frequency, index=table.index, name="front_frequency")
+        on_front[:, known] = [moocore.is_nondominated(one, keep_weakly=True) for one in drawn]
+    return pd.DataFrame(on_front, columns=table.index)
 
 
 def hypervolume(points, reference) -> float:

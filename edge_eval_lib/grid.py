@@ -118,6 +118,9 @@ def make_report(study: Study) -> None:
 def make_paper() -> None:
     """The report on the published study, from the figures that come with the project."""
     runner.run_one(load_study("embedded"), "paper", "paper")  # which study does not matter to it
+    from edge_eval_lib import paper
+
+    SAY(paper.prose.findings_text(paper.build()).replace("**", ""))
     SAY(f"Report: {outputs_root() / 'paper' / 'report.html'}")
 
 

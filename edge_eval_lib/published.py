@@ -43,6 +43,13 @@ SHORTEST_LOAD_S = 1.0
 # An error of unit is a factor of 1,000; anything beyond this factor is one, anything less a doubt.
 UNIT_FACTOR = 30.0
 ENERGY_TOLERANCE = 0.20
+# A median of positive times is at most twice their mean (half of them are no smaller). The lower
+# bound is for a long tail of slow requests.
+MEDIAN_OVER_MEAN = (0.1, 2.0)
+# Figures are printed with six digits. A deviation that is not 0 but smaller than this is what no
+# three passes of whole scores over up to 1,000 answers have (sqrt(2) / 3 of a point in 1,000).
+PRINTED_DIGITS = 1e-6
+LEAST_SCORE_STD = 1e-4
 BYTES_PER_WEIGHT = {"fp16": 2.0, "int8": 1.0, "int4": 0.5}
 
 MODEL = ["family", "size"]
@@ -133,7 +140,10 @@ class ModelRow(_Row):
 
 
 class ClaimRow(BaseModel):
-    """One statement. `value` is kept as printed: its digits say how exact it is."""
+    """One statement. `value` is kept as printed: its digits say how exact it is.
+
+    `kind` is `cell` for a number in a table of the paper, `claim` for what is said in words.
+    """
 
     model_config = ConfigDict(extra="forbid")
     claim_id: Text
@@ -142,6 +152,7 @@ class ClaimRow(BaseModel):
     value: Text
     unit: str = ""
     rule: Text
+    kind: Literal["cell", "claim"]
     family: str = ""
     size: str = ""
 
@@ -172,7 +183,8 @@ def load(directory: str | Path | None = None) -> Published:
     """Read and check the published tables, by default those in params/published.
 
     Raises UserError, naming file, row and reason, for a missing or unknown column, a value of the
-    wrong type or sign, a repeated row, a row without its counterpart, and a unit mistake.
+    wrong type or sign, a repeated row, a row without its counterpart, a unit mistake, and scores
+    that no three passes have.
     """
     folder = Path(directory) if directory else project_root() / "params" / "published"
     return check(**{name: _read(folder / f"{name}.csv") for name in _SCHEMAS})
@@ -197,6 +209,7 @@ def check(**tables: pd.DataFrame) -> Published:
             f"{_where('quality', row, index)}: score_mean {row['score_mean']:g} is above "
             f"score_maximum {row['score_maximum']:g}; give the score on the scale it names."
         )
+    _refuse_impossible_passes(checked["quality"])
     for name, doubts in _PHYSICS.items():
         checked[name] = _judge_physics(name, checked[name], doubts(checked[name], models))
     return Published(**checked)
@@ -276,7 +289,38 @@ def _refuse_unknown(
         )
 
 
+def _refuse_impossible_passes(quality: pd.DataFrame) -> None:
+    """UserError where no three passes within the scale have such a mean, median and deviation."""
+    for prefix in ("score", "secondary"):
+        passes = _passes(quality, prefix)
+        middle = quality[f"{prefix}_median"].to_numpy()
+        maximum = quality["score_maximum"].to_numpy()
+        std = quality[f"{prefix}_std"].to_numpy()
+        # A deviation's last digit moves a pass by up to a thousandth where mean and median agree.
+        slack = 1e-3 * maximum
+        possible = (
+            (passes[:, 0] >= -slack)
+            & (passes[:, 2] <= maximum + slack)
+            & (np.abs(passes[:, 1] - middle) <= slack)
+            & (std**2 - passes.var(axis=1) >= -4 * PRINTED_DIGITS * np.maximum(std, PRINTED_DIGITS))
+            & ((std == 0) | (std >= LEAST_SCORE_STD))
+        )
+        for index in np.flatnonzero(~possible):
+            row = quality.loc[index]
+            raise UserError(
+                f"{_where('quality', row, index)}: no three passes from 0 to "
+                f"{row['score_maximum']:g} have {prefix}_mean {row[f'{prefix}_mean']:g}, "
+                f"{prefix}_median {row[f'{prefix}_median']:g} and {prefix}_std "
+                f"{row[f'{prefix}_std']:g}; check them and their unit."
+            )
+
+
 # --- physics ----------------------------------------------------------------------------------
+#
+# What the bounds test: mistakes in figures that are brought here, of unit (a factor of 1,000) or of
+# a column. They allow all that two T4 could do with any prompts, so that the shipped figures, which
+# are possible, raise none of them. Whether the figures are what the paper says they are is another
+# question: `claims` and `paper.analysis.code_against_figures` ask it.
 
 
 @dataclass(frozen=True)
@@ -419,6 +463,18 @@ def _serving_doubts(table: pd.DataFrame, models: pd.DataFrame) -> list[_Doubt]:
             ),
             low=1.0,
         ),
+        *(
+            _Doubt(
+                f"{time}_median_ms",
+                table[f"{time}_median_ms"] / table[f"{time}_mean_ms"],
+                lambda row, time=time: (
+                    f"median {row[f'{time}_median_ms']:g} ms beside a mean of "
+                    f"{row[f'{time}_mean_ms']:g} ms"
+                ),
+                *MEDIAN_OVER_MEAN,
+            )
+            for time in ("ttft", "tpot")
+        ),
         _Doubt(
             "load_s",
             table["load_s"] / (weights / SLOWEST_LOAD_BYTES_S),
@@ -493,16 +549,20 @@ def pass_scores(quality: pd.DataFrame) -> pd.DataFrame:
     Three numbers determine three: with median m, mean a and population variance v, the other two
     have the sum 3a - m and the sum of squares 3(v + a^2) - m^2. Columns pass_1 <= ... <= pass_3.
     """
-    mean, median = quality["score_mean"], quality["score_median"]
-    total = 3 * mean - median
-    squares = 3 * (quality["score_std"] ** 2 + mean**2) - median**2
-    # Printed with six digits, equal passes may give a difference just below zero.
-    half = np.sqrt(np.maximum(2 * squares - total**2, 0.0)) / 2
-    passes = np.sort(np.column_stack([total / 2 - half, median, total / 2 + half]), axis=1)
-    scaled = passes / quality[["score_maximum"]].to_numpy()
+    scaled = _passes(quality, "score") / quality[["score_maximum"]].to_numpy()
     return quality[VARIANT].join(
         pd.DataFrame(scaled, columns=["pass_1", "pass_2", "pass_3"], index=quality.index)
     )
+
+
+def _passes(quality: pd.DataFrame, prefix: str) -> np.ndarray:
+    """Three sorted passes a row, in the score's own unit; `pass_scores` says how."""
+    mean, median = quality[f"{prefix}_mean"], quality[f"{prefix}_median"]
+    total = 3 * mean - median
+    squares = 3 * (quality[f"{prefix}_std"] ** 2 + mean**2) - median**2
+    # Printed with six digits, equal passes may give a difference just below zero.
+    half = np.sqrt(np.maximum(2 * squares - total**2, 0.0)) / 2
+    return np.sort(np.column_stack([total / 2 - half, median, total / 2 + half]), axis=1)
 
 
 # --- observations -----------------------------------------------------------------------------

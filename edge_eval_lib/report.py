@@ -24,12 +24,14 @@ from edge_eval_lib.tables import heading, readable
 class Section:
     """A heading, paragraphs, then a figure and a table where there are any.
 
+    A paragraph is a text, or a sequence of texts: a list. In a table's cell the first line is shown
+    as it is and further lines, small, below it.
     `columns` chooses and orders the table's columns (`tables.readable`); `caption` tells how to
     read figure or table; `csv` is a path beside the report at which the whole table lies.
     """
 
     title: str
-    paragraphs: Sequence[str] = ()
+    paragraphs: Sequence[str | Sequence[str]] = ()
     figure: Figure | None = None
     table: pd.DataFrame | None = None
     columns: Sequence[str] | None = None
@@ -39,11 +41,14 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """What a report says. `warnings` stand in a band at its top; `facts` say what ran on what;
-    `links` are (text, path relative to the report)."""
+    """What a report says. `summary` is a text, or a sequence of texts: a list.
+
+    `warnings` stand in a band at its top; `facts` say what ran on what; `links` are (text, path
+    relative to the report).
+    """
 
     title: str
-    summary: str
+    summary: str | Sequence[str]
     facts: dict[str, str]
     sections: Sequence[Section]
     warnings: Sequence[str] = ()

@@ -482,13 +482,15 @@ def frontier_table(
     `rule` "paper" takes for each column the statistic that the paper's headline table follows:
     the mean for n_break, rho_sys and c_tax, the largest for ipw, the mean over tasks for
     q_ret_pct. "mean" and "median" take that one statistic for every column. `<metric>_median`
-    stands beside each. q_ret_pct is taken over LoRA-INT4 alone where `methods` has it (INT4
-    against FP16 of the same adapter), the others over the INT4 variants of all `methods`.
+    stands beside each. By the rule "paper" q_ret_pct is taken over LoRA-INT4 alone where `methods`
+    has it (INT4 against FP16 of the same adapter); everything else, and every column by another
+    rule, is taken over the INT4 variants of all `methods`.
     """
     if rule not in ("paper", "mean", "median"):
         raise ValueError(f"rule is {rule!r}; it must be 'paper', 'mean' or 'median'")
     int4 = variants[(variants["precision"] == "int4") & variants["method"].isin(methods)]
-    fidelity = int4[int4["method"] == "lora"] if "lora" in methods else int4
+    lora_alone = rule == "paper" and "lora" in methods
+    fidelity = int4[int4["method"] == "lora"] if lora_alone else int4
     statistic = dict.fromkeys(METRICS, "mean" if rule == "paper" else rule)
     if rule == "paper":
         statistic["ipw"] = "max"

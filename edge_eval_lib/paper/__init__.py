@@ -12,6 +12,7 @@ from edge_eval_lib.paper import analysis, pictures, prose
 from edge_eval_lib.paper.analysis import TABLES, Paper, build
 from edge_eval_lib.paper.pictures import FIGURES, draw
 from edge_eval_lib.paper.report import (
+    CLAIM_COLUMNS,
     output_directory,
     show,
     write_figures,
@@ -20,6 +21,7 @@ from edge_eval_lib.paper.report import (
 )
 
 __all__ = [
+    "CLAIM_COLUMNS",
     "FIGURES",
     "TABLES",
     "Paper",

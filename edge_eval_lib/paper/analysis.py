@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import combinations
 from pathlib import Path
 from typing import Literal
@@ -22,7 +22,7 @@ from edge_eval_lib.economics.cost import (
 from edge_eval_lib.economics.latency import latency_s
 from edge_eval_lib.economics.prices import ApiPrice, PriceBook, Prices, load_price_book
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.frontier import front_frequency, hypervolume, non_dominated
+from edge_eval_lib.frontier import front_draws, hypervolume, non_dominated
 from edge_eval_lib.metrics import system_density
 from edge_eval_lib.published import MODEL, VARIANT, Published
 from edge_eval_lib.study import outputs_root
@@ -163,7 +163,7 @@ def judged_claims(paper: Paper) -> pd.DataFrame:
 
 
 def headline(paper: Paper) -> pd.DataFrame:
-    """The 30 cells of the headline table beside ours, by every statistic."""
+    """The 30 cells of the headline table as printed, and recomputed by every statistic."""
     return paper.evidence.headline
 
 
@@ -338,6 +338,8 @@ def fidelity(paper: Paper) -> pd.DataFrame:
     decoding, not that of the prompts, which are the same in every pass. sampling_points is the
     half-width of a 95 % interval of Q_ret from the sample's size if the pairs were independent
     (scores of 0 or 1 on so many prompts); pairing makes it smaller by an amount not published.
+    visible_by_passes is the smallest difference, in points, that three passes with this spread
+    show: the interval's larger half. A true difference of that size is missed every second time.
     """
     passes = published.pass_scores(paper.figures.quality).set_index(VARIANT)
     samples = claims.samples_per_pass(paper.figures.quality)
@@ -358,6 +360,9 @@ def fidelity(paper: Paper) -> pd.DataFrame:
         rows.append([*key, 100 * value, 100 * low, 100 * high, 100 * spread])
     columns = [*VARIANT, "q_ret_pct", "passes_lo", "passes_hi", "sampling_points"]
     table = pd.DataFrame(rows, columns=columns)
+    table["visible_by_passes"] = np.maximum(
+        table["passes_hi"] - table["q_ret_pct"], table["q_ret_pct"] - table["passes_lo"]
+    )
     table["resolved_by_passes"] = (table["passes_lo"] > 100) | (table["passes_hi"] < 100)
     table["resolved_by_sample"] = (table["q_ret_pct"] - 100).abs() > table["sampling_points"]
     table["notes"] = np.where(
@@ -437,11 +442,36 @@ def qlora_beside_embedded(paper: Paper) -> pd.DataFrame:
     )
 
 
+def qlora_memory(paper: Paper) -> pd.DataFrame:
+    """Memory to train by LoRA and by QLoRA, GB: modelled for the paper's models, and measured.
+
+    The paper published none. saved_pct is what QLoRA saves; basis says where a row comes from.
+    """
+    modelled = claims.modelled_training_memory().assign(
+        basis="modelled by this kit: longest examples, batch 4, as in params/paper_t4.yaml"
+    )
+    if paper.embedded_adaptation is None:
+        return modelled
+    renamed = {"lora_peak_memory_gb": "lora_gb", "qlora_peak_memory_gb": "qlora_gb"}
+    runs = paper.embedded_adaptation.rename(columns=renamed)
+    runs = runs.reindex(columns=[*MODEL, "task", "lora_gb", "qlora_gb"])
+    runs = runs.dropna(subset=["lora_gb", "qlora_gb"])
+    runs = runs.assign(
+        saved_pct=100 * (1 - runs["qlora_gb"] / runs["lora_gb"]),
+        basis="measured by the embedded study",
+    )
+    return pd.concat([modelled, runs], ignore_index=True) if len(runs) else modelled
+
+
 # --- code against figures ---------------------------------------------------------------------
 
 
 def code_against_figures(paper: Paper) -> pd.DataFrame:
-    """What the released code would have produced beside what the figures show; a row a point."""
+    """What the released code would have produced beside what the figures show; a row a point.
+
+    bears_on names the headline figures that mean something else where a point does not agree; it
+    is empty for a detail, such as one window of many, and for what another point already says.
+    """
     f, models = paper.figures, paper.models
     s = f.serving
     in_flight = published.requests_in_flight(s)
@@ -495,8 +525,11 @@ def code_against_figures(paper: Paper) -> pd.DataFrame:
     share = s["throughput_tok_s"] / bound
     deviation = (window_s / s["serve_s"] - 1).abs().max()
 
-    def point(topic: str, code: str, shown: str, agrees: bool) -> dict[str, object]:
-        return {"topic": topic, "code_or_paper": code, "figures": shown, "agrees": bool(agrees)}
+    def point(
+        topic: str, code: str, shown: str, agrees: bool, bears_on: str | None = None
+    ) -> dict[str, object]:
+        told = {"code_or_paper": code, "figures": shown, "agrees": bool(agrees)}
+        return {"topic": topic, **told, "bears_on": bears_on}
 
     return pd.DataFrame(
         [
@@ -506,6 +539,7 @@ def code_against_figures(paper: Paper) -> pd.DataFrame:
                 "seconds",
                 f"energy / mean power is the serving seconds within {deviation:.1%}",
                 (window_s / (s["load_s"] + s["serve_s"]) - 1).abs().max() < 0.02,
+                "energy per request, C_tax",
             ),
             point(
                 "cards in the meter",
@@ -514,6 +548,7 @@ def code_against_figures(paper: Paper) -> pd.DataFrame:
                 f"average above {published.T4_POWER_LIMIT_W:g} W, peaks reach "
                 f"{s['power_peak_w'].max():.0f} W",
                 (s["power_mean_w"] <= published.T4_POWER_LIMIT_W).all(),
+                "energy per request, IPW, N_break",
             ),
             point(
                 "batch size",
@@ -521,6 +556,7 @@ def code_against_figures(paper: Paper) -> pd.DataFrame:
                 f"{in_flight.min():.0f} to {in_flight.max():.0f} requests in flight, mean "
                 f"{in_flight.mean():.0f}",
                 (in_flight <= 1.5).all(),
+                "energy per request, IPW, rho_sys, C_tax",
             ),
             point(
                 "length of the window",
@@ -548,6 +584,7 @@ def code_against_figures(paper: Paper) -> pd.DataFrame:
                 + f"; {(per_request > limits).sum()} rows above the limit",
                 per_request.groupby(s["task"]).nunique().gt(1).all()
                 and not (per_request > limits).any(),
+                "energy per request, IPW",
             ),
             point(
                 "samples scored",
@@ -560,6 +597,7 @@ def code_against_figures(paper: Paper) -> pd.DataFrame:
                 "merged to FP16: as fast as LoRA-FP16",
                 f"{speed['fp16']:.2f} times LoRA-FP16, {speed['int4']:.2f} times LoRA-INT4",
                 abs(speed["fp16"] - 1) < abs(speed["int4"] - 1),
+                "every mean over INT4: half of its variants",
             ),
             point(
                 "QLoRA as served: load",
@@ -597,6 +635,7 @@ def code_against_figures(paper: Paper) -> pd.DataFrame:
                 f"{'/'.join(map(str, sorted(set(large_lora['gpus']))))} cards at "
                 f"{large_lora['adapt_power_w'].mean():.0f} W",
                 len(large_lora) == 0,
+                "QLoRA over LoRA at 7B and 8B",
             ),
             point(
                 "QLoRA of the largest models",
@@ -625,6 +664,7 @@ def code_against_figures(paper: Paper) -> pd.DataFrame:
                 f"in {(s['ttft_mean_ms'] < prefill_ms).sum()} of {len(s)} rows the first token "
                 "comes sooner than two T4 at full fp16 speed can read so long a prompt",
                 not (s["ttft_mean_ms"] < prefill_ms).any(),
+                "N_break: the API is priced for the prompt",
             ),
             point(
                 "speed against bandwidth",
@@ -643,6 +683,7 @@ def code_against_figures(paper: Paper) -> pd.DataFrame:
                 + f"; the other one-card runs draw {usual['adapt_power_w'].min():.0f} to "
                 f"{usual['adapt_power_w'].max():.0f} W",
                 odd.empty,
+                "QLoRA over LoRA of LLaMA-3B",
             ),
         ]
     )
@@ -753,47 +794,92 @@ def measurement_spread(paper: Paper) -> pd.Series:
     return (logs.std() / np.sqrt(2)).rename("relative_sd")
 
 
+SPREADS = ("passes", "prompts")
+
+
+def score_spread(paper: Paper) -> pd.DataFrame:
+    """Relative standard error of each score; index variant, columns SPREADS.
+
+    passes: over the three passes alone, which answer the same prompts. It is the whole error of a
+    comparison only if the variants are perfectly paired, so that other prompts would move all of
+    them alike: the best case. prompts: other prompts drawn for each variant on its own, too: the
+    worst case. The pairing was not published; the truth lies between. A share of 0 or 1 on n
+    prompts has the variance p (1 - p) / n; of a judge's score from 1 to 10, whose spread over
+    prompts was not published, the largest variance that its mean allows is taken.
+    """
+    quality = paper.figures.quality.set_index(VARIANT)
+    samples = claims.samples_per_pass(paper.figures.quality)
+    mean, maximum = quality["score_mean"], quality["score_maximum"]
+    # Standard error over three passes; published with n in the denominator.
+    passes = quality["score_std"] / np.sqrt(3 - 1)
+    least = (maximum > 1).astype(float)  # a judge's lowest score is 1
+    # Bhatia and Davis (2000): the variance of scores from a to b with mean m is at most
+    # (b - m) (m - a), and is exactly that for shares.
+    sampling = (maximum - mean) * (mean - least) / samples if samples else np.nan
+    spread = {"passes": passes / mean, "prompts": np.sqrt(passes**2 + sampling) / mean}
+    return pd.DataFrame(spread)[list(SPREADS)].reindex(paper.variants.set_index(VARIANT).index)
+
+
 def robustness(paper: Paper, draws: int = 200, seed: int = 2604) -> pd.DataFrame:
     """How often each variant is on the front of its task, over prices and measurement spread.
 
-    technical: score, energy and latency scatter as `measurement_spread` and the passes say.
+    technical: score, energy and latency scatter as `measurement_spread` and `score_spread` say.
     economic: score and requests to break even (full accounting), averaged over every API price of
     params/prices.yaml and five electricity prices over the scenario's range; there N_break
-    scatters with the throughput, as far as a request's cost counts in it.
+    scatters with the throughput, as far as a request's cost counts in it. `_passes` and `_prompts`
+    are the best and the worst case of the scores' error (`score_spread`).
     """
+    drawn = _front_draws(paper, draws, seed)
+    shares = {name: on_front.mean() for name, on_front in drawn.items()}
+    return pd.DataFrame(shares).rename_axis(VARIANT).reset_index()
+
+
+def model_robustness(paper: Paper, draws: int = 200, seed: int = 2604) -> pd.DataFrame:
+    """How often any variant of a model is on the front of its task; columns as `robustness`."""
+    at = ["task", *MODEL]
+    shares = {
+        name: on_front.T.groupby(level=at, sort=False).any().T.mean()
+        for name, on_front in _front_draws(paper, draws, seed).items()
+    }
+    return pd.DataFrame(shares).rename_axis(at).reset_index()
+
+
+@lru_cache(maxsize=4)
+def _front_draws(paper: Paper, draws: int, seed: int) -> dict[str, pd.DataFrame]:
+    """Which variants are on the front of their task: a row a draw, a column a variant."""
     v = paper.variants.set_index(VARIANT)
     run = measurement_spread(paper)
-    quality = paper.figures.quality.set_index(VARIANT)
-    # Standard error over three passes; published with n in the denominator.
-    score = (quality["score_std"] / quality["score_mean"] / np.sqrt(3 - 1)).reindex(v.index)
-    technical = {"score": "max", "energy_per_request_j": "min", "latency_ms": "min"}
-    spread = {
-        "score": score,
-        "energy_per_request_j": run["energy_per_request_j"],
-        "latency_ms": run["tpot_ms"],
-    }
-    v["technical_share"] = _by_task(v, technical, spread, draws, seed)
-
-    shares = []
     low, high = paper.book.scenarios.electricity_usd_per_kwh
-    for number, price in enumerate(paper.book.api_prices):
-        for electricity in np.linspace(low, high, 5):
-            prices = at_api_price(paper.prices, price).model_copy(
-                update={"electricity_usd_per_kwh": float(electricity)}
-            )
-            spent = costs(v, prices)
-            counts = spent.local_usd_per_request / (
-                spent.api_usd_per_request - spent.local_usd_per_request
-            )
-            known = v.assign(n_break_full=spent.requests)
-            spread = {
-                "score": score,
-                "n_break_full": (run["throughput_tok_s"] * counts).clip(lower=0),
-            }
-            economic = {"score": "max", "n_break_full": "min"}
-            shares.append(_by_task(known, economic, spread, max(draws // 10, 1), seed + number))
-    v["economic_share"] = pd.concat(shares, axis=1).mean(axis=1)
-    return v[["technical_share", "economic_share"]].reset_index()
+    technical = {"score": "max", "energy_per_request_j": "min", "latency_ms": "min"}
+    economic = {"score": "max", "n_break_full": "min"}
+    found: dict[str, list[pd.DataFrame]] = {}
+    for case, score in score_spread(paper).items():
+        spread = {
+            "score": score,
+            "energy_per_request_j": run["energy_per_request_j"],
+            "latency_ms": run["tpot_ms"],
+        }
+        found[f"technical_{case}"] = [_by_task(v, technical, spread, draws, seed)]
+        found[f"economic_{case}"] = []
+        for number, price in enumerate(paper.book.api_prices):
+            for electricity in np.linspace(low, high, 5):
+                prices = at_api_price(paper.prices, price).model_copy(
+                    update={"electricity_usd_per_kwh": float(electricity)}
+                )
+                spent = costs(v, prices)
+                counts = spent.local_usd_per_request / (
+                    spent.api_usd_per_request - spent.local_usd_per_request
+                )
+                known = v.assign(n_break_full=spent.requests)
+                spread = {
+                    "score": score,
+                    "n_break_full": (run["throughput_tok_s"] * counts).clip(lower=0),
+                }
+                some = max(draws // 10, 1)
+                found[f"economic_{case}"].append(
+                    _by_task(known, economic, spread, some, seed + number)
+                )
+    return {name: pd.concat(parts, ignore_index=True) for name, parts in found.items()}
 
 
 def _by_task(
@@ -802,15 +888,15 @@ def _by_task(
     spread: Mapping[str, float | pd.Series],
     draws: int,
     seed: int,
-) -> pd.Series:
+) -> pd.DataFrame:
     parts = []
     for _, part in table.groupby(level="task", sort=False):
         own = {
             name: sd.reindex(part.index) if isinstance(sd, pd.Series) else sd
             for name, sd in spread.items()
         }
-        parts.append(front_frequency(part, objectives, own, draws, seed))
-    return pd.concat(parts)
+        parts.append(front_draws(part, objectives, own, draws, seed))
+    return pd.concat(parts, axis="columns")[table.index]
 
 
 def order_flips(paper: Paper) -> pd.DataFrame:
@@ -921,6 +1007,63 @@ def small_models(paper: Paper) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def best_scores(paper: Paper, draws: int = 2000, seed: int = 2604) -> pd.DataFrame:
+    """The best variant below 2B beside the best larger one, a row a task, and what stands.
+
+    difference is larger minus small. error_passes and error_prompts are the half-widths of its
+    95 % interval in the best and the worst case (`score_spread`). larger_beyond_<case> counts, of
+    larger_above, the larger variants whose lead over the best small one is larger than its error;
+    small_first_<case> is the share, over draws of the scores, of scores reached by both sides at
+    which a model below 2B breaks even first (full accounting).
+    """
+    v = paper.variants.assign(small=paper.is_small(paper.variants)).set_index(VARIANT)
+    spread = score_spread(paper).mul(v["score"], axis=0)
+    rows = []
+    for task, part in v.groupby(level="task", sort=False):
+        error = spread.loc[part.index]
+        small, large = part[part["small"]], part[~part["small"]]
+        first, second = small["score"].idxmax(), large["score"].idxmax()
+        lead = large["score"] - part.loc[first, "score"]
+        row = {
+            "task": task,
+            "best_small": short_name(pd.Series(first, VARIANT)),
+            "score_small": part.loc[first, "score"],
+            "best_larger": short_name(pd.Series(second, VARIANT)),
+            "score_larger": part.loc[second, "score"],
+            "difference": lead.max(),
+            "larger_above": int((lead > 0).sum()),
+        }
+        for case in SPREADS:
+            beyond = Z_95 * np.hypot(error.loc[large.index, case], error.loc[first, case])
+            row[f"error_{case}"] = beyond[second]
+            row[f"larger_beyond_{case}"] = int((lead > beyond).sum())
+            scores = part["score"].to_numpy() + error[case].to_numpy() * np.random.default_rng(
+                seed
+            ).standard_normal((draws, len(part)))
+            row[f"small_first_{case}"] = _small_first(scores, part)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+# Of a normal distribution; of the three passes' t the quantile is larger still.
+Z_95 = 1.96
+
+
+def _small_first(scores: np.ndarray, part: pd.DataFrame) -> float:
+    """Share of the scores that both sides reach at which a small model breaks even first.
+
+    `scores` has a row a draw and a column a variant of `part`; thresholds are each draw's scores.
+    """
+    small = part["small"].to_numpy()
+    n_break = part["n_break_full"].to_numpy()
+    # reached[draw, threshold, variant]
+    reached = scores[:, None, :] >= scores[:, :, None]
+    needs = np.where(reached, n_break, np.inf)
+    least_small, least_large = needs[..., small].min(-1), needs[..., ~small].min(-1)
+    shared = np.isfinite(least_small) & np.isfinite(least_large)
+    return float((least_small < least_large)[shared].mean())
+
+
 # --- writing ----------------------------------------------------------------------------------
 
 TABLES: dict[str, Callable[[Paper], pd.DataFrame]] = {
@@ -934,6 +1077,7 @@ TABLES: dict[str, Callable[[Paper], pd.DataFrame]] = {
     "qlora_decomposition": decomposition,
     "qlora_beside_embedded": qlora_beside_embedded,
     "qlora_by_size": qlora_by_size,
+    "qlora_memory": qlora_memory,
     "training_rate": training_rate,
     "break_even": break_even,
     "setup": setup_shares,
@@ -945,6 +1089,8 @@ TABLES: dict[str, Callable[[Paper], pd.DataFrame]] = {
     "pareto": pareto,
     "fronts": fronts,
     "robustness": robustness,
+    "model_robustness": model_robustness,
     "order_flips": order_flips,
     "small_models": small_models,
+    "best_scores": best_scores,
 }

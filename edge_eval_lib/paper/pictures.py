@@ -74,9 +74,10 @@ def verdicts(study: Paper) -> Figure:
             rows = rows.sort_values(
                 "verdict", key=lambda s: s.map(claims.VERDICTS.index), kind="stable"
             )
+            colours = [_VERDICT_COLOURS[v] for v in rows["verdict"]]
             axis.scatter(
-                range(len(rows)), [y] * len(rows), marker="s", s=95,
-                c=[_VERDICT_COLOURS[v] for v in rows["verdict"]],
+                range(len(rows)), [y] * len(rows), marker="s", s=95, edgecolor=colours,
+                c=["white" if c else k for c, k in zip(rows["coincidence"], colours, strict=True)],
             )  # fmt: skip
         axis.set_yticks(range(len(sources)), sources)
         axis.set_ylim(len(sources) - 0.5, -0.5)
@@ -89,7 +90,11 @@ def verdicts(study: Paper) -> Figure:
             plt.Line2D([], [], color=c, marker="s", ls="") for c in _VERDICT_COLOURS.values()
         ]
         names = [f"{v} ({counts.get(v, 0)})" for v in _VERDICT_COLOURS]
-        _headline(fig, "Which claims do the published figures bear out?", "a square a claim")
+        _headline(
+            fig,
+            "Which claims do the published figures bear out?",
+            "a square a cell of a table or a claim; hollow: by coincidence",
+        )
         _legend(fig, (handles, names))
     return _finish(fig, STAMP)
 
@@ -329,33 +334,38 @@ def _name_steps(axis, front: pd.DataFrame) -> None:
 
 
 def robustness(study: Paper) -> Figure:
-    """How often each model keeps a variant on the front, technical and economic."""
-    table = analysis.robustness(study)
+    """How often each model keeps a variant on the front: best and worst case of the scores."""
+    table = analysis.model_robustness(study)
     table["model"] = table["family"] + "-" + table["size"]
-    models = list(dict.fromkeys(table["model"]))
+    models = list(dict.fromkeys(study.variants["family"] + "-" + study.variants["size"]))
     tasks = list(dict.fromkeys(table["task"]))
+    cases = {"passes": "three passes alone (best case)", "prompts": "other prompts too (worst)"}
+    kinds = {
+        "technical": "score, energy, latency",
+        "economic": "score, requests to break even",
+    }
     with plt.rc_context(_STYLE):
-        fig, axes = plt.subplots(1, 2, figsize=(9.6, 3.9), sharey=True, layout="constrained")
-        for axis, column, title in (
-            (axes[0], "technical_share", "score, energy, latency"),
-            (axes[1], "economic_share", "score, requests to break even"),
-        ):
-            best = table.pivot_table(
-                index="model", columns="task", values=column, aggfunc="max", sort=False
-            ).reindex(index=models, columns=tasks)
-            sns.heatmap(
-                100 * best, ax=axis, vmin=0, vmax=100, cmap="cividis", annot=True, fmt=".0f",
-                cbar=False, linewidths=1.5, linecolor="white",
-            )  # fmt: skip
-            axis.set_title(title)
-            axis.set_xlabel("")
-            axis.set_ylabel("")
-            axis.tick_params(length=0)
-            axis.tick_params(axis="y", rotation=0)
+        fig, axes = plt.subplots(
+            len(cases), len(kinds), figsize=(9.6, 7.2), sharey=True, layout="constrained"
+        )
+        for row, (case, scatter) in zip(axes, cases.items(), strict=True):
+            for axis, (kind, title) in zip(row, kinds.items(), strict=True):
+                shares = table.pivot(index="model", columns="task", values=f"{kind}_{case}")
+                sns.heatmap(
+                    100 * shares.reindex(index=models, columns=tasks), ax=axis, vmin=0, vmax=100,
+                    cmap="cividis", annot=True, fmt=".0f", cbar=False, linewidths=1.5,
+                    linecolor="white",
+                )  # fmt: skip
+                axis.set_title(f"{title}\n{scatter}")
+                axis.set_xlabel("")
+                axis.set_ylabel("")
+                axis.tick_params(length=0)
+                axis.tick_params(axis="y", rotation=0)
         _headline(
             fig,
             "How firmly is a model on the front?",
-            "% of draws in which its best variant is on it: API price, electricity, spread varied",
+            "% of draws in which any of its variants is on it: API price, electricity, spread "
+            "varied",
             legend=False,
         )
     return _finish(fig, STAMP)

@@ -11,9 +11,12 @@ from pandas.io.formats.style import Styler
 from edge_eval_lib import claims, figures, report, tables
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.paper import prose
-from edge_eval_lib.paper.analysis import TABLES, Paper, build
+from edge_eval_lib.paper.analysis import SPREADS, TABLES, Paper, build
 from edge_eval_lib.paper.pictures import FIGURES, draw
 from edge_eval_lib.study import outputs_root
+
+# A claim with its argument below it, and short columns beside: all of it fits a screen and paper.
+CLAIM_COLUMNS = ("claim", "paper_value", "recomputed", "verdict")
 
 
 def output_directory(directory: str | Path | None = None) -> Path:
@@ -87,20 +90,20 @@ def write_report(directory: str | Path | None = None, study: Paper | None = None
     metrics = list(tables.METRICS)
     variant = list(tables.VARIANT)
     model_task = [*tables.MODEL, "task"]
-    robust = TABLES["robustness"](study)
+    shares = [f"{kind}_{case}" for kind in ("technical", "economic") for case in SPREADS]
     sections = [
         section(
             "Every claim, judged",
             prose.verdicts_text(study),
             "claims",
-            ["statement", "source", "paper_value", "ours", "verdict", "statistic", "rule", "note"],
+            CLAIM_COLUMNS,
             "verdicts",
         ),
         section(
             "The headline table",
             prose.headline_text(study),
             "headline",
-            [*tables.MODEL, "metric", "printed", "ours", "statistic", "median", "mean",
+            [*tables.MODEL, "metric", "printed", "recomputed", "statistic", "median", "mean",
              "mean, LoRA-INT4 alone", "mean, QLoRA-INT4 alone"],
             "statistics",
         ),
@@ -114,7 +117,7 @@ def write_report(directory: str | Path | None = None, study: Paper | None = None
             "The QLoRA energy table",
             prose.qlora_energy_text(study),
             "qlora_energy",
-            ["statement", "paper_value", "ours", "unit", "verdict", "note"],
+            CLAIM_COLUMNS,
         ),
         section(
             "The QLoRA paradox",
@@ -129,6 +132,12 @@ def write_report(directory: str | Path | None = None, study: Paper | None = None
             prose.embedded_text(study),
             "qlora_beside_embedded",
             ["study", *model_task, "energy_ratio", "seconds_ratio", "power_ratio"],
+        ),
+        section(
+            "What QLoRA saves in memory",
+            prose.memory_text(study),
+            "qlora_memory",
+            [*tables.MODEL, "lora_gb", "qlora_gb", "saved_pct", "basis"],
         ),
         section(
             "Two accountings",
@@ -166,14 +175,15 @@ def write_report(directory: str | Path | None = None, study: Paper | None = None
             "Quality against stability",
             prose.fidelity_text(study),
             "fidelity",
-            [*variant, "q_ret_pct", "passes_lo", "passes_hi", "sampling_points"],
+            [*variant, "q_ret_pct", "passes_lo", "passes_hi", "visible_by_passes",
+             "sampling_points"],
             "quality_stability",
         ),
         section(
             "Code against figures",
             prose.code_text(study),
             "code_against_figures",
-            ["topic", "code_or_paper", "figures", "agrees"],
+            ["topic", "code_or_paper", "figures", "agrees", "bears_on"],
         ),
         section(
             "The frontier",
@@ -185,23 +195,24 @@ def write_report(directory: str | Path | None = None, study: Paper | None = None
         ),
         section(
             "How firm the frontier is",
-            prose.robustness_text(study, robust),
-            "robustness",
-            [*variant, "technical_share", "economic_share"],
+            prose.robustness_text(study),
+            "model_robustness",
+            ["task", *tables.MODEL, *shares],
             "robustness",
         ),
         section(
             "Does “below 2B wins” survive?",
             prose.small_models_text(study),
-            "small_models",
-            ["task", "score_at_least", "winner", "n_break_full", "usd_per_request",
-             "n_break_full_small", "n_break_full_large"],
+            "best_scores",
+            ["task", "best_small", "score_small", "best_larger", "score_larger", "difference",
+             "error_passes", "error_prompts", "larger_above", "larger_beyond_passes",
+             "larger_beyond_prompts"],
         ),
     ]  # fmt: skip
     prices = study.prices
     page = report.Report(
         title="The paper, cell by cell",
-        summary=prose.verdicts_text(study).partition("\n")[0].replace("**", ""),
+        summary=[text.replace("**", "") for text in prose.findings(study)],
         facts={
             "figures": "published with arXiv 2604.19342 (ACL 2026 Industry Track): one row a "
             "variant, two Tesla T4",
@@ -224,8 +235,10 @@ def write_report(directory: str | Path | None = None, study: Paper | None = None
 def show(table: pd.DataFrame, columns: Sequence[str] | None = None) -> Styler:
     """A table of TABLES as a notebook shows it: rounded, in words, without the index."""
     text = tables.readable(_for_people(table), columns).style.hide(axis="index")
-    left = [{"selector": "th, td", "props": [("text-align", "left")]}]
-    return text.set_table_styles(left)
+    left = [
+        ("text-align", "left"), ("vertical-align", "top"), ("white-space", "pre-line")
+    ]  # fmt: skip
+    return text.set_table_styles([{"selector": "th, td", "props": left}])
 
 
 def _for_people(table: pd.DataFrame) -> pd.DataFrame:
@@ -237,7 +250,17 @@ def _for_people(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**{c: truths[c].map({True: "yes", False: "no"}) for c in truths})
 
 
-def _paragraphs(markdown: str) -> list[str]:
-    """Plain paragraphs of the little Markdown that `prose` writes: bold, and lists of lines."""
-    lines = [line.strip().removeprefix("- ") for line in markdown.split("\n")]
-    return [line.replace("**", "") for line in lines if line]
+def _paragraphs(markdown: str) -> list[str | list[str]]:
+    """Paragraphs and lists of the little Markdown that `prose` writes, without its marks."""
+    found: list[str | list[str]] = []
+    in_list = False
+    for line in markdown.replace("**", "").split("\n"):
+        item = line.strip().removeprefix("- ")
+        if line.startswith("- "):
+            if not in_list:
+                found.append([])
+            found[-1].append(item)
+        elif item:
+            found.append(item)
+        in_list = line.startswith("- ")
+    return found

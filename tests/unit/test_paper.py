@@ -1,6 +1,7 @@
 """The paper's analysis: known values, exact break-points, and prose that follows the numbers."""
 
 import re
+from html import unescape
 
 import numpy as np
 import pandas as pd
@@ -82,6 +83,21 @@ def test_the_consistent_table_holds_every_statistic_and_method_once(study):
     rows = table.set_index(["statistic", "over", "model"])["n_break"]
     assert rows[("mean", "LoRA-INT4", "llama-1B")] == pytest.approx(3.7, abs=0.01)
     assert rows[("mean", "QLoRA-INT4", "llama-1B")] == pytest.approx(24.0, abs=0.01)
+
+
+def test_the_consistent_table_takes_every_column_over_the_variants_it_names(study):
+    table = analysis.consistent_headline(study).set_index(["statistic", "over", "model"])
+    both, lora = "LoRA-INT4 and QLoRA-INT4", "LoRA-INT4"
+    assert table.loc[("median", both, "llama-8B"), "q_ret_pct"] == pytest.approx(100.95, abs=0.01)
+    assert table.loc[("median", both, "qwen-1.5B"), "q_ret_pct"] == pytest.approx(97.75, abs=0.01)
+    assert table.loc[("median", both, "llama-1B"), "q_ret_pct"] == pytest.approx(100.77, abs=0.01)
+    assert table.loc[("median", lora, "llama-8B"), "q_ret_pct"] == pytest.approx(99.70, abs=0.01)
+    # The headline table's own medians and means over all INT4 variants are the same figures.
+    cells = analysis.headline(study).assign(model=lambda t: t["family"] + "-" + t["size"])
+    for statistic in ("median", "mean"):
+        for _, cell in cells.iterrows():
+            recomputed = table.loc[(statistic, both, cell["model"]), cell["metric"]]
+            assert recomputed == pytest.approx(cell[statistic])
 
 
 def test_twelve_figures_of_the_qlora_energy_table_are_judged(study):
@@ -185,6 +201,35 @@ def test_passes_bound_fidelity_and_the_sample_bounds_it_wider(study):
     assert ours.to_numpy() == pytest.approx(shared.reindex(ours.index).to_numpy(), abs=1e-3)
     assert table.loc[table["task"] == "dialogue", "sampling_points"].isna().all()
     assert table["sampling_points"].dropna().between(4, 14).all()
+    # What the passes show is what their interval leaves out.
+    beyond = (table["q_ret_pct"] - 100).abs() > table["visible_by_passes"]
+    assert (table["resolved_by_passes"] | ~beyond).all()
+    assert table["visible_by_passes"].median() == pytest.approx(3.7, abs=0.1)
+
+
+def test_every_configuration_that_differs_from_fp16_is_told(study):
+    text = prose.fidelity_text(study)
+    assert "LoRA-INT8: 1 of 18, 0 lower and 1 higher (points: llama-1B dialogue +9.5)" in text
+    assert "- LoRA-INT4: 0 of 18\n" in text
+    assert "QLoRA-INT4: 6 of 18, 4 lower and 2 higher" in text
+    assert "9.5 points (llama-1B LoRA-INT8 dialogue), is odd" in text
+    assert "qwen-3B LoRA-INT4 dialogue at 91.4 % [82.8, 100.05] counts as not different" in text
+
+
+def test_what_qlora_saves_is_modelled_and_measured_never_taken_from_the_paper(study, tmp_path):
+    table = analysis.qlora_memory(study)
+    assert len(table) == 6
+    assert table["saved_pct"].between(0, 55).all()
+    assert "cannot be checked" in prose.memory_text(study)
+    assert "embedded study measured" not in prose.memory_text(study)
+    own = analysis.adaptation(study).head(3)
+    own = own.assign(lora_peak_memory_gb=2.0, qlora_peak_memory_gb=[1.7, 1.72, 1.76])
+    tables.write_table(own, tmp_path / "adaptation.csv")
+    with_runs = paper.build(embedded=tmp_path / "adaptation.csv")
+    assert analysis.qlora_memory(with_runs)["saved_pct"].tail(3).tolist() == pytest.approx(
+        [15.0, 14.0, 12.0]
+    )
+    assert "The embedded study measured 12 to 15 %" in prose.memory_text(with_runs)
 
 
 # --- the paradox ------------------------------------------------------------------------------
@@ -258,6 +303,15 @@ def test_code_against_figures(study):
     assert "50.2 ms" in table.loc["weights from one card", "code_or_paper"]
 
 
+def test_points_that_change_a_headline_figure_are_told_from_details(study):
+    table = analysis.code_against_figures(study).set_index("topic")
+    assert "energy per request" in table.loc["batch size", "bears_on"]
+    assert pd.isna(table.loc["energy and power", "bears_on"])  # one window of 180
+    text = prose.code_text(study)
+    assert "\n- batch size: energy per request" in text
+    assert "energy and power" in text.partition("are details")[2]
+
+
 def test_a_point_agrees_once_the_figures_are_what_the_code_gives():
     raw = published.tables_of(published.load())
     serving = raw["serving"]
@@ -320,11 +374,66 @@ def test_hypervolume_lies_in_the_box_and_small_models_cover_part_of_it(study):
 
 def test_robustness_is_a_share_and_reproducible(study):
     table = analysis.robustness(study, draws=20)
-    shares = table[["technical_share", "economic_share"]]
+    shares = table.drop(columns=tables.VARIANT)
+    assert list(shares) == [
+        f"{kind}_{case}" for case in ("passes", "prompts") for kind in ("technical", "economic")
+    ]
     assert shares.to_numpy().min() >= 0
     assert shares.to_numpy().max() <= 1
+    analysis._front_draws.cache_clear()
     pd.testing.assert_frame_equal(table, analysis.robustness(study, draws=20))
     assert len(table) == 72
+
+
+def test_a_models_share_holds_all_of_its_variants(study):
+    variants = analysis.robustness(study, draws=50)
+    models = analysis.model_robustness(study, draws=50).set_index(["task", "family", "size"])
+    grouped = variants.groupby(["task", "family", "size"])
+    shares = list(models)
+    assert len(models) == 18
+    best, together = grouped[shares].max(), grouped[shares].sum().clip(upper=1)
+    assert (models >= best.loc[models.index] - 1e-12).all(axis=None)
+    assert (models <= together.loc[models.index] + 1e-12).all(axis=None)
+    assert (models > best.loc[models.index] + 0.01).any(axis=None)
+
+
+def test_other_prompts_scatter_a_score_by_the_size_of_the_sample(study):
+    spread = analysis.score_spread(study)
+    row = variant(spread.reset_index(), "qwen", "7B", "rag", precision="fp16")
+    quality = variant(study.figures.quality, "qwen", "7B", "rag", precision="fp16")
+    p, passes = quality["score_mean"], quality["score_std"] / np.sqrt(2)
+    assert row["passes"] * p == pytest.approx(passes)
+    assert (row["prompts"] * p) ** 2 == pytest.approx(passes**2 + p * (1 - p) / 200)
+    ratio = spread["prompts"].median() / spread["passes"].median()
+    assert ratio == pytest.approx(5, abs=1)
+    # A judge's scores from 1 to 10 spread at most as if all were 1 or 10.
+    judged = variant(spread.reset_index(), "llama", "8B", "dialogue")
+    quality = variant(study.figures.quality, "llama", "8B", "dialogue")
+    m = quality["score_mean"]
+    most = (10 - m) * (m - 1) / 200 + quality["score_std"] ** 2 / 2
+    assert (judged["prompts"] * m) ** 2 == pytest.approx(most)
+
+
+def test_other_prompts_take_most_of_the_larger_models_place_on_the_front(study):
+    best = analysis.robustness(study).groupby(["task", "family", "size"]).max(numeric_only=True)
+    for key, passes, prompts in [
+        (("rag", "qwen", "7B"), 0.65, 0.13),
+        (("rag", "llama", "3B"), 0.62, 0.30),
+        (("rag", "qwen", "3B"), 0.54, 0.22),
+        (("summarization", "llama", "8B"), 0.97, 0.76),
+        (("summarization", "qwen", "1.5B"), 1.00, 0.84),
+    ]:
+        assert best.loc[key, "technical_passes"] == pytest.approx(passes, abs=0.1)
+        assert best.loc[key, "technical_prompts"] == pytest.approx(prompts, abs=0.1)
+
+
+def test_the_robustness_text_speaks_of_models_in_the_best_and_the_worst_case(study):
+    text = prose.robustness_text(study)
+    models = analysis.model_robustness(study)
+    firm = models[(models["technical_prompts"] >= 0.9) & (models["economic_prompts"] >= 0.9)]
+    stands = text.partition("**What stands in every case:**")[2].partition("\n")[0]
+    assert stands.count(" in ") == len(firm) > 0
+    assert text.count("passes alone: ") == text.count("other prompts too: ") == 2
 
 
 def test_the_spread_of_a_run_is_that_of_pairs_that_should_be_alike(study):
@@ -371,16 +480,42 @@ def test_the_winner_at_each_score_is_the_first_to_break_even(study):
     assert table.groupby("task")["n_break_full"].apply(lambda s: s.is_monotonic_increasing).all()
 
 
+def test_a_lead_is_told_from_what_other_prompts_could_change(study):
+    table = analysis.best_scores(study, draws=200).set_index("task")
+    rag = table.loc["rag"]
+    assert rag["difference"] == pytest.approx(0.012, abs=1e-3)
+    assert rag["error_prompts"] == pytest.approx(0.082, abs=2e-3)
+    assert rag["larger_above"] == 6
+    assert rag["larger_beyond_prompts"] == 0
+    assert table.loc["summarization", "larger_beyond_prompts"] > 0
+    assert (table["larger_beyond_prompts"] <= table["larger_beyond_passes"]).all()
+    assert (table["larger_beyond_passes"] <= table["larger_above"]).all()
+    assert table[["small_first_passes", "small_first_prompts"]].stack().between(0, 1).all()
+    text = prose.small_models_text(study)
+    assert "shown beyond sampling error for summarization**" in text
+    assert "a difference of 0.012 ± 0.083 with other prompts" in text
+
+
+def test_without_scatter_a_small_model_wins_where_the_table_says_so(study):
+    table = analysis.small_models(study)
+    v = study.variants.assign(small=study.is_small(study.variants))
+    for task, part in v.groupby("task", sort=False):
+        own = table[table["task"] == task].dropna(
+            subset=["n_break_full_small", "n_break_full_large"]
+        )
+        share = analysis._small_first(part["score"].to_numpy()[None, :], part)
+        per_threshold = own.set_index("score_at_least")["winner_is_small"]
+        expected = per_threshold.reindex(part["score"]).dropna().mean()
+        assert share == pytest.approx(expected)
+
+
 # --- prose ------------------------------------------------------------------------------------
 
 TEXTS = [name for name in dir(prose) if name.endswith("_text")]
 
 
 def text_of(name, study):
-    function = getattr(prose, name)
-    if name == "robustness_text":
-        return function(study, analysis.robustness(study, draws=10))
-    return function(study)
+    return getattr(prose, name)(study)
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -401,11 +536,60 @@ def test_prose_follows_the_figures(study):
     assert "QLoRA took 8.2 to 29.7 times LoRA's energy" in prose.paradox_text(other)
 
 
-def test_the_verdicts_text_counts_the_claims(study):
-    counts = study.judged["verdict"].value_counts()
+def test_the_five_findings_are_computed(study):
+    first, caption, energy, batch, labour = prose.findings(study)
+    assert first.startswith("**The arithmetic follows**: 30 of 30 cells")
+    assert "72 variants" in first
+    assert "IPW: largest" in caption
+    assert "2 of 30 cells equal their median, 2 of them by coincidence" in caption
+    assert "cannot be checked" in caption
+    assert energy.startswith("**6 of 12")
+    assert '"up to 7.2 times" is qwen-1.5B (7.16 recomputed)' in energy
+    assert "the paper's own table prints 2.3" in energy
+    assert "About 31 requests were in flight, not 1" in batch
+    assert labour.startswith("**Labour decides when it pays**")
+    assert "2 to 53 requests" in labour
+
+
+def test_other_figures_give_other_findings(study):
+    raw = published.tables_of(study.figures)
+    serving = raw["serving"]
+    in_flight = serving["throughput_tok_s"] * serving["tpot_mean_ms"] / 1e3
+    serving["throughput_tok_s"] /= in_flight
+    for column in ("serve_s", "serve_energy_j"):
+        serving[column] *= in_flight
+    raw["adaptation"]["adapt_energy_j"] *= 1.1
+    other = paper.build(published.check(**raw), embedded=NO_EMBEDDED)
+    first, _, energy, batch, _ = prose.findings(other)
+    assert first.startswith("**Not all of the arithmetic follows**")
+    assert not energy.startswith("**6 of 12")
+    assert batch.startswith("**One request was in flight**")
+
+
+def test_the_verdicts_text_counts_cells_apart_from_claims(study):
     text = prose.verdicts_text(study)
-    assert f"Of **{len(study.judged)} claims**, {counts['reproduced']} are reproduced" in text
-    assert text.count("\n- ") == counts["not reproduced"]
+    assert "**42 cells** of the paper's tables and **22 claims** in words" in text
+    assert "- Cells: 8 reproduced as stated (2 of them by coincidence), 28 by another" in text
+    assert "- Claims: 10 reproduced as stated, 4 by another statistic, 5 not reproduced" in text
+    assert "32 rows that come out by another statistic say one thing, finding 2: 28 are" in text
+    failed = study.judged[study.judged["verdict"] == "not reproduced"]
+    for _, row in failed.iterrows():
+        assert f"\n- {row['statement']} – {row['note']}" in text
+    assert "LLaMA-1B is 17 times" in text.partition("hinge on a choice")[2]
+
+
+def test_electricity_has_one_figure_in_prose_and_table(study):
+    table = analysis.break_even(study)
+    share = table["electricity_share_pct"]
+    text = prose.accounting_text(study)
+    assert f"is {share[table['precision'] == 'int4'].median():.4f} % of the API's price" in text
+    assert f"over all variants {share.max():.3f} %" in text
+
+
+def test_pairs_that_bf16_cannot_explain_are_named(study):
+    text = prose.paradox_text(study)
+    assert "In 2 of 11 pairs it took longer than that" in text
+    assert "qwen-3B summarization 8.9, qwen-1.5B summarization 11.6" in text
 
 
 def test_the_answer_on_small_models_changes_when_they_fall_behind(study):
@@ -433,7 +617,8 @@ def test_one_table_and_one_figure_can_be_rebuilt_alone(study, tmp_path):
         "claims.csv",
     ]
     columns = pd.read_csv(tmp_path / "tables" / "claims.csv").columns
-    wanted = ["claim_id", "statement", "source", "paper_value", "ours", "rule", "verdict", "note"]
+    wanted = ["claim_id", "kind", "statement", "source", "paper_value", "recomputed", "rule"]
+    wanted += ["verdict", "statistic", "coincidence", "other_choices", "hinges", "note"]
     assert set(wanted) <= set(columns)
 
 
@@ -483,6 +668,14 @@ def test_the_report_is_one_file_that_links_the_embedded_one(study, tmp_path):
     assert html.count("data:image/svg+xml;base64,") == len(paper.FIGURES)
     for _, claim in study.judged.iterrows():
         assert claim["statement"].split("(")[0].split("'")[0].strip() in html
+    text = unescape(html)
+    summary = text.partition('<ul class="summary">')[2].partition("</ul>")[0]
+    assert summary.count("<li>") == 5
+    for finding in prose.findings(study):
+        assert text.count(finding.replace("**", "")) == 1  # nothing is said twice
+    claims_table = text.partition("<h2>Every claim, judged</h2>")[2].partition("</table>")[0]
+    assert claims_table.count('<th scope="col"') == len(paper.CLAIM_COLUMNS)
+    assert claims_table.count("<small>Rule: ") == len(study.judged)
     assert "http://" not in re.sub(r"data:[^\"]+", "", html)
 
 
@@ -490,11 +683,14 @@ def test_a_table_is_shown_in_words_without_its_index(study):
     html = paper.show(analysis.code_against_figures(study), ["topic", "agrees"]).to_html()
     assert html.count(">yes<") == 3
     assert "True" not in html
-    cells = paper.show(analysis.headline(study), ["metric", "printed", "ours"]).to_html()
-    assert cells.count(">100.6<") == 2  # printed, and ours to the printed digits
-    judged = paper.show(study.judged, ["statement", "ours"]).to_html()
+    cells = paper.show(analysis.headline(study), ["metric", "printed", "recomputed"]).to_html()
+    assert cells.count(">100.6<") == 2  # printed, and recomputed to the printed digits
+    judged = paper.show(study.judged, paper.CLAIM_COLUMNS).to_html()
     assert ">11.8<" in judged
+    assert "\nRule: median over" in judged
+    assert "pre-line" in judged
 
 
 def test_paragraphs_of_a_report_are_plain():
-    assert _paragraphs("**Two** things:\n\n- one\n- two\n") == ["Two things:", "one", "two"]
+    text = "**Two** things:\n\n- one\n- two\n\nand\n\n- three - four\n"
+    assert _paragraphs(text) == ["Two things:", ["one", "two"], "and", ["three - four"]]

@@ -161,13 +161,45 @@ def test_an_absent_or_broken_file_is_refused_in_a_sentence(figures, tmp_path):
         ("serving", "serve_s"),
         ("serving", "throughput_tok_s"),
         ("serving", "tpot_mean_ms"),
+        ("serving", "tpot_median_ms"),
         ("serving", "ttft_mean_ms"),
+        ("serving", "ttft_median_ms"),
         ("serving", "load_s"),
+        ("quality", "score_median"),
+        ("quality", "score_std"),
+        ("quality", "secondary_mean"),
+        ("quality", "secondary_median"),
+        ("quality", "secondary_std"),
     ],
 )
 @pytest.mark.parametrize("factor", [1000.0, 0.001])
 def test_a_unit_mistake_of_a_thousand_is_refused(raw, name, column, factor):
     refused(change(raw, name, column, lambda v: v * factor), f"{name}.csv line 2", "unit")
+
+
+SCORES = [f"{which}_{of}" for which in ("score", "secondary") for of in ("mean", "median", "std")]
+
+
+@pytest.mark.parametrize("column", SCORES)
+@pytest.mark.parametrize("factor", [1000.0, 0.001])
+def test_a_unit_mistake_of_a_score_is_refused_in_every_row(figures, column, factor):
+    for row in figures.quality.index[figures.quality[column] > 0]:
+        table = figures.quality.copy()
+        table.loc[row, column] *= factor
+        with pytest.raises(UserError, match=f"quality.csv line {row + 2} .* unit"):
+            published._refuse_impossible_passes(table)
+
+
+@given(
+    st.lists(st.integers(0, 2000), min_size=3, max_size=3).map(sorted),
+    st.sampled_from([1.0, 10.0]),
+)
+def test_every_three_passes_within_the_scale_are_accepted(figures, sums, maximum):
+    passes = maximum * np.array(sums) / 2000
+    printed = [passes.mean().round(6), np.median(passes).round(6), passes.std().round(6)]
+    table = figures.quality.head(1).assign(score_maximum=maximum)
+    table[SCORES] = [*printed, *printed]
+    published._refuse_impossible_passes(table)
 
 
 def test_a_consistent_mistake_of_unit_is_caught_by_the_power_itself(raw):
@@ -194,6 +226,8 @@ def test_physics_doubts_none_of_the_published_rows(figures):
         ("serving", "tpot_mean_ms", 5.0, "requests in flight of 100"),
         ("serving", "serve_s", 1.1, "are not 15000 tokens"),
         ("serving", "ttft_mean_ms", 0.05, "read the weights once"),
+        ("serving", "ttft_median_ms", 2.5, "beside a mean of"),
+        ("serving", "tpot_median_ms", 0.05, "beside a mean of"),
         ("serving", "load_s", 0.05, "needs to start"),
         ("serving", "load_s", 20.0, "GB of weights"),
         ("adaptation", "adapt_energy_j", 0.7, "J, but"),
