@@ -129,7 +129,7 @@ def measure(study: Study, monitor: Monitor, say: Callable[[str], Any] = print) -
         raise UserError(f"{study.path} has no section 'ablation'; give steps and warmup_steps.")
     directory = models.model_directory(model)
     tokenizer = models.load_tokenizer(directory)
-    examples = stage.task_examples(study, study.tasks[0])[0]
+    examples = stage.task_examples(study, study.tasks[0], tokenizer)[0]
     encoded = adapt.encode(tokenizer, examples, study.training.max_tokens)
     batches = batches_of(tokenizer, encoded, study.training.batch_size)
     steps = settings.warmup_steps + settings.steps

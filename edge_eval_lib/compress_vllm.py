@@ -85,14 +85,15 @@ def quantize(
 def quantize_for_engine(
     study: Study, task: str, fp16_directory: Path, precision: str, target: Path
 ) -> Artefact:
-    """Quantise as the study's engine needs it: by llm-compressor for vLLM, calibrated on the task's
-    first `calibration_examples` training examples, else by bitsandbytes."""
+    """Quantise as the study's engine needs it: by llm-compressor for vLLM, calibrated on the first
+    `calibration_examples` that the adapter was trained on, else by bitsandbytes."""
     if study.workload.engine != "vllm":
         return compress.quantize(fp16_directory, precision, study.training.compute_dtype, target)
     calibration = None
     if study.calibration_examples:
-        chosen = stage.task_examples(study, task)[0][: study.calibration_examples]
         tokenizer = models.load_tokenizer(fp16_directory)
+        trained = stage.task_examples(study, task, tokenizer)[0]
+        chosen = trained[: study.calibration_examples]
         encoded = adapt.encode(tokenizer, chosen, study.training.max_tokens)
         calibration = [row["input_ids"] for row in encoded]
     return quantize(fp16_directory, precision, target, calibration)

@@ -25,6 +25,8 @@ from edge_eval_lib.study import Model, outputs_root, project_root, read_yaml
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from edge_eval_lib.tasks import Example
+
 HUB_FILES = ("*.safetensors", "*.json", "tokenizer*", "*.model", "merges.txt", "vocab*", "*.jinja")
 HUB_PATIENCE_S = 10.0
 # The tokenizer of models with random weights.
@@ -295,6 +297,12 @@ def answer_ids(tokenizer: PreTrainedTokenizerBase, answer: str) -> list[int]:
     """Token ids of an answer, its end-of-sequence token included."""
     ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
     return [*ids, tokenizer.eos_token_id]
+
+
+def count_tokens(tokenizer: PreTrainedTokenizerBase, example: Example) -> int:
+    """Tokens of an example's prompt and answer together."""
+    prompt = prompt_ids(tokenizer, example.messages)
+    return len(prompt) + len(answer_ids(tokenizer, example.answer))
 
 
 def executed_dtype(model: PreTrainedModel) -> str:

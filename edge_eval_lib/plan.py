@@ -26,6 +26,7 @@ from edge_eval_lib.economics.prices import JOULES_PER_KWH, load_price_book
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.hardware import Hardware, cpu_flags, load_hardware, load_measurement
 from edge_eval_lib.study import STAGES, Model, Run, Study, Variant, find_beside
+from edge_eval_lib.tasks import require_examples
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,6 +68,7 @@ class Finished:
     seconds: float
     own_seconds: float  # in its cells alone: what the stage itself did, imports and loads included
     settings_hash: str | None
+    rows_passed_over: int | None = None  # of an adaptation: training rows that were too long
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,9 @@ def read_finished(notebook: Path) -> Finished | None:
     if recorded.get(scraps.RUN_COMPLETE) is not True:
         return None
     own = sum(cell.get("duration") or 0.0 for cell in cells)
-    return Finished(seconds or own, own, recorded.get("settings_hash"))
+    return Finished(
+        seconds or own, own, recorded.get("settings_hash"), recorded.get("rows_passed_over")
+    )
 
 
 def finished_runs(study: Study, runs: Iterable[Run]) -> dict[tuple[str, str], Finished]:
@@ -437,6 +441,24 @@ def _lacking_precisions(study: Study, hardware: Hardware) -> list[str]:
     return found
 
 
+def missing_rows(study: Study) -> list[str]:
+    """Tasks whose data have fewer rows than the study asks for, a sentence each; what lies on a
+    hub is not known before it is read."""
+    data, found = study.data, []
+    trained = data.train_examples + data.heldout_examples
+    for task in study.tasks:
+        try:
+            require_examples(task, data.source, trained, data.evaluation_examples, study.seed)
+        except UserError as error:
+            first = next(v for v in study.variants() if v.task == task)
+            found.append(
+                f"{first} cannot run: {error} Lower data.train_examples ({data.train_examples}), "
+                f"data.heldout_examples ({data.heldout_examples}) or data.evaluation_examples "
+                f"({data.evaluation_examples})."
+            )
+    return found
+
+
 def missing_software(study: Study) -> list[str]:
     """What the study's engine and harness need and is not installed or set here, a sentence
     each."""
@@ -475,7 +497,7 @@ def require_possible(study: Study) -> None:
     left = {r.parameters["model"] for r in runs if (r.stage, r.name) not in finished}
     if not left:
         return
-    found = [*problems(study), *missing_software(study)]
+    found = [*problems(study), *missing_rows(study), *missing_software(study)]
     if not found and study.workload.engine == "openai":
         from edge_eval_lib.engines.openai import require_offered
 
@@ -545,6 +567,7 @@ def describe(study: Study) -> str:
         f"{of_variants:,} serving runs ({_counted(range(study.repetitions), 'repetition')} of each "
         f"variant) by {study.workload.engine}" + (f"; {extra:,} of references" if extra else ""),
         *_harness_lines(study),
+        *_row_lines(study, runs, finished),
         "",
         *_stage_table(study, runs, left, finished, hardware),
         "",
@@ -554,7 +577,7 @@ def describe(study: Study) -> str:
         *_fit_lines(study, hardware),
         "",
     ]
-    missing = [*problems(study, hardware), *missing_software(study)]
+    missing = [*problems(study, hardware), *missing_rows(study), *missing_software(study)]
     need_gb = sum(disk_gb(study, run) for run in left.runs) + bases_gb(study)
     free_gb = _free_gb(study)
     if left.runs and need_gb > free_gb:
@@ -572,6 +595,30 @@ def _harness_lines(study: Study) -> list[str]:
     return [
         f"{scored} of lm-evaluation-harness, {study.harness.prompts:,} prompts a task: "
         f"{', '.join(study.harness.tasks)}"
+    ]
+
+
+def _row_lines(
+    study: Study, runs: list[Run], finished: dict[tuple[str, str], Finished]
+) -> list[str]:
+    """How many training rows are too long, as far as it is known without a tokenizer."""
+    adapted = [run for run in runs if run.stage == "adapt"]
+    if not adapted:
+        return []
+    counts: dict[str, set[int]] = {}
+    for run in adapted:
+        done = finished.get((run.stage, run.name))
+        if done is not None and done.rows_passed_over is not None:
+            counts.setdefault(run.parameters["task"], set()).add(done.rows_passed_over)
+    told = [
+        f"{task} {min(found):,}" + (f" to {max(found):,}, by model" if len(found) > 1 else "")
+        for task, found in counts.items()
+    ]
+    if unknown := [task for task in study.tasks if task not in counts]:
+        told.append(f"counted when an adapter is trained: {_listed(unknown)}")
+    return [
+        f"Training rows of more than {study.training.max_tokens:,} tokens are passed over, the "
+        f"next ones taken: {'; '.join(told)}"
     ]
 
 

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from edge_eval_lib.tasks import Example, TaskData, load_task
 
 if TYPE_CHECKING:
     import pandas as pd
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -136,15 +138,29 @@ def rebuild_weights(study: Study, variant_name: str) -> None:
         quantize_for_engine(study, variant.task, merged, variant.precision, target)
 
 
-def task_examples(study: Study, task: str) -> tuple[list[Example], list[Example], TaskData]:
-    """Training examples, held-out examples (never trained on), and the whole task."""
-    data = study.data
+def task_examples(
+    study: Study, task: str, tokenizer: PreTrainedTokenizerBase | None = None
+) -> tuple[list[Example], list[Example], TaskData]:
+    """Training examples, held-out examples (never trained on), and the whole task.
+
+    With a model's tokenizer, rows of more than training.max_tokens are passed over, the same for
+    every method; without one they are not, which the evaluation examples do not depend on.
+    """
+    data, limit = study.data, {}
+    if tokenizer is not None:
+        from edge_eval_lib import models
+
+        limit = {
+            "max_tokens": study.training.max_tokens,
+            "count_tokens": partial(models.count_tokens, tokenizer),
+        }
     loaded = load_task(
         task,
         source=data.source,
         train_examples=data.train_examples + data.heldout_examples,
         evaluation_examples=data.evaluation_examples,
         seed=study.seed,
+        **limit,
     )
     return loaded.train[: data.train_examples], loaded.train[data.train_examples :], loaded
 

@@ -185,7 +185,7 @@ def observations_of(runs: pd.DataFrame, requests: pd.DataFrame) -> pd.DataFrame:
         row = {c: run[c] for c in [*tables.VARIANT, "repetition", "engine", "gpus", "run"]}
         row |= {c: run.get(c) for c in ("settings_hash", "memory_nominal_gb")}
         row |= {"host": _host(run), "merge_base": compress.get("merge_base")}
-        row |= {c: adapt.get(c) for c in tables.ADAPTATION}
+        row |= {c: adapt.get(c) for c in (*tables.ADAPTATION, "rows_passed_over")}
         row |= {c: run.get(c) for c in (*tables.LOAD, *tables.LOAD_RANGE, *tables.IDLE)}
         before = _checks({"adapt": adapt.get("adapt_checks"), "load": run.get("load_checks")})
         before += _checks({w: compress.get(f"{w}_checks") for w in _merged(run["precision"])})

@@ -68,6 +68,7 @@ OBSERVATION_COLUMNS = [
     "gpus",
     *TEXTS,
     *MEASURED,
+    "rows_passed_over",  # of the adaptation: training rows of too many tokens
     "run",
     "notes",
 ]
@@ -524,7 +525,8 @@ def adaptation_table(observations: pd.DataFrame) -> pd.DataFrame:
     """LoRA beside QLoRA per model and task; every ratio is QLoRA over LoRA.
 
     `*_with_merge_energy_j` adds the compression energy of lora/fp16 (the merge alone) and of
-    qlora/int4. One adaptation a method: no intervals.
+    qlora/int4. One adaptation a method: no intervals. rows_passed_over: training rows of more
+    tokens than training.max_tokens, the same for both methods.
     """
     runs = _checked(observations)
     runs = runs[runs["method"].isin(["lora", "qlora"])]
@@ -550,18 +552,22 @@ def adaptation_table(observations: pd.DataFrame) -> pd.DataFrame:
     }.items():
         table[name] = table[f"qlora_{column}"] / table[f"lora_{column}"]
     facts = runs.groupby(at, sort=False)[["energy_source", "merge_base", "host"]].agg(_joined)
-    table = table.join(facts)
-    table["notes"] = [
-        "; ".join(
-            f"{method} {what}: not measured"
-            for what, column in {"energy": "energy_j", "peak memory": "peak_memory_gb"}.items()
-            for method in ("lora", "qlora")
-            if np.isnan(row[f"{method}_{column}"])
-        )
-        or None
-        for _, row in table.iterrows()
-    ]
+    passed_over = pd.to_numeric(runs["rows_passed_over"]).groupby([runs[c] for c in at]).max()
+    table = table.join(facts).join(passed_over)
+    table["notes"] = [_adaptation_note(row) for _, row in table.iterrows()]
     return sort_variants(table.reset_index())
+
+
+def _adaptation_note(row: pd.Series) -> str | None:
+    notes = [
+        f"{method} {what}: not measured"
+        for what, column in {"energy": "energy_j", "peak memory": "peak_memory_gb"}.items()
+        for method in ("lora", "qlora")
+        if np.isnan(row[f"{method}_{column}"])
+    ]
+    if row["rows_passed_over"] > 0:
+        notes.append(f"{row['rows_passed_over']:.0f} training rows passed over: too long")
+    return "; ".join(notes) or None
 
 
 # --- serving ----------------------------------------------------------------------------------

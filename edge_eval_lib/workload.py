@@ -147,7 +147,9 @@ def cold_load(
 
 def answer_one_token(engine: Engine, messages: list[dict[str, str]]) -> None:
     """One request, one token: what a load ends with."""
-    engine.serve([engine.encode(messages)], output_tokens=1, concurrency=1)
+    (answer,) = engine.serve([engine.encode(messages)], output_tokens=1, concurrency=1)
+    if answer.failure is not None:
+        raise UserError(f"The first prompt was not answered: {answer.failure}.")
 
 
 def _read(file: Path, chunk_bytes: int = 1 << 24) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,51 @@ def make_tiny_tasks(directory: Path, questions: int = 12) -> Path:
     ]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (directory / "questions.jsonl").write_text(lines, encoding="utf-8")
+    return directory
+
+
+def words(count: int, rng: random.Random) -> str:
+    """Prose without sense, of words that the tiny tokenizer knows."""
+    from edge_eval_lib.tasks.sources import shipped_rows
+
+    known = sorted(
+        {word for row in shipped_rows("rag_passages.jsonl") for word in row["text"].split()}
+    )
+    return " ".join(rng.choices(known, k=count))
+
+
+def make_local_copy(directory: Path, rows: int = 60, long_every: int = 5) -> Path:
+    """A local copy of SQuAD and UltraChat in their own columns, the splits side by side.
+
+    Lengths are as in those sets: replies of some dozen words, but every `long_every`th of 700 to
+    900; paragraphs of some dozen words, but every `long_every`th of 500 to 650.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+
+    def length(n: int, long: tuple[int, int]) -> int:
+        return rng.randint(*long) if n % long_every == long_every - 1 else rng.randint(12, 30)
+
+    for dialogues, questions in (("train_sft", "train"), ("test_sft", "validation")):
+        rng = random.Random(dialogues)
+        lines = {dialogues: [], questions: []}
+        for n in range(rows):
+            told = [f"{dialogues} {n} {words(8, rng)}?", words(12, rng), words(6, rng)]
+            told += [words(length(n, (700, 900)), rng), words(5, rng), words(900, rng)]
+            messages = [
+                {"content": content, "role": "user" if i % 2 == 0 else "assistant"}
+                for i, content in enumerate(told)
+            ]
+            row = {"prompt": told[0], "prompt_id": f"{dialogues}-{n}", "messages": messages}
+            lines[dialogues].append(row)
+            context = f"{questions} {n} {words(length(n, (500, 650)), rng)}."
+            answer = " ".join(context.split()[2:5])
+            row = {"id": f"{questions}-{n}", "title": f"Page_{n}", "context": context}
+            row |= {"question": f"What is told of {' '.join(context.split()[:6])}?"}
+            row |= {"answers": {"text": [answer], "answer_start": [context.index(answer)]}}
+            lines[questions].append(row)
+        for split, content in lines.items():
+            text = "".join(json.dumps(row) + "\n" for row in content)
+            (directory / f"{split}.jsonl").write_text(text, encoding="utf-8")
     return directory
 
 

@@ -83,7 +83,8 @@ class Engine(Protocol):
         at a time, in the prompts' order."""
 
     def likelihoods(self, examples: Iterable[Example], batch_size: int) -> list[Likelihood]:
-        """The likelihood of each example's gold answer, teacher-forced."""
+        """The likelihood of each example's gold answer, teacher-forced; NaN where prompt and answer
+        are longer than the engine has room for."""
 
     def executed_dtype(self) -> str:
         """The arithmetic that the linear layers really execute."""

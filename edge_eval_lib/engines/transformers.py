@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -41,6 +43,7 @@ class TransformersEngine(ChatTokenizer):
 
         self.open_tokenizer(self.directory)
         self.model = models.load_model(self.directory, self.compute_dtype).eval()
+        self.room = getattr(self.model.config, "max_position_embeddings", None)
         # What a call's configuration leaves open is filled from the model's own: end-of-sequence
         # tokens that would stop it, and penalties that would make it other than greedy.
         self.model.generation_config = GenerationConfig()
@@ -48,10 +51,23 @@ class TransformersEngine(ChatTokenizer):
     def serve(
         self, prompts: list[list[int]], output_tokens: int, concurrency: int
     ) -> list[Generation]:
-        generations: list[Generation] = []
-        for start in range(0, len(prompts), concurrency):
-            generations += self._batch(prompts[start : start + concurrency], output_tokens)
-        return generations
+        fitting = [p for p in prompts if self._too_long(p, output_tokens) is None]
+        answered: list[Generation] = []
+        for start in range(0, len(fitting), concurrency):
+            answered += self._batch(fitting[start : start + concurrency], output_tokens)
+        in_order = iter(answered)
+        reasons = (self._too_long(prompt, output_tokens) for prompt in prompts)
+        return [
+            next(in_order) if why is None else Generation(prompt, time.monotonic(), failure=why)
+            for prompt, why in zip(prompts, reasons, strict=True)
+        ]
+
+    def _too_long(self, prompt: list[int], output_tokens: int) -> str | None:
+        """Why a request has no answer: beyond its context a model would answer anything."""
+        length = len(prompt) + output_tokens
+        if self.room is None or length <= self.room:
+            return None
+        return f"prompt and answer have {length} tokens, more than {self.room}"
 
     def _batch(self, prompts: list[list[int]], output_tokens: int) -> list[Generation]:
         import torch
@@ -83,9 +99,20 @@ class TransformersEngine(ChatTokenizer):
         )
 
     def likelihoods(self, examples: Iterable[Example], batch_size: int) -> list[Likelihood]:
-        from edge_eval_lib.likelihood import gold_likelihoods
+        from edge_eval_lib import models
+        from edge_eval_lib.likelihood import Likelihood, gold_likelihoods
 
-        return gold_likelihoods(self.model, self.tokenizer, examples, batch_size)
+        examples = list(examples)
+        lengths = [models.count_tokens(self.tokenizer, example) for example in examples]
+        fits = [self.room is None or length <= self.room for length in lengths]
+        told = gold_likelihoods(
+            self.model, self.tokenizer, itertools.compress(examples, fits), batch_size
+        )
+        in_order = iter(told)
+        return [
+            next(in_order) if fit else Likelihood(example.id, math.nan, [])
+            for example, fit in zip(examples, fits, strict=True)
+        ]
 
     def executed_dtype(self) -> str:
         from edge_eval_lib import models

@@ -238,13 +238,17 @@ class VllmEngine(ChatTokenizer):
         told: dict[int, Any] = {}
         for start in range(0, len(examples), batch_size):
             for i in range(start, min(start + batch_size, len(examples))):
-                prompt = {"prompt_token_ids": self.encode(examples[i].messages) + answers[i]}
-                self.engine.add_request(str(i), prompt, ranked, lora_request=self.lora)
+                ids = self.encode(examples[i].messages) + answers[i]
+                if len(ids) < self.room:  # vLLM generates a token after it
+                    prompt = {"prompt_token_ids": ids}
+                    self.engine.add_request(str(i), prompt, ranked, lora_request=self.lora)
             while self.engine.has_unfinished_requests():
                 for output in self.engine.step():
                     told[int(output.request_id)] = output.prompt_logprobs[1:]
         return [
-            ranked_likelihood(
+            Likelihood(example.id, math.nan, [])
+            if i not in told
+            else ranked_likelihood(
                 example.id,
                 answer,
                 [

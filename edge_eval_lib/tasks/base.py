@@ -21,9 +21,13 @@ class Example:
 
 @dataclass(frozen=True)
 class TaskData:
-    """A task's training and evaluation examples, and figures about the set as a whole."""
+    """A task's training and evaluation examples, and figures about the set as a whole.
+
+    passed_over: how many training rows were left out because they have too many tokens.
+    """
 
     task: str
     train: list[Example]
     evaluation: list[Example]
     details: dict[str, Any] = field(default_factory=dict)
+    passed_over: int = 0

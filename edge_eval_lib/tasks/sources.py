@@ -7,6 +7,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from edge_eval_lib.errors import UserError
 
 Row = dict[str, Any]
@@ -69,17 +71,27 @@ def local_files(path: Path, hub_set: HubSet) -> dict[str, Path]:
 
 
 def local_rows(file: Path) -> Iterator[Row]:
-    """Rows of a local JSONL file in file order."""
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetGenerationError
-
+    """Rows of a local JSONL file in file order, read only as far as they are asked for."""
     try:
-        yield from load_dataset("json", data_files=str(file), split="train", streaming=True)
-    except (OSError, ValueError, DatasetGenerationError) as error:
-        raise UserError(
-            f"The task data {file} could not be read as JSONL ({_one_line(error)}); "
-            "each line must be one JSON object."
-        ) from error
+        with file.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                if not line.strip():
+                    continue
+                row = orjson.loads(line)
+                if not isinstance(row, dict):
+                    raise ValueError(f"{type(row).__name__} in line {number}")
+                yield row
+    except orjson.JSONDecodeError as error:
+        raise _unreadable(file, f"line {number}: {error.msg}") from error
+    except (OSError, ValueError) as error:
+        raise _unreadable(file, str(error)) from error
+
+
+def _unreadable(file: Path, why: str) -> UserError:
+    return UserError(
+        f"The task data {file} could not be read as JSONL ({why}); each line must be one JSON "
+        "object."
+    )
 
 
 def _one_line(error: Exception) -> str:

@@ -1,20 +1,22 @@
 """Adaptation, compression and serving on tiny real models: what must be true of each."""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 from tiny import make_tiny_model
 from transformers import DataCollatorForSeq2Seq
 
-from edge_eval_lib import adapt, compress, models, workload
+from edge_eval_lib import adapt, compress, likelihood, models, workload
 from edge_eval_lib.energy import Monitor
 from edge_eval_lib.engines import open_engine
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.likelihood import evaluating, gold_likelihoods
+from edge_eval_lib.likelihood import Likelihood, evaluating, gold_likelihoods
 from edge_eval_lib.study import Model, Training
 from edge_eval_lib.tasks import load_task
 
@@ -247,6 +249,33 @@ def test_in_float32_a_batch_gives_each_request_the_answer_it_gets_alone(engines,
     for one, other in zip(single, together, strict=True):
         assert one.nll == pytest.approx(other.nll, abs=1e-4)
         assert one.argmax_ids == other.argmax_ids
+
+
+def test_what_is_longer_than_the_context_is_not_answered_and_says_why(engines, examples):
+    engine, (first, second) = engines["fp16"], examples.evaluation[:2]
+    prompts = [engine.encode(example.messages) for example in (first, second)]
+    too_long = prompts[0] * (1024 // len(prompts[0]) + 1)
+    served = engine.serve([prompts[0], too_long, prompts[1]], output_tokens=4, concurrency=2)
+    alone = engine.serve(prompts, output_tokens=4, concurrency=2)
+    assert [g.token_ids for g in served] == [alone[0].token_ids, [], alone[1].token_ids]
+    assert served[1].failure == f"prompt and answer have {len(too_long) + 4} tokens, more than 1024"
+    assert served[0].failure is served[2].failure is None
+    with pytest.raises(UserError, match="first prompt was not answered: prompt and answer have"):
+        workload.answer_one_token(engine, [{"role": "user", "content": "a well " * 1024}])
+
+
+def test_long_gold_answers_are_judged_in_smaller_batches(engines, examples, monkeypatch):
+    engine = engines["fp16"]
+    whole = engine.likelihoods(examples.evaluation, batch_size=6)
+    monkeypatch.setattr(likelihood, "LOGITS_AT_ONCE", 20)  # one answer, or two
+    assert engine.likelihoods(examples.evaluation, batch_size=6) == [
+        Likelihood(w.prompt_id, pytest.approx(w.nll, abs=1e-4), w.argmax_ids) for w in whole
+    ]
+    endless = replace(examples.evaluation[1], answer="well " * 2000)
+    told = engine.likelihoods([examples.evaluation[0], endless, examples.evaluation[2]], 3)
+    assert [one.nll for one in told] == pytest.approx(
+        [whole[0].nll, math.nan, whole[2].nll], abs=1e-4, nan_ok=True
+    )
 
 
 def test_a_models_own_sampling_habits_do_not_count(engines, weights, examples, tmp_path):

@@ -224,6 +224,20 @@ def test_observations_without_a_key_are_refused():
         tables.variants_table(pd.DataFrame([observation()]).drop(columns="precision"), None, PAPER)
 
 
+def test_training_rows_that_were_passed_over_stand_beside_the_adaptation():
+    rows = [
+        observation(task=task, rows_passed_over=count)
+        for task, count in (("rag", 0), ("dialogue", 37), ("summarization", None))
+    ]
+    table = tables.adaptation_table(pd.DataFrame(rows)).set_index("task")
+    assert table.loc["dialogue", "rows_passed_over"] == 37
+    assert "37 training rows passed over: too long" in table.loc["dialogue", "notes"]
+    assert table.loc["rag", "rows_passed_over"] == 0
+    assert np.isnan(table.loc["summarization", "rows_passed_over"])
+    for task in ("rag", "summarization"):
+        assert "passed over" not in table.loc[task, "notes"]
+
+
 # --- intervals --------------------------------------------------------------------------------
 
 

@@ -5,10 +5,19 @@ import subprocess
 import sys
 
 import pytest
+from tiny import make_local_copy
 
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.scoring import normalise
-from edge_eval_lib.tasks import TASKS, data_fingerprint, load_task, rag, sources, summarization
+from edge_eval_lib.tasks import (
+    TASKS,
+    data_fingerprint,
+    load_task,
+    rag,
+    require_examples,
+    sources,
+    summarization,
+)
 
 
 @pytest.fixture(scope="module")
@@ -271,6 +280,132 @@ def test_too_few_local_examples_are_counted(tmp_path):
     write(tmp_path / "mine.jsonl", [xsum_row(n) for n in range(3)])
     with pytest.raises(UserError, match=r"has 1 training examples .* 2 are asked for"):
         load_task("summarization", str(tmp_path / "mine.jsonl"), 2, 2)
+
+
+# --- rows that are too long ------------------------------------------------------------------
+
+
+def count_words(example):
+    return sum(len(text.split()) for text in texts(example))
+
+
+def read_until(file, enough, is_short):
+    """Rows of a file up to the one with which `enough` short ones are found, and how many are
+    long."""
+    rows, found = [], 0
+    for line in file.read_text().splitlines():
+        rows.append(json.loads(line))
+        found += is_short(rows[-1])
+        if found == enough:
+            return rows, len(rows) - found
+    raise AssertionError("the file has too few")
+
+
+@pytest.fixture(scope="module")
+def local_copy(tmp_path_factory):
+    return make_local_copy(tmp_path_factory.mktemp("copy"))
+
+
+def short_reply(row):
+    return len(row["messages"][3]["content"].split()) < 100
+
+
+def test_long_replies_are_passed_over_and_others_take_their_place(local_copy):
+    arguments = {"source": str(local_copy), "train_examples": 20, "evaluation_examples": 8}
+    everything = load_task("dialogue", **arguments)
+    assert max(map(count_words, everything.train)) > 700
+    limited = load_task("dialogue", **arguments, max_tokens=200, count_tokens=count_words)
+    _, long_rows = read_until(local_copy / "train_sft.jsonl", 20, short_reply)
+    assert long_rows > 0
+    assert limited.passed_over == long_rows
+    assert everything.passed_over == 0
+    assert len({example.id for example in limited.train}) == 20
+    assert max(map(count_words, limited.train)) <= 200
+    # Those that fit are the ones that would have been taken, in their order.
+    kept = [example for example in everything.train if count_words(example) <= 200]
+    assert limited.train[: len(kept)] == kept
+    assert limited == load_task("dialogue", **arguments, max_tokens=200, count_tokens=count_words)
+
+
+@pytest.mark.parametrize("task", ["rag", "dialogue"])
+def test_evaluation_does_not_depend_on_what_training_passes_over(task, local_copy):
+    arguments = {"source": str(local_copy), "train_examples": 20, "evaluation_examples": 10}
+    everything = load_task(task, **arguments)
+    limited = load_task(task, **arguments, max_tokens=200, count_tokens=count_words)
+    assert limited.passed_over > 0
+    assert limited.evaluation == everything.evaluation
+    assert limited.details == everything.details
+    # Long ones among them: they are asked all the same.
+    assert max(map(count_words, limited.evaluation)) > 200
+
+
+def test_a_question_whose_passages_are_too_long_is_passed_over(local_copy):
+    arguments = {"source": str(local_copy), "train_examples": 20, "evaluation_examples": 5}
+    limited = load_task("rag", **arguments, max_tokens=200, count_tokens=count_words)
+    assert max(map(count_words, limited.train)) <= 200
+    assert len(limited.train) == 20
+    gold = {example.details["gold_passage_id"] for example in limited.evaluation}
+    for example in limited.train:  # also of those that took another's place
+        assert example.details["gold_passage_id"] in example.details["retrieved_ids"]
+        assert not gold & set(example.details["retrieved_ids"])
+
+
+def test_embedded_rows_are_passed_over_too(shipped):
+    longest = max(map(count_words, shipped["rag"].train))
+    limited = load_task("rag", train_examples=40, max_tokens=longest - 8, count_tokens=count_words)
+    assert len(limited.train) == 40
+    assert limited.passed_over > 0
+    assert load_task("rag", max_tokens=longest, count_tokens=count_words).passed_over == 0
+
+
+def test_too_few_short_rows_are_counted(local_copy):
+    with pytest.raises(
+        UserError,
+        match=r"dialogue has 48 training examples of at most 200 tokens .* 50 are asked for "
+        r".* 12 longer ones were passed over.*training\.max_tokens",
+    ) as refusal:
+        load_task("dialogue", str(local_copy), 50, 8, max_tokens=200, count_tokens=count_words)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_hub_is_read_only_as_far_as_rows_are_needed(monkeypatch):
+    """Long rows are replaced by the next; where nearly all are long, not the whole set is read."""
+    read = []
+
+    def endless(hub_set, split, seed):
+        for n in range(10**6):
+            read.append(split)
+            row = ultrachat_row(n)
+            row["messages"][0]["content"] = f"{split} {n}"
+            row["messages"][3]["content"] = "word " * (900 if n % 4 == 3 else 20)
+            yield row
+
+    monkeypatch.setattr(sources, "hub_rows", endless)
+    data = load_task("dialogue", "hub", 9, 5, max_tokens=200, count_tokens=count_words)
+    assert (len(data.train), data.passed_over) == (9, 2)
+    assert (read.count("test_sft"), read.count("train_sft")) == (5, 11)
+    read.clear()
+    with pytest.raises(UserError, match="has 0 training examples of at most 10 tokens"):
+        load_task("dialogue", "hub", 9, 5, max_tokens=10, count_tokens=count_words)
+    assert read.count("train_sft") == 9 * 20
+
+
+# --- counted before anything runs ------------------------------------------------------------
+
+
+def test_rows_are_counted_without_a_tokenizer(tmp_path, shipped):
+    write(tmp_path / "mine.jsonl", [xsum_row(n) for n in range(5)])
+    source = str(tmp_path / "mine.jsonl")
+    require_examples("summarization", source, 3, 2)
+    train, evaluation = len(shipped["rag"].train), len(shipped["rag"].evaluation)
+    require_examples("rag", "embedded", train, evaluation)
+    require_examples("rag", "hub", 10**9, 10**9)  # not known before it is read
+    with pytest.raises(UserError, match=r"has 2 training examples in the source .* 3 are asked"):
+        require_examples("summarization", source, 3, 3)
+    with pytest.raises(UserError, match=f"has {train} training examples .* {train + 1} are asked"):
+        require_examples("rag", "embedded", train + 1, evaluation)
+    with pytest.raises(UserError, match=f"has {evaluation} evaluation examples in the source emb"):
+        require_examples("rag", "embedded", train, evaluation + 1)
 
 
 # --- fingerprints ------------------------------------------------------------------------------
