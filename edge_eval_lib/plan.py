@@ -523,7 +523,8 @@ def _named(study: Study, model: str, step: str) -> str:
     hit = [
         v
         for v in dict.fromkeys([*study.variants(), *study.reference_variants()])
-        if v.model == model and step in (f"adapt by {v.method}", memory_fit.step_of(v))
+        if v.model == model
+        and step in (memory_fit.adapt_step(v.method, v.task), memory_fit.step_of(v))
     ]
     return str(hit[0]) if len(hit) == 1 else f"{hit[0]} (and {len(hit) - 1} like it)"
 
@@ -534,7 +535,10 @@ def _verdicts(study: Study, hardware: Hardware) -> Counter[str]:
     order = ["fits", "offload", "does not fit"]
     counts: Counter[str] = Counter()
     for variant in study.variants():
-        steps = [memory_fit.step_of(variant), f"adapt by {variant.method}"]
+        steps = [
+            memory_fit.step_of(variant),
+            memory_fit.adapt_step(variant.method, variant.task),
+        ]
         told = [fits[variant.model, s].verdict for s in steps if (variant.model, s) in fits]
         counts[max(told, key=order.index) if told else "not known"] += 1
     return counts
@@ -732,13 +736,14 @@ def _assumptions(study: Study, left: Estimate, hardware: Hardware) -> list[str]:
 def _fit_lines(study: Study, hardware: Hardware) -> list[str]:
     table = memory_fit.fit_table(study, hardware)
     lines = [
-        "Memory, estimated, GB:",
-        f"{'model':<18} {'step':<14} {'weights':>8} {'adapter':>8} {'activ.':>8} {'KV':>6} "
+        "Memory, estimated, GB (a dialogue's longest reply is taken to be "
+        f"{memory_fit.LONGEST_ANSWER_SHARE['dialogue']:.0%} of training.max_tokens):",
+        f"{'model':<18} {'step':<24} {'weights':>8} {'adapter':>8} {'activ.':>8} {'KV':>6} "
         f"{'needs':>7}   verdict",
     ]
     for row in table.itertuples():
         if isinstance(row.reason, str):
-            lines.append(f"{row.model:<18} {row.step:<14} {row.reason}")
+            lines.append(f"{row.model:<18} {row.step:<24} {row.reason}")
             continue
         verdict = row.verdict
         if row.verdict == "fits":
@@ -750,12 +755,12 @@ def _fit_lines(study: Study, hardware: Hardware) -> list[str]:
         else:
             verdict += f" {row.devices * row.device_gb:.3g} GB"
         lines.append(
-            f"{row.model:<18} {row.step:<14} {row.weights_gb:>8.2f} {row.adapter_gb:>8.2f} "
+            f"{row.model:<18} {row.step:<24} {row.weights_gb:>8.2f} {row.adapter_gb:>8.2f} "
             f"{row.activations_gb:>8.2f} {row.kv_cache_gb:>6.2f} {row.need_gb:>7.2f}   {verdict}"
         )
     counts = _verdicts(study, hardware)
     told = ", ".join(f"{verdict} {count}" for verdict, count in counts.items())
-    return [*lines, f"Variants, trained and served, by the worse of both: {told} (tasks alike)."]
+    return [*lines, f"Variants, trained and served, by the worse of both: {told}."]
 
 
 def _hardware_text(hardware: Hardware) -> str:
