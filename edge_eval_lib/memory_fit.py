@@ -18,6 +18,9 @@ from edge_eval_lib.study import Model, Run, Study, Variant
 
 # On a CPU the arithmetic is float32, whatever is stored.
 BYTES_PER_VALUE = {"float32": 4.0, "float16": 2.0, "bfloat16": 2.0}
+# The longest answer of a batch in training, of training.max_tokens: ASSUMED. A dialogue's reply may
+# fill what its prompt leaves; SQuAD's answers and XSum's sentences are short.
+LONGEST_ANSWER_SHARE = {"rag": 0.1, "summarization": 0.1, "dialogue": 0.9}
 # What a device keeps for its context, the libraries' buffers and fragmentation.
 RESERVE_GB = 1.0
 
@@ -73,12 +76,17 @@ def step_of(run: Run | Variant) -> str:
     if isinstance(run, Variant):
         return f"serve {run.precision}"
     if run.stage == "adapt":
-        return f"adapt by {run.parameters['method']}"
+        return adapt_step(run.parameters["method"], run.parameters["task"])
     return f"serve {run.parameters['precision']}"
 
 
+def adapt_step(method: str, task: str) -> str:
+    """The step of `fit_table` that adapting to a task is: long replies need more than the rest."""
+    return f"adapt by {method}" + (", dialogue" if task == "dialogue" else "")
+
+
 def fits(study: Study, hardware: Hardware | None = None) -> dict[tuple[str, str], Fit]:
-    """(model, step) -> Fit; the steps are `adapt by METHOD` and `serve PRECISION`.
+    """(model, step) -> Fit; the steps are those of `adapt_step` and `serve PRECISION`.
 
     A step's need is that of its largest moment: training with a full batch of the longest
     examples, serving at the highest concurrency with the longest prompts.
@@ -152,8 +160,14 @@ def _needs(shape: memory.ModelShape, study: Study) -> dict[str, memory.MemoryEst
     value_bytes = BYTES_PER_VALUE[training.compute_dtype]
     every = training.target_modules == "all-linear"
     needs = {}
+    longest = {}
     for method in dict.fromkeys(c.method for c in study.configurations if c.method != "none"):
-        needs[f"adapt by {method}"] = memory.training_memory(
+        for task in study.tasks:
+            share = LONGEST_ANSWER_SHARE[task]
+            step = adapt_step(method, task)
+            longest[step] = method, max(share, longest.get(step, (method, 0.0))[1])
+    for step, (method, share) in longest.items():
+        needs[step] = memory.training_memory(
             shape,
             method,
             training.batch_size,
@@ -163,6 +177,7 @@ def _needs(shape: memory.ModelShape, study: Study) -> dict[str, memory.MemoryEst
             lora_dropout=training.lora_dropout,
             gradient_checkpointing=training.gradient_checkpointing,
             base_precision="fp32" if value_bytes == 4 else "fp16",
+            answer_tokens=max(1, round(share * training.max_tokens)),
         )
     for precision in dict.fromkeys(v.precision for v in study.served_variants()):
         # FP16 weights that are computed with in float32 are held in float32.

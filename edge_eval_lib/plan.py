@@ -1,7 +1,8 @@
 """What a study will take: its grid, what is done, what the rest costs, what fits, what is missing.
 
 A run's time and energy are those of the study's own finished runs where there are any, else those
-that the published T4 figures imply, else a stated model's. It starts nothing and needs no network.
+that the published T4 figures imply (of the nearest size, where the model's own were not published),
+else a stated model's: one basis for all runs of a stage. It starts nothing and needs no network.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -25,7 +26,7 @@ from edge_eval_lib.economics.memory import LORA_MODULES
 from edge_eval_lib.economics.prices import JOULES_PER_KWH, load_price_book
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.hardware import Hardware, cpu_flags, load_hardware, load_measurement
-from edge_eval_lib.study import STAGES, Model, Run, Study, Variant, find_beside
+from edge_eval_lib.study import STAGES, Model, Run, Study, Variant, find_beside, load_study
 from edge_eval_lib.tasks import require_examples
 
 if TYPE_CHECKING:
@@ -57,8 +58,12 @@ LEAST_CAPABILITY = {
     ("vllm", "int4"): "7.5",
 }
 PUBLISHED = "published T4 figures"
+SCALED = "published T4 figures of the nearest size"
 FINISHED = "finished runs"
 MODEL = "the stated model"
+START = "a process's start"
+SHORT_NAMES = {FINISHED: "finished", PUBLISHED: "published", SCALED: "scaled", MODEL: "model"}
+SHORT_NAMES |= {START: "start"}
 
 
 @dataclass(frozen=True)
@@ -154,14 +159,23 @@ def estimate(study: Study, runs: list[Run], finished: dict[tuple[str, str], Fini
             seconds = mean(measured)
             cost = RunCost(seconds, _energy_j(hardware, seconds, 0.0), FINISHED)
         elif "model" in run.parameters:
-            cost = _published_cost(study, run, hardware)
+            row_of = nearest_published(study.model(run.parameters["model"]))
+            cost = _published_cost(study, run, hardware, *row_of)
+        else:
+            cost = RunCost(START_S, _energy_j(hardware, 0.0, START_S), START)
+        gpus = memory_fit.devices_needed(fits, run)
         if cost is None:
-            gpus = memory_fit.devices_needed(fits, run)
-            busy_s, waiting_s = model_s(study, run, hardware)
-            energy_j = _energy_j(hardware, busy_s, waiting_s, gpus)
-            cost = RunCost(busy_s + waiting_s, energy_j, MODEL, gpus)
+            cost = _model_cost(study, run, hardware, gpus)
+        elif gpus > cost.gpus:  # as many as this study's batches need
+            cost = replace(cost, gpus=gpus)
         costs[run.stage, run.name] = cost
     return Estimate(left, costs)
+
+
+def _model_cost(study: Study, run: Run, hardware: Hardware, gpus: int) -> RunCost:
+    busy_s, waiting_s = model_s(study, run, hardware)
+    energy_j = _energy_j(hardware, busy_s, waiting_s, gpus)
+    return RunCost(busy_s + waiting_s, energy_j, MODEL, gpus)
 
 
 def _kinds(run: Run) -> list[tuple[Any, ...]]:
@@ -188,22 +202,45 @@ def _cpu_w() -> float:
 # --- from the published figures ---------------------------------------------------------------
 
 
-def _published_cost(study: Study, run: Run, hardware: Hardware) -> RunCost | None:
-    """The run as the published study's own took, in proportion to examples or tokens.
+def nearest_published(model: Model, but_itself: bool = False) -> tuple[tuple[str, str], float]:
+    """The published (family, size) next to a model, and how many times its parameters it has.
+
+    Its own family comes first. `but_itself` leaves out the model's own figures.
+    """
+    sizes = _published()["models"]
+    own = (model.family, model.size)
+    if own in sizes and not but_itself:
+        return own, 1.0
+
+    def distance(key: tuple[str, str]) -> tuple[bool, float]:
+        return key[0] != model.family, abs(math.log(model.parameters / sizes[key]["parameters"]))
+
+    nearest = min((key for key in sizes if key != own), key=distance)
+    return nearest, model.parameters / sizes[nearest]["parameters"]
+
+
+def _published_cost(
+    study: Study, run: Run, hardware: Hardware, row_of: tuple[str, str], times: float = 1.0
+) -> RunCost | None:
+    """The run as that of the published model `row_of` took, `times` over, in proportion to examples
+    or tokens; the unadapted base as LoRA's FP16, which is of the same shape.
 
     None if the hardware is no T4, the figure was not published, or (for serving) the engine is
     another than the published one, vLLM. How long published examples were is not known.
     """
     if "Tesla T4" not in hardware.gpu_names:
         return None
-    model, p = study.model(run.parameters["model"]), run.parameters
-    adapter = (model.family, model.size, p["task"], p["method"])
+    p = run.parameters
+    method = "lora" if p["method"] == "none" else p["method"]
+    adapter = (*row_of, p["task"], method)
+    basis = PUBLISHED if times == 1.0 else SCALED
     table = _published()
     if run.stage == "adapt" and adapter in table["adaptation"]:
         row = table["adaptation"][adapter]
         share = study.data.train_examples * study.training.epochs / row["train_examples"]
         seconds, energy_j = row["adapt_s"] * share, row["adapt_energy_j"] * share
-        return _with_waiting(study, hardware, seconds, energy_j, int(row["gpus"]), idles=1)
+        cost = RunCost(times * seconds, times * energy_j, basis, int(row["gpus"]))
+        return _with_waiting(study, hardware, cost, idles=1)
     if run.stage == "compress":
         names = [(*adapter, "merge", None)]
         names += [(*adapter, "quantize", q) for q in run.settings["precisions"] if q != "fp16"]
@@ -219,7 +256,7 @@ def _published_cost(study: Study, run: Run, hardware: Hardware) -> RunCost | Non
         ]
         seconds = sum(row["compress_s"] for row in known)
         energy_j = sum(row["compress_energy_j"] for row in known)
-        return _with_waiting(study, hardware, seconds, energy_j, 1)
+        return _with_waiting(study, hardware, RunCost(times * seconds, times * energy_j, basis))
     variant = (*adapter, p.get("precision"))
     if run.stage == "serve" and study.workload.engine == "vllm" and variant in table["serving"]:
         row, workload = table["serving"][variant], study.workload
@@ -227,25 +264,40 @@ def _published_cost(study: Study, run: Run, hardware: Hardware) -> RunCost | Non
         for concurrency, prompts in _batches(study):
             tokens = prompts * workload.output_tokens
             tokens_s += tokens / min(row["throughput_tok_s"], 1e3 * concurrency / row["tpot_ms"])
-        energy_j = (tokens_s + row["load_s"]) * row["power_w"]
-        return _with_waiting(
-            study, hardware, tokens_s + row["load_s"], energy_j, int(row["gpus"]), idles=2
-        )
+        seconds = times * (tokens_s + row["load_s"])
+        cost = RunCost(seconds, seconds * row["power_w"], basis, int(row["gpus"]))
+        return _with_waiting(study, hardware, cost, idles=2)
     return None
 
 
-def _with_waiting(
-    study: Study,
-    hardware: Hardware,
-    seconds: float,
-    energy_j: float,
-    gpus: int,
-    idles: int = 0,
-) -> RunCost:
+def _with_waiting(study: Study, hardware: Hardware, cost: RunCost, idles: int = 0) -> RunCost:
     """Published work, with this project's own start and idle baselines."""
     waiting_s = START_S + _idle_s(study, hardware, idles)
-    waiting_j = _energy_j(hardware, 0.0, waiting_s, gpus) or 0.0
-    return RunCost(seconds + waiting_s, energy_j + waiting_j, PUBLISHED, gpus)
+    waiting_j = _energy_j(hardware, 0.0, waiting_s, cost.gpus) or 0.0
+    seconds, energy_j = cost.seconds + waiting_s, cost.energy_j + waiting_j
+    return replace(cost, seconds=seconds, energy_j=energy_j)
+
+
+@cache
+def basis_errors(basis: str) -> dict[str, list[float]]:
+    """How far a basis is off: by stage, its seconds over the published ones, for every adapter and
+    variant of the published study, were its own figures not known."""
+    study = load_study("paper_t4", repetitions=1)
+    hardware = load_hardware(study.hardware)
+    ratios: dict[str, list[float]] = {}
+    for run in study.runs():
+        if "model" not in run.parameters or run.parameters["method"] == "none":
+            continue
+        model = study.model(run.parameters["model"])
+        told = _published_cost(study, run, hardware, (model.family, model.size))
+        if basis == SCALED:
+            row_of = nearest_published(model, but_itself=True)
+            estimated = _published_cost(study, run, hardware, *row_of)
+        else:
+            estimated = _model_cost(study, run, hardware, gpus=1)
+        if told is not None and estimated is not None:
+            ratios.setdefault(run.stage, []).append(estimated.seconds / told.seconds)
+    return ratios
 
 
 @cache
@@ -263,6 +315,7 @@ def _published() -> dict[str, dict[tuple[Any, ...], dict[str, Any]]]:
     return {
         "adaptation": _by(figures.adaptation, published.ADAPTER),
         "compression": compression | merges,
+        "models": _by(figures.models, ["family", "size"]),
         "serving": _by(published.observations(figures), published.VARIANT),
     }
 
@@ -294,8 +347,6 @@ def model_s(study: Study, run: Run, hardware: Hardware) -> tuple[float, float]:
     what the engine needs to launch it. Prompts: 2 operations a parameter and token. Prompts are
     taken to be half of training.max_tokens long.
     """
-    if "model" not in run.parameters:
-        return 0.0, START_S
     model = study.model(run.parameters["model"])
     parameters, training, workload = model.parameters, study.training, study.workload
     operations_per_s = (hardware.fp16_tflops or CPU_TFLOPS) * 1e12 * COMPUTE_SHARE
@@ -523,7 +574,8 @@ def _named(study: Study, model: str, step: str) -> str:
     hit = [
         v
         for v in dict.fromkeys([*study.variants(), *study.reference_variants()])
-        if v.model == model and step in (f"adapt by {v.method}", memory_fit.step_of(v))
+        if v.model == model
+        and step in (memory_fit.adapt_step(v.method, v.task), memory_fit.step_of(v))
     ]
     return str(hit[0]) if len(hit) == 1 else f"{hit[0]} (and {len(hit) - 1} like it)"
 
@@ -534,7 +586,10 @@ def _verdicts(study: Study, hardware: Hardware) -> Counter[str]:
     order = ["fits", "offload", "does not fit"]
     counts: Counter[str] = Counter()
     for variant in study.variants():
-        steps = [memory_fit.step_of(variant), f"adapt by {variant.method}"]
+        steps = [
+            memory_fit.step_of(variant),
+            memory_fit.adapt_step(variant.method, variant.task),
+        ]
         told = [fits[variant.model, s].verdict for s in steps if (variant.model, s) in fits]
         counts[max(told, key=order.index) if told else "not known"] += 1
     return counts
@@ -638,17 +693,20 @@ def _stage_table(
     hours = "GPU-hours" if hardware.gpus else "hours"
     lines = [
         f"{'stage':<10} {'runs':>6} {'done':>6} {'left':>6} {hours:>10} {'kWh':>8} {'USD':>8} "
-        f"{'disk GB':>8}"
+        f"{'disk GB':>8}   basis"
     ]
     total, done = Counter(r.stage for r in runs), Counter(stage for stage, _ in finished)
 
     def row(name: str, of: list[Run], all_runs: int, finished_runs: int) -> str:
         costs = [left.costs[run.stage, run.name] for run in of]
-        cells = ["-"] * 4
+        cells, bases = ["-"] * 4, "-"
         if costs:
             device_h = sum(c.seconds * c.gpus for c in costs) / 3600
             # The price is of all the devices together.
             machine_s = 3600 * device_h / max(1, hardware.gpus)
+            bases = " + ".join(
+                n for b, n in SHORT_NAMES.items() if any(c.basis == b for c in costs)
+            )
             energies = [c.energy_j for c in costs]
             known = None not in energies
             energy_j = sum(energies) if known else None
@@ -661,7 +719,7 @@ def _stage_table(
         rest = all_runs - finished_runs
         return (
             f"{name:<10} {all_runs:>6,} {finished_runs:>6,} {rest:>6,} {cells[0]:>10} "
-            f"{cells[1]:>8} {cells[2]:>8} {cells[3]:>8}"
+            f"{cells[1]:>8} {cells[2]:>8} {cells[3]:>8}   {bases}"
         )
 
     for stage in (stage for stage in STAGES if total[stage]):
@@ -697,6 +755,11 @@ def _assumptions(study: Study, left: Estimate, hardware: Hardware) -> list[str]:
             f"  - {told(PUBLISHED)}: published T4 figures (params/published), in proportion to "
             "examples or tokens; how long the published examples were is not known"
         )
+    if told(SCALED):
+        lines.append(
+            f"  - {told(SCALED)}: {SCALED}, in proportion to parameters too; "
+            f"{_error_text(SCALED, [s for s in STAGES if counts[SCALED, s]])}"
+        )
     if told(MODEL):
         compute = f"{hardware.fp16_tflops:g}" if hardware.fp16_tflops else f"{CPU_TFLOPS} (assumed)"
         bandwidth = (
@@ -711,8 +774,15 @@ def _assumptions(study: Study, left: Estimate, hardware: Hardware) -> list[str]:
         lines.append(
             f"  - {told(MODEL)}: {COMPUTE_SHARE:.0%} of {compute} TFLOP/s, {BANDWIDTH_SHARE:.0%} "
             f"of {bandwidth} GB/s, disk {DISK_GB_S} GB/s, {START_S:.0f} s a start{launch}; "
-            "downloads not counted"
+            "downloads not counted; "
+            + (
+                _error_text(MODEL, [s for s in STAGES if counts[MODEL, s]])
+                if hardware.gpus
+                else "how far it is off on a CPU is not known before a run is finished"
+            )
         )
+    if told(START):
+        lines.append(f"  - {told(START)}: {START_S:.0f} s to start, and no more")
     if any(stage == "harness" for stage, _ in left.costs):
         lines.append(
             f"  - lm-evaluation-harness: {HARNESS_REQUESTS} requests of {HARNESS_TOKENS} tokens a "
@@ -729,16 +799,30 @@ def _assumptions(study: Study, left: Estimate, hardware: Hardware) -> list[str]:
     return lines
 
 
+def _error_text(basis: str, stages: list[str]) -> str:
+    """What a basis gives for the published T4 runs, of stages that were published."""
+    errors = {stage: found for stage, found in basis_errors(basis).items() if stage in stages}
+    told = [
+        f"{'serve by vLLM' if stage == 'serve' else stage} {median(found):.2g} times "
+        f"({min(found):.2g} to {max(found):.2g})"
+        for stage, found in errors.items()
+    ]
+    if not told:
+        return "its error is not known: nothing like it was published"
+    return f"of the published T4 runs' time it gives, as the median (range): {', '.join(told)}"
+
+
 def _fit_lines(study: Study, hardware: Hardware) -> list[str]:
     table = memory_fit.fit_table(study, hardware)
     lines = [
-        "Memory, estimated, GB:",
-        f"{'model':<18} {'step':<14} {'weights':>8} {'adapter':>8} {'activ.':>8} {'KV':>6} "
+        "Memory, estimated, GB (a dialogue's longest reply is taken to be "
+        f"{memory_fit.LONGEST_ANSWER_SHARE['dialogue']:.0%} of training.max_tokens):",
+        f"{'model':<18} {'step':<24} {'weights':>8} {'adapter':>8} {'activ.':>8} {'KV':>6} "
         f"{'needs':>7}   verdict",
     ]
     for row in table.itertuples():
         if isinstance(row.reason, str):
-            lines.append(f"{row.model:<18} {row.step:<14} {row.reason}")
+            lines.append(f"{row.model:<18} {row.step:<24} {row.reason}")
             continue
         verdict = row.verdict
         if row.verdict == "fits":
@@ -750,12 +834,12 @@ def _fit_lines(study: Study, hardware: Hardware) -> list[str]:
         else:
             verdict += f" {row.devices * row.device_gb:.3g} GB"
         lines.append(
-            f"{row.model:<18} {row.step:<14} {row.weights_gb:>8.2f} {row.adapter_gb:>8.2f} "
+            f"{row.model:<18} {row.step:<24} {row.weights_gb:>8.2f} {row.adapter_gb:>8.2f} "
             f"{row.activations_gb:>8.2f} {row.kv_cache_gb:>6.2f} {row.need_gb:>7.2f}   {verdict}"
         )
     counts = _verdicts(study, hardware)
     told = ", ".join(f"{verdict} {count}" for verdict, count in counts.items())
-    return [*lines, f"Variants, trained and served, by the worse of both: {told} (tasks alike)."]
+    return [*lines, f"Variants, trained and served, by the worse of both: {told}."]
 
 
 def _hardware_text(hardware: Hardware) -> str:

@@ -105,11 +105,14 @@ class ModelShape:
             bias = self.layers * (self.attention_heads + 2 * self.kv_heads) * self.head_dim
         return self.linear_parameters + embeddings + norms + bias
 
-    def weight_bytes(self, precision: str) -> float:
-        """Bytes of the weights; embeddings, output head and norms stay in fp16 when quantised."""
+    def weight_bytes(self, precision: str, rest_bytes: float | None = None) -> float:
+        """Bytes of the weights; embeddings, output head and norms are not quantised: they take
+        `rest_bytes` a parameter, by default those of fp16 (fp32 where all are)."""
         if precision not in QUANTISED_BYTES:
             raise ValueError(f"precision must be one of {list(QUANTISED_BYTES)}, not {precision!r}")
-        rest_bytes = QUANTISED_BYTES["fp32" if precision == "fp32" else "fp16"]
+        if rest_bytes is None:
+            rest_bytes = QUANTISED_BYTES["fp32" if precision == "fp32" else "fp16"]
+        require_positive(rest_bytes=rest_bytes)
         rest = self.parameters - self.linear_parameters
         return self.linear_parameters * QUANTISED_BYTES[precision] + rest * rest_bytes
 
@@ -212,6 +215,7 @@ def serving_memory(
 ) -> MemoryEstimate:
     """Memory to serve `concurrency` requests at once, each with prompt and answer in the cache.
 
+    What is not quantised is held in the type that is computed in, of `bytes_per_value`.
     Activations: the prompts of one batch passing through one layer (its input and the two inner
     products of the feed-forward part), and a row of logits in fp32 a request.
     """
@@ -227,7 +231,7 @@ def serving_memory(
         * (4 * shape.hidden_size + 2 * shape.intermediate_size)
     )
     return MemoryEstimate(
-        weights_gb=shape.weight_bytes(precision) / 1e9,
+        weights_gb=shape.weight_bytes(precision, bytes_per_value) / 1e9,
         activations_gb=(layer + 4 * concurrency * shape.vocabulary_size) / 1e9,
         kv_cache_gb=float(cache) / 1e9,
     )
@@ -243,37 +247,49 @@ def training_memory(
     lora_dropout: float = 0.0,
     gradient_checkpointing: bool = True,
     base_precision: Literal["fp32", "fp16"] = "fp16",
+    answer_tokens: int | None = None,
 ) -> MemoryEstimate:
     """Memory to train a LoRA adapter with AdamW over a frozen base (NF4 for `qlora`).
 
-    Adapter, gradients and AdamW's two moments are fp32. With gradient checkpointing one layer's
-    activations are held at a time, and every layer's input; without, all layers'. Besides, a
-    batch's logits: in the compute type, and in fp32 with their gradient. What a layer holds was
-    counted from the tensors that PyTorch kept for the backward pass of small Llamas under peft
-    (attention scores never stored); the estimate is within 8 % of that.
+    Adapter, gradients and AdamW's two moments are fp32. Of an NF4 base, all that is not quantised
+    (embeddings, output head, norms) is cast to fp32 by peft's prepare_model_for_kbit_training;
+    what passes from layer to layer is then fp32 as well, and where 16 bits are computed in,
+    autocast keeps a 16-bit copy of the output head.
+
+    With gradient checkpointing every layer's input is held and, at a time, one layer's activations
+    or the logits, which are done with before the first layer is computed again; without, all
+    layers' and the logits. Logits are of the longest answer of a batch, `answer_tokens` (by default
+    all `tokens`), for each of its examples: in the compute type, and in fp32 with their
+    gradient. What a layer holds was counted from the tensors that PyTorch kept for the backward
+    pass of small Llamas under peft (attention scores never stored); the estimate is within 8 % of
+    that.
     """
     if method not in ("lora", "qlora"):
         raise ValueError(f"method must be 'lora' or 'qlora', not {method!r}")
     if base_precision not in ("fp32", "fp16"):
         raise ValueError(f"base_precision must be 'fp32' or 'fp16', not {base_precision!r}")
-    require_whole(1, batch_size=batch_size, tokens=tokens)
+    answer_tokens = tokens if answer_tokens is None else answer_tokens
+    require_whole(1, batch_size=batch_size, tokens=tokens, answer_tokens=answer_tokens)
     require_share(lora_dropout=lora_dropout)
     adapter = 4 * shape.lora_parameters(lora_rank, modules)
     value_bytes = QUANTISED_BYTES[base_precision]
     batch_tokens = batch_size * tokens
     layer = batch_tokens * _layer_bytes_per_token(shape, modules, lora_dropout, value_bytes)
-    layer_input = shape.hidden_size * batch_tokens * value_bytes
+    layer_input = shape.hidden_size * batch_tokens * (4 if method == "qlora" else value_bytes)
+    logits = batch_size * answer_tokens * shape.vocabulary_size * (value_bytes + 8)
+    if method == "qlora" and value_bytes < 4:
+        logits += shape.vocabulary_size * shape.hidden_size * value_bytes  # the head's copy
     if gradient_checkpointing:
-        activations = layer + shape.layers * layer_input
+        activations = shape.layers * layer_input + max(layer, logits)
     else:
-        activations = shape.layers * layer
-    logits = batch_tokens * shape.vocabulary_size * (value_bytes + 8)
+        activations = shape.layers * layer + logits
+    base = ("int4", 4) if method == "qlora" else (base_precision,)
     return MemoryEstimate(
-        weights_gb=shape.weight_bytes("int4" if method == "qlora" else base_precision) / 1e9,
+        weights_gb=shape.weight_bytes(*base) / 1e9,
         adapter_gb=adapter / 1e9,
         gradients_gb=adapter / 1e9,
         optimiser_gb=2 * adapter / 1e9,
-        activations_gb=(activations + logits) / 1e9,
+        activations_gb=activations / 1e9,
     )
 
 

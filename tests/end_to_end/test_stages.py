@@ -9,10 +9,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import make_tiny_model
+from tiny import TINY_SHAPE, make_tiny_model
 from transformers import DataCollatorForSeq2Seq
 
 from edge_eval_lib import adapt, compress, likelihood, models, workload
+from edge_eval_lib.economics.memory import shape_from_config, training_memory
 from edge_eval_lib.energy import Monitor
 from edge_eval_lib.engines import open_engine
 from edge_eval_lib.errors import UserError
@@ -125,6 +126,56 @@ def test_training_changes_the_adapter_alone_and_helps(adapted, method):
     assert len(run["outcome"].losses) == run["outcome"].steps == 4
     assert list(run["adapter"].glob("*.safetensors"))
     assert not list(run["adapter"].glob("*.bin"))
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """As broad in its vocabulary as models are, so that casts and logits weigh."""
+    shape = {"vocab_size": 4096, "hidden_size": 256, "intermediate_size": 512}
+    shape |= {"num_hidden_layers": 4, "head_dim": 64, "tie_word_embeddings": False}
+    directory = tmp_path_factory.mktemp("wide")
+    return models.write_random_model(TINY_SHAPE | {"model_type": "llama"} | shape, directory)
+
+
+def test_qlora_holds_what_the_plan_counts(wide):
+    """Weights in their types, and what the backward pass needs: in 16 bits as on a GPU."""
+    training = TRAINING.model_copy(
+        update={"compute_dtype": "bfloat16", "gradient_checkpointing": True, "lora_dropout": 0.05}
+    )
+    model = adapt.load_for_training(wide, "qlora", training, seed=1).train()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    held = sum(
+        p.numel() * p.element_size() for n, p in model.named_parameters() if "lora_" not in n
+    )
+    shape = shape_from_config(json.loads((wide / "config.json").read_text()))
+    batch, tokens, answer = 2, 256, 100
+    need = training_memory(
+        shape, "qlora", batch, tokens, 4, training.target_modules, 0.05, True, "fp16", answer
+    )
+    # The constants of the 4-bit blocks (3 % of them) are kept apart from the parameters.
+    assert held == pytest.approx(need.weights_gb * 1e9, rel=0.01)
+    assert need.weights_gb * 1e9 - shape.weight_bytes("int4") == pytest.approx(
+        2 * (shape.parameters - shape.linear_parameters)
+    )
+    kept: dict[int, int] = {}
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    ids = torch.zeros(batch, tokens, dtype=torch.long)
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", dtype=torch.bfloat16),
+    ):
+        output = model(input_ids=ids, labels=ids[:, : answer + 1], logits_to_keep=answer + 1)
+    assert output.logits.shape[1] == answer + 1
+    # Of a logit, 4 of the 10 bytes are kept: the others are itself and its gradient.
+    transient = 6 * batch * answer * shape.vocabulary_size
+    assert sum(kept.values()) == pytest.approx(need.activations_gb * 1e9 - transient, rel=0.15)
 
 
 def test_the_methods_differ_in_the_base_alone(adapted):

@@ -124,6 +124,7 @@ def test_activations_against_measured_ones(shape, base_precision, dropout, measu
             16,
             lora_dropout=dropout,
             base_precision=base_precision,
+            answer_tokens=1,
             **more,
         ).activations_gb
         for more in ({"gradient_checkpointing": False}, {"gradient_checkpointing": True})
@@ -135,7 +136,36 @@ def test_activations_against_measured_ones(shape, base_precision, dropout, measu
     assert layer / (shape.layers - 1) / tokens == pytest.approx(measured_bytes, rel=0.08)
 
 
-T4_GB = 16
+T4_GB = 15.66
+
+
+def test_training_llama_8b_by_qlora_part_by_part():
+    """Batch 4 x 1024 tokens on a T4, in GB; what is not quantised is cast to fp32."""
+    training = {"batch_size": 4, "tokens": 1024, "lora_rank": 16, "lora_dropout": 0.05}
+    short = memory.training_memory(LLAMA_8B, "qlora", **training, answer_tokens=30)
+    # 6.98e9 parameters in 4 bits, 1.05e9 (embeddings, head, norms) in 32.
+    assert short.weights_gb == pytest.approx(3.60 + 4.20, abs=0.01)
+    inputs_gb = 32 * 4096 * 4096 * 4 / 1e9  # of 32 layers, 4096 tokens each 4096 wide, fp32
+    layer_gb = short.activations_gb - inputs_gb
+    assert layer_gb == pytest.approx(1.96, abs=0.02)
+    assert short.total_gb == pytest.approx(12.6, abs=0.1)
+    assert short.verdict(T4_GB) == "fits"
+    # A token of the longest answer: 4 x 128,256 logits of 2 + 8 bytes; besides, the head's copy.
+    for answer in (600, 900):
+        long = memory.training_memory(LLAMA_8B, "qlora", **training, answer_tokens=answer)
+        logits_gb = 4 * answer * 128_256 * 10 / 1e9
+        copy_gb = 128_256 * 4096 * 2 / 1e9
+        assert long.activations_gb == pytest.approx(inputs_gb + logits_gb + copy_gb)
+    assert long.verdict(T4_GB) == "does not fit"
+    assert memory.training_memory(LLAMA_8B, "qlora", **training).total_gb > long.total_gb
+    # On a CPU everything is fp32 already: nothing is cast.
+    cpu = {**training, "base_precision": "fp32", "gradient_checkpointing": False}
+    by_qlora, by_lora = (
+        memory.training_memory(LLAMA_8B, method, **cpu, answer_tokens=600)
+        for method in ("qlora", "lora")
+    )
+    assert by_qlora.activations_gb == by_lora.activations_gb
+    assert by_qlora.weights_gb == short.weights_gb
 
 
 def test_what_fits_a_t4():
@@ -177,6 +207,16 @@ def test_memory_grows_with_the_work(concurrency, tokens):
     assert longer.total_gb > train.total_gb
     assert train.weights_gb < memory.training_memory(SMOLLM2, "lora", 1, 1, 16).weights_gb
     assert train.optimiser_gb == 2 * train.gradients_gb == 2 * train.adapter_gb
+
+
+def test_what_is_not_quantised_is_held_in_the_type_that_is_computed_in():
+    rest = SMOLLM2.parameters - SMOLLM2.linear_parameters
+    for precision in ("int8", "int4"):
+        half, single = (
+            memory.serving_memory(SMOLLM2, precision, 1, 10, bytes_per_value=b).weights_gb
+            for b in (2, 4)
+        )
+        assert (single - half) * 1e9 == pytest.approx(2 * rest)
 
 
 # --- latency ----------------------------------------------------------------------------------
@@ -603,6 +643,7 @@ def test_refuses_what_cannot_be(function, change, message):
         ({"lora_rank": 0}, "^rank must be a whole number"),
         ({"batch_size": 0}, "^batch_size must be a whole number"),
         ({"base_precision": "int8"}, "^base_precision must be"),
+        ({"answer_tokens": 0}, "^answer_tokens must be a whole number"),
     ],
 )
 def test_training_memory_refuses_by_name(change, message):

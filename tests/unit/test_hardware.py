@@ -44,9 +44,9 @@ def test_declared_hardware_is_whole_and_sourced(name):
 
 def test_declared_figures_are_the_published_ones():
     t4 = hardware.load_hardware("t4")
-    assert (t4.memory_gb, t4.bandwidth_gb_s, t4.power_limit_w) == (16.0, 320.0, 70.0)
+    assert (t4.memory_gb, t4.bandwidth_gb_s, t4.power_limit_w) == (15.66, 320.0, 70.0)
     assert (t4.fp16_tflops, t4.int8_tops, t4.bf16) == (65.0, 130.0, False)
-    assert hardware.load_hardware("t4x2").total_memory_gb == 32.0
+    assert hardware.load_hardware("t4x2").total_memory_gb == 31.32
 
 
 @pytest.mark.parametrize(("name", "requests"), [("t4", 203), ("a100", 153), ("h100", 295)])
@@ -71,7 +71,7 @@ def test_a_broken_declaration_names_its_field(tmp_path):
         "": "devices.t4.memory_gb",
     }.items():
         broken = tmp_path / "hardware.yaml"
-        broken.write_text(source.replace("memory_gb: 16.0", wrong, 1))
+        broken.write_text(source.replace("memory_gb: 15.66", wrong, 1))
         with pytest.raises(UserError, match=named):
             hardware.load_hardware("t4", broken)
     broken.write_text(source.replace("low_w: 1.7", "low_w: 5.0"))
