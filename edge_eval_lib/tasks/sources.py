@@ -38,7 +38,11 @@ def hub_rows(hub_set: HubSet, split: str, seed: int) -> Iterator[Row]:
 
     try:
         rows = load_dataset(
-            hub_set.repository, revision=hub_set.revision, split=split, streaming=True
+            hub_set.repository,
+            revision=hub_set.revision,
+            split=split,
+            streaming=True,
+            trust_remote_code=False,
         )
         yield from rows.shuffle(seed=seed, buffer_size=10_000)
     except (OSError, RuntimeError, ValueError) as error:
@@ -74,7 +78,9 @@ def local_rows(file: Path) -> Iterator[Row]:
     from datasets.exceptions import DatasetGenerationError
 
     try:
-        yield from load_dataset("json", data_files=str(file), split="train", streaming=True)
+        yield from load_dataset(
+            "json", data_files=str(file), split="train", streaming=True, trust_remote_code=False
+        )
     except (OSError, ValueError, DatasetGenerationError) as error:
         raise UserError(
             f"The task data {file} could not be read as JSONL ({_one_line(error)}); "
