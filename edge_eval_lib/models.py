@@ -64,13 +64,13 @@ def model_directory(model: Model) -> Path:
     here and is damaged is made again. Raises UserError if it is not there, or if its weights are
     not whole (`require_whole`).
     """
-    directory = {
-        "package": _from_package,
-        "local": _from_local,
-        "hub": _from_hub,
-        "random": _from_config,
-    }[model.source](model)
     with of_model(model):
+        directory = {
+            "package": _from_package,
+            "local": _from_local,
+            "hub": _from_hub,
+            "random": _from_config,
+        }[model.source](model)
         require_whole(directory)
     return directory
 
@@ -193,9 +193,7 @@ def _not_int4(study: Study, layers: dict[str, tuple[int, int]]) -> str | None:
 def _from_local(model: Model) -> Path:
     directory = Path(model.location)
     if not (directory / "config.json").is_file():
-        raise UserError(
-            f"Model {model.name}: {directory} must hold config.json, a tokenizer and *.safetensors."
-        )
+        raise UserError(f"{directory} must hold config.json, a tokenizer and *.safetensors.")
     return directory
 
 
@@ -205,7 +203,7 @@ def _from_hub(model: Model) -> Path:
 
     if model.gated and not os.environ.get("HF_TOKEN"):
         raise UserError(
-            f"Model {model.name}: {model.location} is gated; accept its licence on the hub and set "
+            f"{model.location} is gated; accept its licence on the hub and set "
             "the environment variable HF_TOKEN."
         )
     try:
@@ -214,7 +212,7 @@ def _from_hub(model: Model) -> Path:
         )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise UserError(
-            f"Model {model.name}: {model.location} at revision {model.revision} cannot be had from "
+            f"{model.location} at revision {model.revision} cannot be had from "
             f"the hub ({type(error).__name__}); check the name, the revision and the network."
         ) from error
     return Path(path)
@@ -289,12 +287,10 @@ def package_file(model: Model) -> Path:
     package, _, file_name = model.location.partition("/")
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise UserError(
-            f"Model {model.name}: the package {package!r} is not installed; run make setup."
-        )
+        raise UserError(f"the package {package!r} is not installed; run make setup.")
     file = Path(next(iter(spec.submodule_search_locations))) / file_name
     if not file.is_file():
-        raise UserError(f"Model {model.name}: the package {package!r} has no file {file_name!r}.")
+        raise UserError(f"the package {package!r} has no file {file_name!r}.")
     return file
 
 
@@ -302,12 +298,14 @@ def _from_config(model: Model) -> Path:
     identity = hashlib.sha256(json.dumps(model.config, sort_keys=True).encode()).hexdigest()[:8]
     target = outputs_root() / "models" / f"{model.name}-random-{identity}"
     if not weights.is_sound(target):
+        import torch
+
         try:
             write_random_model(model.config, target)
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"Model {model.name}: transformers makes no model of its config ({error})."
-            ) from error
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # as in _load
+            raise UserError(f"transformers makes no model of its config ({error}).") from error
     return target
 
 
@@ -375,9 +373,12 @@ def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model directory, padding on the left as batched generation needs."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(
-        directory, padding_side="left", trust_remote_code=False
-    )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            directory, padding_side="left", trust_remote_code=False
+        )
+    except Exception as error:  # as in _load
+        raise UserError(f"{directory} has no tokenizer that loads ({_said(error)}).") from error
     if tokenizer.chat_template is None:
         raise UserError(f"{directory} has no chat template; an instruction-tuned model is needed.")
     if tokenizer.pad_token is None:
@@ -413,6 +414,7 @@ def load_model(
 def _load(directory: Path, **options: Any) -> PreTrainedModel:
     """from_pretrained, which initialises afresh what it does not find, and says so in passing: here
     whatever is missing, beyond the model or of another shape is a UserError that names it."""
+    import torch
     import transformers
     from transformers import AutoModelForCausalLM
 
@@ -428,11 +430,10 @@ def _load(directory: Path, **options: Any) -> PreTrainedModel:
             ignore_mismatched_sizes=True,  # they are told below, with their names
             **options,
         )
-    except (AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
-        if type(error).__name__ == "OutOfMemoryError":
-            raise
-        said = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-        raise UserError(f"{directory}: transformers does not load it ({said[:300]}).") from error
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # of a configuration or a file that no library class foresaw
+        raise UserError(f"{directory}: transformers does not load it ({_said(error)}).") from error
     differing = {
         f"{name} ({list(stored)} instead of {list(asked)})"
         for name, stored, asked in found["mismatched_keys"]
@@ -444,6 +445,11 @@ def _load(directory: Path, **options: Any) -> PreTrainedModel:
             f"config.json describes: {told}."
         )
     return model
+
+
+def _said(error: Exception) -> str:
+    """What an error of a library says, on one line."""
+    return " ".join(str(error).split())[:300]
 
 
 def difference(missing: set[str], unexpected: set[str], differing: set[str]) -> str:
@@ -463,7 +469,7 @@ def compute_as_told(model: PreTrainedModel) -> None:
     first used for inference: it then computes in bfloat16 whatever its compute dtype is, has its
     scales rounded to bfloat16, and fails for layers of other than a multiple of 32 outputs and of
     64 inputs. A layer asks its attribute `support_avx512bf16_for_cpu` whether to; it is left on
-    only where bfloat16 is what was asked for. UserError for a layer that was left unquantised.
+    only where bfloat16 is what was asked for. UserError for a layer that is not wholly quantised.
     """
     import torch
 
@@ -472,17 +478,27 @@ def compute_as_told(model: PreTrainedModel) -> None:
             continue
         outputs, inputs = layer.out_features, layer.in_features
         if type(layer).__name__ == "Linear8bitLt":
-            quantised = layer.weight.dtype == torch.int8
+            quantised = layer.weight.dtype == torch.int8 and layer.weight.SCB is not None
+            shape = layer.weight.shape
         else:
-            quantised = getattr(layer.weight, "quant_state", None) is not None
+            state = getattr(layer.weight, "quant_state", None)
+            # Scales that are quantised themselves need what they were quantised with.
+            quantised = state is not None and state.nested == (state.absmax.dtype == torch.uint8)
+            shape = state.shape if quantised else None
             packable = outputs % 32 == 0 and inputs % 64 == 0
             if layer.compute_dtype != torch.bfloat16 or not packable:
                 layer.support_avx512bf16_for_cpu = False
-        if not quantised:
+        if not quantised or tuple(shape) != (outputs, inputs):
             raise UserError(
-                f"bitsandbytes did not quantise {name} ({outputs} x {inputs}); leave int8, int4 "
-                "and qlora out for this model."
+                f"{name} ({outputs} x {inputs}) is not a whole layer quantised by bitsandbytes; "
+                "compress the model again, or leave this precision out."
             )
+    vocabulary = model.config.get_text_config().vocab_size
+    if len(model.get_input_embeddings().weight) != vocabulary:  # not told of quantised weights
+        raise UserError(
+            f"The embedding has {len(model.get_input_embeddings().weight)} tokens, but config.json "
+            f"says {vocabulary}."
+        )
 
 
 def require_logits(model: PreTrainedModel, name: str) -> None:
@@ -495,7 +511,7 @@ def require_logits(model: PreTrainedModel, name: str) -> None:
             logits = model(torch.arange(4, device=model.device)[None]).logits
     except (AssertionError, RuntimeError) as error:
         raise UserError(
-            f"{name}: the model does not compute with these weights ({error})."
+            f"{name}: the model does not compute with these weights ({_said(error)})."
         ) from error
     if not torch.isfinite(logits).all():
         raise UserError(

@@ -20,12 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from edge_eval_lib import memory_fit, runner, scraps
+from edge_eval_lib import memory_fit, models, runner, scraps
 from edge_eval_lib.economics.memory import LORA_MODULES
 from edge_eval_lib.economics.prices import JOULES_PER_KWH, load_price_book
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.hardware import Hardware, cpu_flags, load_hardware, load_measurement
-from edge_eval_lib.models import hub_problem, model_directory, weight_problems
 from edge_eval_lib.study import STAGES, Model, Run, Study, Variant, find_beside
 
 if TYPE_CHECKING:
@@ -405,7 +404,7 @@ def problems(study: Study, hardware: Hardware | None = None) -> list[str]:
             f"{_named(study, model, step)} does not fit: to {step} takes {fit.need.total_gb:.1f} "
             f"GB of the {device} of {study.hardware}; {way_out}, or leave it out."
         )
-    found += weight_problems(study)
+    found += models.weight_problems(study)
     gated = [model.name for model in study.models if model.gated and model.source == "hub"]
     if gated and not os.environ.get("HF_TOKEN"):
         variants = [v for v in study.variants() if v.model in gated]
@@ -499,10 +498,10 @@ def require_possible(study: Study) -> None:
 def _model_problem(model: Model) -> str | None:
     """Why a model cannot be had from the hub, or a local one is not whole."""
     if model.source == "hub":
-        return hub_problem(model)
+        return models.hub_problem(model)
     if model.source == "local":
         try:
-            model_directory(model)
+            models.model_directory(model)
         except UserError as error:
             return str(error)
     return None
