@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge_eval_lib import models
+from edge_eval_lib import models, weights
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.likelihood import evaluating, gold_likelihoods
 from edge_eval_lib.study import Training
@@ -121,6 +121,11 @@ def add_adapter(base: PreTrainedModel, training: Training, seed: int) -> PeftMod
     from transformers import set_seed
 
     set_seed(seed)  # the same initial adapter for both methods
+    wanted = training.target_modules
+    if wanted != "all-linear":
+        lacking = weights.lacking_modules(dict(_linear_modules(base)), wanted)
+        if lacking:
+            raise UserError(f"{lacking}.")
     config = LoraConfig(
         r=training.lora_rank,
         lora_alpha=training.lora_alpha,
@@ -132,6 +137,47 @@ def add_adapter(base: PreTrainedModel, training: Training, seed: int) -> PeftMod
         return get_peft_model(base, config)
     except ValueError as error:
         raise UserError(f"training.target_modules does not fit this model: {error}") from error
+
+
+def _linear_modules(base: PreTrainedModel) -> Iterable[tuple[str, Any]]:
+    """The layers that can be adapted: those with a matrix of weights that is no embedding."""
+    embeddings = (base.get_input_embeddings(), base.get_output_embeddings())
+    for name, module in base.named_modules():
+        is_matrix = getattr(getattr(module, "weight", None), "ndim", 0) == 2
+        if is_matrix and not any(module is embedding for embedding in embeddings):
+            yield name, module
+
+
+def load_adapter(base: PreTrainedModel, directory: Path, base_directory: Path) -> PeftModel:
+    """`base` with the adapter in a directory, which must be one for it.
+
+    UserError if the adapter was made on another base, lacks a tensor or has one that the base does
+    not take, or if a value is no number. Costs milliseconds: an adapter is small.
+    """
+    from peft import PeftModel, get_peft_model_state_dict
+
+    stored = weights.read_tensors(directory)
+    weights.require_numbers(stored)
+    made_on = weights.read_config(directory, "adapter_config.json").get("base_model_name_or_path")
+    if made_on and Path(made_on).name != base_directory.name:
+        raise UserError(
+            f"{directory} is an adapter of {Path(made_on).name}, not of {base_directory.name}."
+        )
+    try:
+        model = PeftModel.from_pretrained(base, str(directory))
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        said = " ".join(str(error).split())[:300]
+        raise UserError(f"{directory} is no adapter for {base_directory.name} ({said}).") from error
+    # peft leaves what is missing as it was initialised, and what is unexpected aside.
+    taken = {name: tuple(value.shape) for name, value in get_peft_model_state_dict(model).items()}
+    told = models.difference(
+        set(taken) - set(stored),
+        set(stored) - set(taken),
+        {name for name in set(taken) & set(stored) if taken[name] != stored[name].shape},
+    )
+    if told:
+        raise UserError(f"{directory} is no adapter for {base_directory.name}: {told}.")
+    return model
 
 
 def trainable_parameters(model: PeftModel) -> int:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from edge_eval_lib import adapt, models
+from edge_eval_lib import adapt, models, weights
+from edge_eval_lib.errors import UserError
+from edge_eval_lib.weights import INT4_LARGEST_SHARE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
 # Both methods' adapters are merged into the unquantised base: an adapter that was trained on the
 # 4-bit base meets the 4-bit rounding again when the merged weights are quantised.
 MERGE_BASE = "fp16"
-INT4_LARGEST_SHARE = 0.45  # of the same layers in FP16: 4 bits and their scales make 0.26-0.29
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,6 @@ def merge(base_directory: Path, adapter_directory: Path, target: Path) -> Artefa
     On the GPU if the float32 weights have room there, else on the CPU.
     """
     import torch
-    from peft import PeftModel
 
     free = models.free_device_bytes()
     stored = sum(path.stat().st_size for path in base_directory.glob("*.safetensors"))
@@ -52,17 +52,36 @@ def merge(base_directory: Path, adapter_directory: Path, target: Path) -> Artefa
     base = models.load_model(
         base_directory, "float32", on_cpu=free is not None and free < 2.2 * stored
     )
-    merged = PeftModel.from_pretrained(base, str(adapter_directory)).merge_and_unload()
+    merged = adapt.load_adapter(base, adapter_directory, base_directory).merge_and_unload()
+    models.require_logits(merged, target.name)
     return _save(merged.to(torch.float16), base_directory, target, "fp16", fp16_directory=target)
 
 
 def quantize(fp16_directory: Path, precision: str, compute_dtype: str, target: Path) -> Artefact:
     """Write the FP16 weights at `precision` (`int8` or `int4`) to `target`, checked.
 
-    Raises RuntimeError if a layer was left unquantised or the file is larger than it may be.
+    Raises RuntimeError if a layer was left unquantised or the file is larger than it may be, and
+    UserError if the quantised model does not compute numbers (four tokens are tried).
     """
     model = models.load_model(fp16_directory, compute_dtype, quantization(precision, compute_dtype))
     return _save(model, fp16_directory, target, precision, fp16_directory)
+
+
+def verify(artefacts: Iterable[Artefact], base_directory: Path) -> None:
+    """Read back what was written, outside the measured windows: every tensor of the base is there,
+    and every value is a number; UserError otherwise."""
+    base = weights.read_tensors(base_directory)
+    for artefact in artefacts:
+        written = weights.require_sound(artefact.directory)
+        # vLLM's 4-bit layers have a weight_packed; an output head tied to the embedding is left out
+        # by who saves.
+        absent = {
+            name
+            for name in base
+            if not {name, f"{name}_packed"} & set(written) and not name.startswith("lm_head.")
+        }
+        if absent:
+            raise UserError(f"{artefact.directory}: {models.difference(absent, set(), set())}.")
 
 
 def quantization(precision: str, compute_dtype: str) -> Any:
@@ -98,6 +117,8 @@ def _save(
         raise RuntimeError(f"{target.name}: expected only {expected} layers, found {layers}")
     with models.published_directory(target) as directory:
         model.save_pretrained(directory)
+        if precision != "fp16":  # after it was saved: bfloat16 kernels repack 4-bit layers
+            models.require_logits(model, target.name)
         models.load_tokenizer(tokenizer_from).save_pretrained(directory)
         share = 1.0 if precision == "fp16" else layers_share(directory, fp16_directory)
         if precision == "int4" and share > INT4_LARGEST_SHARE:
@@ -110,13 +131,7 @@ def _save(
 
 def tensor_bytes(directory: Path) -> dict[str, int]:
     """Bytes of every tensor in a directory of safetensors, by name."""
-    from safetensors import safe_open
-
-    sizes: dict[str, int] = {}
-    for path in sorted(directory.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as tensors:
-            sizes |= {name: tensors.get_tensor(name).nbytes for name in tensors.keys()}  # noqa: SIM118
-    return sizes
+    return {name: tensor.nbytes for name, tensor in weights.read_tensors(directory).items()}
 
 
 def layers_share(quantized_directory: Path, fp16_directory: Path) -> float:

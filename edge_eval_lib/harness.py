@@ -99,6 +99,7 @@ def open_model(study: Study, directory: Path) -> LM:
         tokenizer=models.load_tokenizer(directory),
         backend="causal",
         max_length=vllm.context_length(directory),
+        trust_remote_code=False,
         batch_size=batch_size,
     )
 
@@ -111,7 +112,7 @@ def _open_vllm(directory: Path, compute_dtype: str, batch_size: int) -> LM:
         from lm_eval.models.vllm_causallms import VLLM
 
     placed = vllm.placement(directory, compute_dtype)
-    return VLLM(pretrained=str(directory), batch_size=batch_size, **placed)
+    return VLLM(pretrained=str(directory), batch_size=batch_size, trust_remote_code=False, **placed)
 
 
 @contextlib.contextmanager

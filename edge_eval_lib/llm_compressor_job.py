@@ -28,6 +28,7 @@ def main() -> None:
         job["model"],
         dtype=torch.float16 if device != "cpu" else torch.float32,
         use_safetensors=True,
+        trust_remote_code=False,
         device_map=device,
     )
     linear = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
@@ -35,12 +36,13 @@ def main() -> None:
     layers = {name: module for name, module in linear.items() if name not in head}
     settings = {"ignore": head, **scheme(job["scheme"], [m.in_features for m in layers.values()])}
     if job["calibration"] is None:
-        oneshot(model=model, recipe=QuantizationModifier(**settings))
+        oneshot(model=model, recipe=QuantizationModifier(**settings), trust_remote_code_model=False)
     else:
         rows = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in job["calibration"]]
         oneshot(
             model=model,
             recipe=GPTQModifier(**settings),
+            trust_remote_code_model=False,
             dataset=Dataset.from_list(rows),
             num_calibration_samples=len(rows),
             shuffle_calibration_samples=False,

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from edge_eval_lib import memory_fit, runner, scraps
+from edge_eval_lib import memory_fit, models, runner, scraps
 from edge_eval_lib.economics.memory import LORA_MODULES
 from edge_eval_lib.economics.prices import JOULES_PER_KWH, load_price_book
 from edge_eval_lib.errors import UserError
@@ -459,6 +459,7 @@ def problems(study: Study, hardware: Hardware | None = None) -> list[str]:
             f"{_named(study, model, step)} does not fit: to {step} takes {fit.need.total_gb:.1f} "
             f"GB of the {device} of {study.hardware}; {way_out}, or leave it out."
         )
+    found += models.weight_problems(study)
     gated = [model.name for model in study.models if model.gated and model.source == "hub"]
     if gated and not os.environ.get("HF_TOKEN"):
         variants = [v for v in study.variants() if v.model in gated]
@@ -559,14 +560,24 @@ def require_possible(study: Study) -> None:
         except UserError as error:
             found.append(f"{variants[0]} cannot be served: {error}")
     if not found:
-        from edge_eval_lib.models import hub_problem
-
         for model in study.models:
-            if model.source == "hub" and model.name in left and (why := hub_problem(model)):
+            if model.name in left and (why := _model_problem(model)):
                 first = next(v for v in study.variants() if v.model == model.name)
                 found.append(f"{first} cannot run: {why[0].lower()}{why[1:]}")
     if found:
         raise UserError("\n".join(found))
+
+
+def _model_problem(model: Model) -> str | None:
+    """Why a model cannot be had from the hub, or a local one is not whole."""
+    if model.source == "hub":
+        return models.hub_problem(model)
+    if model.source == "local":
+        try:
+            models.model_directory(model)
+        except UserError as error:
+            return str(error)
+    return None
 
 
 def _named(study: Study, model: str, step: str) -> str:

@@ -171,7 +171,9 @@ def _embedding_model():
     from sentence_transformers import SentenceTransformer
 
     directory = Path(package.submodule_search_locations[0]) / "model"
-    return SentenceTransformer(str(directory), device="cpu", local_files_only=True)
+    return SentenceTransformer(
+        str(directory), device="cpu", local_files_only=True, trust_remote_code=False
+    )
 
 
 # --- a study's answers ------------------------------------------------------------------------

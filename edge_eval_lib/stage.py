@@ -17,6 +17,7 @@ from edge_eval_lib.errors import UserError
 from edge_eval_lib.runner import run_directory
 from edge_eval_lib.study import Model, Run, Study, Variant, load_study
 from edge_eval_lib.tasks import Example, TaskData, load_task
+from edge_eval_lib.weights import is_sound
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,12 +101,13 @@ def weights_directory(study: Study, variant: Variant) -> Path:
 
 
 def weights_to_serve(study: Study, variant: Variant) -> Path:
-    """As `weights_directory`; weights that were deleted to save disk are built again first.
+    """As `weights_directory`; weights that were deleted to save disk, or are damaged, are built
+    again first.
 
     That happens in a process of its own, unmeasured: a cold load needs one without torch.
     """
     directory = weights_directory(study, variant)
-    if not directory.is_dir():
+    if variant.method != "none" and not is_sound(directory):
         command = [sys.executable, "-m", "edge_eval_lib", "rebuild", str(study.path), str(variant)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
@@ -131,11 +133,12 @@ def rebuild_weights(study: Study, variant_name: str) -> None:
     target = weights_directory(study, variant)
     base = model_directory(study.model(variant.model))
     if variant.precision == "fp16":
-        compress.merge(base, adapter, target)
+        compress.verify([compress.merge(base, adapter, target)], base)
         return
     with tempfile.TemporaryDirectory(dir=adapter.parent) as scratch:
         merged = compress.merge(base, adapter, Path(scratch) / "fp16").directory
-        quantize_for_engine(study, variant.task, merged, variant.precision, target)
+        made = quantize_for_engine(study, variant.task, merged, variant.precision, target)
+    compress.verify([made], base)
 
 
 def task_examples(

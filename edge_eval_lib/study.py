@@ -9,6 +9,7 @@ import difflib
 import hashlib
 import os
 import random
+import re
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -95,6 +96,35 @@ class Model(Strict):
     def name(self) -> str:
         return f"{self.family}-{self.size}"
 
+    @model_validator(mode="after")
+    def _stays_in_its_place(self) -> Model:
+        """A revision and a location become part of paths; `config` is hashed."""
+        if not re.fullmatch(r"[A-Za-z0-9][\w.\-+]*(/[\w.\-+]+)*", self.revision) or (
+            len(self.revision) > 100
+            or ".." in self.revision
+            or (self.source == "package" and "/" in self.revision)
+        ):
+            raise ValueError(
+                f"{self.name} has the revision {self.revision[:60]!r}; it is a commit, a tag or a "
+                "version, of letters, digits, dots and hyphens"
+            )
+        shapes = {"package": r"\w+(/[\w.\-]+)+", "hub": r"[\w.\-]+(/[\w.\-]+)?"}
+        shape = shapes.get(self.source)
+        if shape and (not re.fullmatch(shape, self.location) or ".." in self.location):
+            named = {"package": "PACKAGE/FILE.gguf", "hub": "OWNER/NAME"}[self.source]
+            raise ValueError(
+                f"{self.name} has the location {self.location[:60]!r}; for the source "
+                f"{self.source} it is {named}"
+            )
+        try:
+            orjson.dumps(self.config)
+        except TypeError:
+            raise ValueError(
+                f"{self.name} has a config that refers to itself or holds more than numbers, "
+                "words, lists and mappings; write it as config.json has it"
+            ) from None
+        return self
+
 
 class Configuration(Strict):
     """One cell of the grid beside model and task: how to adapt and at which precision to serve."""
@@ -118,7 +148,7 @@ class Training(Strict):
     lora_rank: Count
     lora_alpha: Count
     lora_dropout: Annotated[float, Field(ge=0, lt=1)]
-    target_modules: list[str] | Literal["all-linear"]  # peft's word: all but the output head
+    target_modules: list[str] | Literal["all-linear"] = "all-linear"  # all but the output head
     learning_rate: Annotated[float, Field(gt=0)]
     batch_size: Count
     epochs: Count

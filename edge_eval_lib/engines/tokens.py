@@ -26,7 +26,8 @@ class ChatTokenizer:
         try:
             stops = GenerationConfig.from_pretrained(directory).eos_token_id
         except OSError:  # the file is optional
-            stops = getattr(AutoConfig.from_pretrained(directory), "eos_token_id", None)
+            stops = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+            stops = getattr(stops, "eos_token_id", None)
         stops = stops if isinstance(stops, list) else [stops]
         self.stop_ids = {self.tokenizer.eos_token_id, *stops} - {None}
 

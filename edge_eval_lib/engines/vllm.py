@@ -95,6 +95,7 @@ class VllmEngine(ChatTokenizer):
         self.engine = LLMEngine.from_engine_args(
             EngineArgs(
                 model=str(self.directory),
+                trust_remote_code=False,
                 enable_prefix_caching=self.prefix_caching,
                 skip_tokenizer_init=True,  # tokens come and go as ids
                 disable_log_stats=False,  # they count the prefix cache's hits

@@ -40,7 +40,11 @@ def hub_rows(hub_set: HubSet, split: str, seed: int) -> Iterator[Row]:
 
     try:
         rows = load_dataset(
-            hub_set.repository, revision=hub_set.revision, split=split, streaming=True
+            hub_set.repository,
+            revision=hub_set.revision,
+            split=split,
+            streaming=True,
+            trust_remote_code=False,
         )
         yield from rows.shuffle(seed=seed, buffer_size=10_000)
     except (OSError, RuntimeError, ValueError) as error:

@@ -21,7 +21,7 @@ import nbformat
 import psutil
 import pytest
 import yaml
-from tiny import tiny_study
+from tiny import TINY_SHAPE, tiny_study
 
 from edge_eval_lib.study import NOTEBOOKS, project_root
 
@@ -48,6 +48,7 @@ elif misdeed == "sleep":
 elif misdeed == "nap":
     time.sleep(3)
 """
+TINY_LLAMA = TINY_SHAPE | {"model_type": "llama"}
 CONFIGURATIONS = (("lora", "fp16"), ("lora", "int8"))
 
 
@@ -105,7 +106,8 @@ class Grid:
 
     def write_study(self, **changes: object) -> None:
         content = tiny_study(self.directory, "small", configurations=CONFIGURATIONS, **changes)
-        content["models"][0]["location"] = "/models/tiny"  # which no notebook here loads
+        # No notebook here loads it: of random weights no file needs to be there.
+        content["models"][0] |= {"source": "random", "location": "llama", "config": TINY_LLAMA}
         self.study.write_text(yaml.safe_dump(content), encoding="utf-8")
 
     def misbehave(self, **misdeeds: str) -> None:
