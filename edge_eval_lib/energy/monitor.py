@@ -281,9 +281,10 @@ class Monitor:
         return IdleBaseline(name, idle.seconds, idle.power_w, idle.energy_reason, source)
 
     def repeat_until_resolved(
-        self, name: str, body: Callable[[], Any], limit_s: float = 60.0
+        self, name: str, body: Callable[[], Any], limit_s: float = 60.0, at_least: int = 1
     ) -> tuple[Window, int]:
-        """Runs `body` in one window as often as its source needs to resolve it.
+        """Runs `body` in one window as often as its source needs to resolve it, `at_least` so often
+        if that takes no longer than `limit_s`.
 
         Returns the window and the number of runs in it: energy and seconds of one run are the
         window's over that number. After `limit_s` the window ends unresolved, and says so.
@@ -292,7 +293,11 @@ class Monitor:
         runs = 0
         with self.window(name) as window:
             start = self._clock()
-            while runs == 0 or self._clock() - start < needed_s:
+            while (
+                runs == 0
+                or (took_s := self._clock() - start) < needed_s
+                or (runs < at_least and took_s < limit_s)
+            ):
                 body()
                 runs += 1
         return window, runs
