@@ -382,6 +382,9 @@ class Progress(logging.Handler):
         run, began = self.began.pop(job)
         self.expected_s += self.seconds.pop(run, 0.0)
         self.took_s += time.monotonic() - began
+        disturbed = runner.disturbance(runner.place(self.study, *run))
+        if disturbed:
+            self.say(f"{run[0]}  {run[1]}: disturbed: {disturbed}", flush=True)
 
     def _fail(self, run: tuple[str, str]) -> None:
         self.seconds.pop(run, None)

@@ -216,6 +216,30 @@ def read_failure(at: Place) -> dict[str, Any] | None:
         return None
 
 
+def disturbance(at: Place) -> str | None:
+    """What other work did to a finished run's windows, in a phrase; None if nothing doubtful."""
+    try:
+        found = scraps.read_scraps(at.notebook)
+    except (OSError, ValueError):
+        return None
+    windows = {
+        name.removesuffix("_checks"): found[name] for name in found if name.endswith("_checks")
+    }
+    windows |= {each["window"]: each["checks"] for each in found.get("serving_windows") or []}
+    doubtful = [
+        (check["verdict"] == "invalid", f"{check['detail']} in '{window}'")
+        for window, told in windows.items()
+        for check in told or []
+        if check["name"] == "interference" and check["verdict"] in ("warning", "invalid")
+    ]
+    if not doubtful:
+        return None
+    _invalid, worst = max(doubtful, key=lambda one: one[0])
+    more = len(doubtful) - 1
+    others = {0: "", 1: ", and one more window"}.get(more, f", and {more} more windows")
+    return worst + others
+
+
 def die_with_parent(signal_number: int) -> None:
     """Have the kernel send this process `signal_number` when its parent ends (Linux)."""
     if sys.platform == "linux":

@@ -10,6 +10,7 @@ import math
 
 import pandas as pd
 
+from edge_eval_lib.energy.interference import CoreUse
 from edge_eval_lib.energy.meter import Check, Reading
 from edge_eval_lib.energy.nvml_watch import POWER_CAP, Observation
 
@@ -22,6 +23,8 @@ MISSED_SHARE = 0.05  # of the window within gaps that makes the integral invalid
 STEADY_SAMPLES = 20  # equal power samples in a row before the sensor is thought stuck
 CLOCK_STEP_S = 0.1
 TEMPERATURE_DRIFT_C = 15.0
+DISTURBED = 0.05  # of its cores that other work may take before a window is doubtful
+SPOILED = 0.25  # and beyond this its figures are those of a crowd
 
 
 def resolution(source: str | None, lag_s: float, seconds: float) -> Check:
@@ -156,6 +159,40 @@ def other_processes(seen: list[Observation]) -> Check:
             name, "warning", f"{unrecognised} processes; in a container ours is not told apart"
         )
     return Check(name, "ok")
+
+
+def interference(found: CoreUse | str, on_gpu: bool) -> Check:
+    """Other work on the cores that this run may use; `found` is a reason where that is not known.
+
+    Judged by the largest of the cores' share that others took, our threads' wait for a core because
+    of it, and what a CPU quota held back. Work on a GPU needs few of the cores: what others take is
+    not held against it, only waiting is, and that disturbs without spoiling.
+    """
+    name = "interference"
+    if isinstance(found, str):
+        return Check(name, "not applicable", found)
+    told = [
+        (found.waited, "its threads waited {:.0%} of their time for a core, taken by other work"),
+        (found.held, "a CPU quota held its threads back for {:.0%} of their time"),
+    ]
+    error = 0.0
+    if not on_gpu:
+        error = found.error
+        told.insert(0, (found.taken, "other work took {:.0%} of its " + _cores(found.cores)))
+    share, words = max(told, key=lambda one: one[0])
+    certain = share - (error if share == found.taken else 0.0)
+    if certain >= SPOILED and not on_gpu:
+        return Check(name, "invalid", words.format(share))
+    if certain >= DISTURBED:
+        return Check(name, "warning", words.format(share))
+    if error > DISTURBED:
+        short = f"{found.seconds:.2g} s are too short to tell: {words.format(share)} ± {error:.0%}"
+        return Check(name, "not applicable", short)
+    return Check(name, "ok", words.format(share))
+
+
+def _cores(count: int) -> str:
+    return "core" if count == 1 else f"{count} cores"
 
 
 def temperature(

@@ -1,16 +1,16 @@
-"""`cpu-model`: an estimate for machines without any meter: CPU time x watts of a busy core.
+"""`cpu-model`: an estimate for machines without any meter: CPU time x watts of a busy thread.
 
-It says nothing of idle power, memory or the rest of the machine, so no idle can be subtracted.
+The watts are a whole server's at full load, shared out over its hardware threads: idle power,
+memory, fans and power supply are in them. What of it the machine would have drawn without the work
+is not known, so no idle can be subtracted.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass
 
-import psutil
-
+from edge_eval_lib.energy import process_tree
 from edge_eval_lib.energy.meter import Reading
 
 CLOCK_TICK_S = 0.01  # in which Linux counts the time of other processes
@@ -22,15 +22,21 @@ class CpuTime:
 
     own_s: float
     ended_s: float
-    live_s: dict[tuple[int, float], float]  # by (process id, start time)
+    live_s: dict[tuple[int, float], float]  # by (process id, start)
+    complete: bool = True  # False: children that end leave no trace of their time
 
     @property
     def total_s(self) -> float:
         return self.own_s + self.ended_s + sum(self.live_s.values())
 
+    @property
+    def pids(self) -> list[int]:
+        """Of the live descendants."""
+        return [pid for pid, _start in self.live_s]
+
 
 class CpuModel:
-    """Joules by the CPU time of this process and its descendants.
+    """Joules by the CPU time of this process and its descendants, orphaned ones included.
 
     `low_w`, `typical_w` and `high_w` are watts of one busy logical CPU (params/hardware.yaml).
     """
@@ -42,19 +48,23 @@ class CpuModel:
     def __init__(self, low_w: float, typical_w: float, high_w: float, device: str) -> None:
         self._watts = (low_w, typical_w, high_w)
         self.devices = [device]
-        self._process = psutil.Process()
 
     def begin(self) -> CpuTime:
+        process_tree.adopt_orphans()
         live = self._live()  # before our own time, so that the search is not counted
-        return CpuTime(time.process_time(), _ended_s(), live)
+        return CpuTime(time.process_time(), _ended_s(), live, _complete())
 
     def end(self) -> CpuTime:
         own, ended = time.process_time(), _ended_s()
-        return CpuTime(own, ended, self._live())
+        live = self._live()
+        process_tree.release_orphans()
+        return CpuTime(own, ended, live, _complete())
 
     def reading(self, begin: CpuTime, end: CpuTime) -> Reading:
         seconds = cpu_seconds(begin, end)
         if seconds is None:
+            if not (begin.complete and end.complete):
+                return Reading(None, "SIGCHLD is ignored: child processes leave no trace")
             return Reading(None, "a child process ended without being waited for")
         low, typical, high = (watts * seconds for watts in self._watts)
         return Reading(typical, lo_j=low, hi_j=high)
@@ -64,21 +74,18 @@ class CpuModel:
 
     def _live(self) -> dict[tuple[int, float], float]:
         live: dict[tuple[int, float], float] = {}
-        if _childless():
-            return live
-        for child in self._process.children(recursive=True):
-            try:
-                used = child.cpu_times()
-                live[child.pid, child.create_time()] = (
-                    used.user + used.system + used.children_user + used.children_system
-                )
-            except psutil.Error:  # it ended meanwhile; its parent's waited-for time has it
-                continue
+        for pid in process_tree.descendants():
+            found = process_tree.used_s(pid)
+            if found is not None:  # else it ended meanwhile; its parent's waited-for time has it
+                start, used = found
+                live[pid, start] = used
         return live
 
 
 def cpu_seconds(begin: CpuTime, end: CpuTime) -> float | None:
-    """CPU seconds between two marks; None if a process vanished and took its time with it."""
+    """CPU seconds between two marks; None if a process may have taken its time with it unseen."""
+    if not (begin.complete and end.complete):
+        return None
     vanished_s = sum(used for key, used in begin.live_s.items() if key not in end.live_s)
     known_elsewhere_s = (
         end.ended_s
@@ -90,16 +97,8 @@ def cpu_seconds(begin: CpuTime, end: CpuTime) -> float | None:
     return max(0.0, end.total_s - begin.total_s)
 
 
-def _childless() -> bool:
-    """Whether this process has no child, at the price of one system call; a search reads all of
-    /proc. False also where the system cannot tell."""
-    if not hasattr(os, "waitid"):
-        return False
-    try:
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return True
-    return False
+def _complete() -> bool:
+    return not process_tree.children_are_reaped_unseen()
 
 
 def _ended_s() -> float:

@@ -7,6 +7,7 @@ window, so that windows may nest.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -14,12 +15,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import psutil
 import pynvml
 
 from edge_eval_lib import nvml
+from edge_eval_lib.energy import process_tree
 
-CLEAR_PEAK = "5"  # proc(5): writing it to clear_refs resets VmHWM to the current resident memory
+CLEAR_PEAK = b"5"  # proc(5): writing it to clear_refs resets VmHWM to the current resident memory
 
 
 @dataclass(eq=False)
@@ -112,27 +113,27 @@ def _hand_out() -> None:
 
 
 def _resident_peak_bytes() -> int | None:
-    try:
-        with open("/proc/self/status") as status:
-            return _field_bytes(status.read(), "VmHWM")
-    except OSError:
-        return None
+    return _field_bytes(process_tree.read("/proc/self/status").decode(), "VmHWM")
 
 
 def _field_bytes(status: str, name: str) -> int | None:
-    for line in status.splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) * 1024
-    return None
+    """A field of /proc/PID/status in bytes; None if it is not there."""
+    _before, found, after = status.partition(f"\n{name}:")
+    return int(after.split(maxsplit=1)[0]) * 1024 if found else None
 
 
 def _reset_resident_peak() -> bool:
     try:
-        with open("/proc/self/clear_refs", "w") as clear_refs:
-            clear_refs.write(CLEAR_PEAK)
+        descriptor = os.open("/proc/self/clear_refs", os.O_WRONLY)
+    except OSError:
+        return False
+    try:
+        os.write(descriptor, CLEAR_PEAK)
         return True
     except OSError:
         return False
+    finally:
+        os.close(descriptor)
 
 
 def torch_in_use() -> Any:
@@ -159,8 +160,9 @@ def _reset_torch_peak() -> None:
 def _device_gb(gpus: list[nvml.Device]) -> float | None:
     """Device memory of this process and its children (an engine's workers, one a device); None
     where the driver does not tell (some containers)."""
-    process = psutil.Process()
-    ours = {process.pid, *(child.pid for child in process.children(recursive=True))}
+    if not gpus:
+        return None
+    ours = {os.getpid(), *process_tree.descendants()}
     own, known = 0, False
     for gpu in gpus:
         try:

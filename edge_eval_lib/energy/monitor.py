@@ -23,6 +23,7 @@ import pandas as pd
 from edge_eval_lib import hardware, nvml
 from edge_eval_lib.energy import checks, memory
 from edge_eval_lib.energy.cpu_model import CpuModel, cpu_seconds
+from edge_eval_lib.energy.interference import InterferenceWatch
 from edge_eval_lib.energy.meter import Check, Meter, MeterError, Reading, Source, worst_verdict
 from edge_eval_lib.energy.nvml_counter import NvmlCounter
 from edge_eval_lib.energy.nvml_power import NvmlPower
@@ -31,11 +32,21 @@ from edge_eval_lib.energy.rapl import Rapl
 
 GPU_SOURCES = ("nvml-counter", "nvml-power")
 CPU_SOURCES = ("rapl", "cpu-model")
+SHARED_IDLE = "the estimate's watts hold a server's idle power, and how much of it is not known"
 ELSEWHERE = "the work runs elsewhere, where this process measures nothing"
 NO_SAMPLES = pd.DataFrame(
     {"monotonic_s": pd.Series(dtype=float), "device": pd.Series(dtype=int)}
     | {"power_w": pd.Series(dtype=float)}
 )
+NO_GPU_CHECKS = [  # made once: a window must cost little
+    checks.counter_against_integral(None, None, None, math.inf),
+    checks.counter_advances(None),
+    checks.power_changes(NO_SAMPLES, False),
+    checks.sample_gap(NO_SAMPLES, math.inf),
+    checks.throttling([]),
+    checks.other_processes([]),
+    checks.temperature([], (-math.inf, math.inf), {}),
+]
 
 
 @dataclass(frozen=True)
@@ -173,6 +184,7 @@ class Monitor:
         self._on_gpu, cpu_reason = _where(device)
         model = parameters.cpu_model
         self._cpu = CpuModel(model.low_w, model.typical_w, model.high_w, hardware.cpu_name())
+        self._cores = InterferenceWatch()
         if self._on_gpu:
             self._open_meter("nvml-counter", lambda: NvmlCounter(clock, sleep))
             self._open_meter("nvml-power", lambda: NvmlPower(clock, sleep))
@@ -229,6 +241,7 @@ class Monitor:
         """Stops the sampling threads; windows still open end without samples from here on."""
         for poller in self._pollers:
             poller.stop()
+        self._cores.close()
 
     def window(self, name: str) -> Window:
         """A context manager that measures its body; windows may nest, overlap and repeat names."""
@@ -250,23 +263,28 @@ class Monitor:
         if not seconds > 0:
             raise ValueError(f"seconds must be positive, not {seconds}")
         if self.energy_source in (None, "cpu-model"):
-            reason = self.energy_reason or "the CPU-time model knows no idle power"
+            reason = self.energy_reason or SHARED_IDLE
             return IdleBaseline(name, 0.0, None, reason, self.energy_source)
         with self.window(f"idle {name}") as idle:
             self._sleep(seconds)
+        source = idle.energy_source or self.energy_source
+        crowd = next(check for check in idle.checks if check.name == "interference")
+        if crowd.verdict == "invalid":
+            reason = f"the machine was not idle: {crowd.detail}"
+            return IdleBaseline(name, idle.seconds, None, reason, source)
         if name == "bare":
             self._idle_w = {
                 source: joules / idle.seconds
                 for source, joules in idle.energy_by_source_j.items()
                 if joules is not None and source != "cpu-model" and idle.seconds
             }
-        source = idle.energy_source or self.energy_source
         return IdleBaseline(name, idle.seconds, idle.power_w, idle.energy_reason, source)
 
     def repeat_until_resolved(
-        self, name: str, body: Callable[[], Any], limit_s: float = 60.0
+        self, name: str, body: Callable[[], Any], limit_s: float = 60.0, at_least: int = 1
     ) -> tuple[Window, int]:
-        """Runs `body` in one window as often as its source needs to resolve it.
+        """Runs `body` in one window as often as its source needs to resolve it, `at_least` so often
+        if that takes no longer than `limit_s`.
 
         Returns the window and the number of runs in it: energy and seconds of one run are the
         window's over that number. After `limit_s` the window ends unresolved, and says so.
@@ -275,7 +293,11 @@ class Monitor:
         runs = 0
         with self.window(name) as window:
             start = self._clock()
-            while runs == 0 or self._clock() - start < needed_s:
+            while (
+                runs == 0
+                or (took_s := self._clock() - start) < needed_s
+                or (runs < at_least and took_s < limit_s)
+            ):
                 body()
                 runs += 1
         return window, runs
@@ -293,6 +315,7 @@ class Monitor:
                     poller.resume()
             self._open.append(window)
             state["cpu"] = self._cpu.begin()
+            state["cores"] = self._cores.look(state["cpu"])
             state["synchronise"] = _synchronise()
             state["begin"] = {
                 name: mark
@@ -315,6 +338,7 @@ class Monitor:
             and (mark := _read(name, meter.end, state["failures"])) is not None
         }
         cpu = self._cpu.end()
+        cores = self._cores.look(cpu)
         with self._lock:
             window.seconds = stop - state["start"]
             self._tell_memory(window)
@@ -332,6 +356,10 @@ class Monitor:
                 self._samples.append(window.samples.assign(window=window.name))
             window.checks = [
                 *self._gpu_checks(window, readings),
+                checks.interference(
+                    ELSEWHERE if self._elsewhere else self._cores.between(state["cores"], cores),
+                    self._on_gpu,
+                ),
                 checks.clock_step(window.seconds, wall_s, boot_s),
                 checks.meter(state["failures"]),
                 checks.synchronised(
@@ -360,6 +388,8 @@ class Monitor:
         window.device_memory_gb = peak.device_gb
 
     def _gpu_checks(self, window: Window, readings: dict[str, Reading]) -> list[Check]:
+        if not self._on_gpu:
+            return NO_GPU_CHECKS
         seen = []
         if self._gpus:
             seen = self._watch.between(window._state["watch"], self._watch.end())
@@ -433,7 +463,7 @@ class Monitor:
         idle_w = self._idle_w.get(window.energy_source)
         window.energy_net_reason = ""
         if window.energy_source == "cpu-model":
-            window.energy_net_reason = "an estimate from CPU time holds no idle power to subtract"
+            window.energy_net_reason = SHARED_IDLE
         elif idle_w is None:
             window.energy_net_reason = "no idle baseline was measured"
         elif (net_j := window.energy_j - idle_w * window.seconds) < 0:

@@ -11,6 +11,7 @@ import psutil
 import pynvml
 
 from edge_eval_lib import nvml
+from edge_eval_lib.energy import process_tree
 
 INITIAL_PID_NAMESPACE = "pid:[4026531836]"  # a constant of Linux: the namespace of the host
 THROTTLE_REASONS = {
@@ -68,7 +69,7 @@ class NvmlWatch:
 
     def _look(self, processes: bool = False) -> Observation:
         seen = Observation(self._clock(), processes_known=processes)
-        tree = _own_tree() if processes else set()
+        tree = {os.getpid(), *process_tree.descendants()} if processes else set()
         for gpu in self.gpus:
             _ask(lambda gpu=gpu: seen.temperature_c.update({gpu.label: _temperature_c(gpu)}))
             _ask(lambda gpu=gpu: seen.throttle.update({gpu.label: _throttle(gpu)}))
@@ -126,11 +127,6 @@ def in_host_pid_namespace() -> bool:
         return os.readlink("/proc/self/ns/pid") == INITIAL_PID_NAMESPACE
     except OSError:
         return False
-
-
-def _own_tree() -> set[int]:
-    process = psutil.Process()
-    return {process.pid, *(child.pid for child in process.children(recursive=True))}
 
 
 def _process_label(pid: int) -> str:

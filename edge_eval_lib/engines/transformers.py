@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import time
 from collections.abc import Iterable
@@ -29,12 +28,9 @@ class TransformersEngine(ChatTokenizer):
         self.compute_dtype = compute_dtype
 
     def import_libraries(self) -> None:
-        import torch  # noqa: F401
-        from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
+        from edge_eval_lib import libraries
 
-        config = json.loads((self.directory / "config.json").read_text(encoding="utf-8"))
-        if "quantization_config" in config:  # a server of FP16 weights has no use for it
-            import bitsandbytes  # noqa: F401
+        libraries.import_for_inference(self.directory)
 
     def load(self) -> None:
         from transformers import GenerationConfig

@@ -132,3 +132,44 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path):
     runner.write_atomically(tmp_path / "a.json", {"a": 2})
     assert json.loads((tmp_path / "a.json").read_text()) == {"a": 2}
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def published(at: runner.Place, **recorded) -> runner.Place:
+    cells = [
+        {
+            "outputs": [
+                {"data": {"application/scrapbook.scrap.json+json": {"name": name, "data": value}}}
+                for name, value in recorded.items()
+            ]
+        }
+    ]
+    at.notebook.parent.mkdir(parents=True, exist_ok=True)
+    at.notebook.write_text(json.dumps({"cells": cells}))
+    return at
+
+
+def check(verdict: str, detail: str = "other work took 31% of its 2 cores") -> list[dict]:
+    return [
+        {"name": "interference", "verdict": verdict, "detail": detail},
+        {"name": "resolution", "verdict": "invalid", "detail": "too short"},
+    ]
+
+
+def test_a_run_that_other_work_disturbed_is_told_in_a_line(study: Study):
+    from edge_eval_lib.grid import Progress
+
+    at = runner.place(study, "serve", "x_r01")
+    assert runner.disturbance(at) is None  # not there
+    assert runner.disturbance(published(at, load_checks=check("ok"))) is None
+    windows = [
+        {"window": "serve at 1", "checks": check("warning", "other work took 9% of its 2 cores")},
+        {"window": "serve at 8", "checks": check("invalid")},
+        {"window": "serve at 4", "checks": check("not applicable", "too short")},
+    ]
+    told = runner.disturbance(published(at, load_checks=None, serving_windows=windows))
+    assert told == "other work took 31% of its 2 cores in 'serve at 8', and one more window"
+    said: list[str] = []
+    progress = Progress(study, lambda line, **_: said.append(line))
+    progress.began[1] = (("serve", "x_r01"), 0.0)
+    progress._finish(1)
+    assert said == [f"serve  x_r01: disturbed: {told}"]

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import time
 
 import numpy as np
 import pandas as pd
@@ -10,11 +11,86 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_eval_lib import workload
+from edge_eval_lib.energy import Monitor
 from edge_eval_lib.engines.base import Generation, KvCache
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.likelihood import Likelihood
 from edge_eval_lib.study import load_study
 from edge_eval_lib.tasks import Example
+
+# --- cold loads -------------------------------------------------------------------------------
+
+
+def test_a_first_token_counts_only_beyond_the_spread_of_warm_ones():
+    warm = [0.10, 0.11, 0.09, 0.10, 0.12, 0.08, 0.10, 0.10]
+    beyond, reason = workload.beyond_warm(0.5, warm)
+    assert (beyond, reason) == (pytest.approx(0.4), None)
+    for cold in (0.11, 0.10, 0.05, 0.12):  # within the noise, or faster
+        beyond, reason = workload.beyond_warm(cold, warm)
+        assert beyond is None
+        assert "no difference is resolved" in reason
+    # Student's t: mean 0.1, s = 0.01195, 1.895 x s x sqrt(9/8) = 0.02402
+    assert workload.beyond_warm(0.1241, warm)[0] == pytest.approx(0.0241)
+    assert workload.beyond_warm(0.1239, warm)[0] is None
+    assert workload.beyond_warm(0.5, [0.1])[0] is None
+
+
+class ColdEngine:
+    """Computes for as long as it is told; its first answer takes `cold_s` longer."""
+
+    remote = False
+
+    def __init__(self, cold_s=0.0):
+        self.cold_s = cold_s
+
+    def import_libraries(self):
+        spin(0.05)
+
+    def load(self):
+        spin(0.02)
+
+    def encode(self, messages):
+        return [1]
+
+    def serve(self, prompts, output_tokens, concurrency):
+        spin(0.01 + self.cold_s)
+        self.cold_s = 0.0
+
+
+def spin(seconds):
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+
+def load_parts(load):
+    parts = [getattr(load, f"load_{part}_s") for part in ("interpreter", "import", "read")]
+    parts += [load.load_place_s, load.load_first_token_s]
+    return [part for part in parts if part is not None]
+
+
+@pytest.mark.parametrize("cold_s", [0.0, 2.0])
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_cold_load_is_the_sum_of_its_known_parts(tmp_path, monkeypatch, cold_s, cached):
+    monkeypatch.setattr(workload, "HEAVY", ())
+    if not cached:
+        monkeypatch.setattr(workload, "CACHED_SHARE", 0.0)
+    (tmp_path / "model.safetensors").write_bytes(bytes(100_000))
+    with Monitor(device="cpu") as monitor:
+        load = workload.cold_load(ColdEngine(cold_s), tmp_path, [], monitor)
+    assert sum(load_parts(load)) == pytest.approx(load.load_s, abs=0.02)
+    assert min(load_parts(load)) > 0
+    if cold_s:
+        assert load.load_first_token_s > 1.0  # more where others take the core
+    assert (load.load_first_token_s is None) == bool(load.load_first_token_reason)
+    assert (load.load_read_s is not None) == cached
+    assert bool(load.load_read_reason) == (not cached)
+    if monitor.energy_source == "cpu-model":
+        assert 0 < load.load_import_energy_lo_j < load.load_import_energy_j < load.load_energy_j
+        assert load.load_import_energy_j < load.load_import_energy_hi_j
+    names = [check["name"] for check in load.load_checks]
+    assert names.count("interference") == 1
+
 
 # --- warm-up ----------------------------------------------------------------------------------
 
