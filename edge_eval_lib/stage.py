@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_eval_lib import hardware, scraps
+from edge_eval_lib import hardware, redaction, scraps
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.runner import run_directory
 from edge_eval_lib.study import Model, Run, Study, Variant, load_study
@@ -36,6 +36,9 @@ class Stage:
 
     def keep(self, name: str, table: pd.DataFrame) -> None:
         """Write raw data beside the notebook, as `RUN.name.parquet`."""
+        if redaction.secrets():
+            texts = table.select_dtypes(["object", "string"]).columns
+            table = table.assign(**{c: table[c].map(redaction.redact) for c in texts})
         table.to_parquet(self.raw / f"{name}.parquet", index=False)
 
 
