@@ -26,10 +26,10 @@ def of(value: str, name: str = "OPENAI_API_KEY") -> dict[str, str]:
 
 @pytest.mark.parametrize(
     "name",
-    (
-        "OPENAI_API_KEY HF_TOKEN hf_token AWS_SECRET_ACCESS_KEY AWS_ACCESS_KEY_ID DB_PASSWORD "
-        "MYSQL_PWD GITHUB_PAT AZURE_CREDENTIAL X_AUTH openaiApiKey"
-    ).split(),
+    [
+        *("OPENAI_API_KEY", "HF_TOKEN", "hf_token", "AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID"),
+        *("DB_PASSWORD", "MYSQL_PWD", "GITHUB_PAT", "AZURE_CREDENTIAL", "X_AUTH", "openaiApiKey"),
+    ],
 )
 def test_a_variable_whose_name_says_so_holds_a_secret(name: str):
     assert secrets(of("v4lue-of-it", name)) == ("v4lue-of-it",)

@@ -14,7 +14,7 @@ import tiny
 import yaml
 
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.study import Study, load_study, project_root, read_yaml
+from edge_eval_lib.study import load_study, project_root, read_yaml
 
 PARAMS = project_root() / "params"
 STUDIES = sorted(p.stem for p in PARAMS.glob("*.yaml") if "configurations:" in p.read_text())
@@ -100,18 +100,28 @@ def whole(study: str) -> dict:
     return content
 
 
-@pytest.mark.parametrize("study", STUDIES)
+def own_places() -> dict[str, list[tuple]]:
+    """The places of every study that none before it has: each kind of field once."""
+    seen: set[tuple] = set()
+    own = {}
+    for study in STUDIES:
+        own[study] = [at for at in places(whole(study)) if at not in seen]
+        seen.update(own[study])
+    return {study: found for study, found in own.items() if found}
+
+
+@pytest.mark.parametrize(("study", "own"), own_places().items())
 def test_every_value_of_every_field_is_accepted_or_refused_in_one_sentence(
-    tmp_path: Path, study: str
+    tmp_path: Path, study: str, own: list[tuple]
 ):
     content, path, wrong = whole(study), tmp_path / "mine.yaml", []
-    for at in places(content):
+    for at in own:
         for value in NASTY:
             path.write_text(written(changed(content, at, value)), encoding="utf-8")
             case = f"{'.'.join(map(str, at))} = {value!r:.40}"
             began = time.monotonic()
             try:
-                loaded = load_study(path)
+                load_study(path).runs()
             except UserError as error:
                 told = str(error)
                 if "\n" in told or len(told) >= 400 or not told.isprintable():
@@ -120,9 +130,6 @@ def test_every_value_of_every_field_is_accepted_or_refused_in_one_sentence(
                     wrong.append(f"{case} is not named: {told}")
             except Exception as error:
                 wrong.append(f"{case}: {error!r:.200}")
-            else:
-                if not isinstance(loaded, Study) or loaded.measured_hash == "":
-                    wrong.append(f"{case}: no study")
             if time.monotonic() - began > SECONDS:
                 wrong.append(f"{case} took {time.monotonic() - began:.1f} s")
     assert not wrong, "\n".join(wrong[:40])
@@ -192,7 +199,7 @@ def test_words_and_dates_are_text(tmp_path: Path):
         ("family: tinyllama", "family: falcon_h1", "(no underscore: it separates the parts"),
         ("family: tinyllama", f"family: {'x' * 300}", "at most 64 characters: it names files"),
         ("name: tiny", f"name: {'x' * 300}", "at most 100 characters: it names files"),
-        ("  - 4\n  headline", "  headline", "must contain 4: it is workload.headline_concurrency"),
+        ("  - 4\n  engine", "  engine", "must contain 4: it is workload.headline_concurrency"),
         ("  - 1\n  - 4\n", "  - 4\n", "workload.concurrency must contain 1: latency is told at 1"),
         ("repetitions: 1", "repetitions: 1000000000", "'repetitions' is 1000000000, but it should"),
         ("precision: int8", "precision: fp8", "it should be 'fp16', 'int8' or 'int4'."),
@@ -202,7 +209,7 @@ def test_words_and_dates_are_text(tmp_path: Path):
         ("idle_seconds: 0.5", "idle_seconds: 1e999", "'workload.idle_seconds' is inf"),
         ("fp16: 0.00028", "fp16: .nan", "'models.0.nominal_gb.fp16' is nan"),
         ("description:", "description: !!binary aGk=\ndescriptio:", "tag:yaml.org,2002:binary"),
-        ("models:\n", "models: &a\n- *a\n", "at line 18: a value refers to itself"),
+        ("models:\n", "models: &a\n- *a\n", "a value refers to itself"),
         ("name: tiny", "? [name]\n: tiny", "a field's name must be a word"),
         ("name: tiny", "name: [tiny", "is not valid YAML at line"),
     ],
@@ -220,7 +227,7 @@ def test_a_value_that_refers_to_itself_or_a_billion_others_is_refused(tmp_path: 
     laughs = "a0: &a0 [x]\n" + "".join(
         f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 12)
     )
-    assert "more than 100,000 values" in refusal(tmp_path, text + laughs)
+    assert "more than 100,000 values" in refusal(tmp_path, plain(tmp_path) + laughs)
     assert "nested too deeply" in refusal(tmp_path, "[" * 5000)
 
 
@@ -254,11 +261,13 @@ def test_files_beside_a_study_are_checked_too(tmp_path: Path, beside: str, conte
     model = tiny.tiny_study(tmp_path)["models"][0] | {"source": "hub", "location": "x/y"}
     for models in (["smollm2-135M"], [model]):
         (tmp_path / "mine.yaml").write_text(plain(tmp_path, models=models))
+        told = f"{beside}: nothing"
         try:
             load_study(tmp_path / "mine.yaml")
         except UserError as error:
-            assert "\n" not in str(error)
-            assert beside in str(error)
+            told = str(error)
+        assert beside in told
+        assert "\n" not in told
 
 
 def test_the_longest_names_make_files_that_every_file_system_takes(tmp_path: Path):
