@@ -127,7 +127,8 @@ def rebuild_weights(study: Study, variant_name: str) -> None:
     adapter = adapter_directory(study, variant.adapter)
     if not adapter.is_dir():
         raise UserError(
-            f"The adapter {variant.adapter} is missing; `make all STUDY={study.name} RERUN=adapt`."
+            f"The adapter {variant.adapter} is missing; "
+            f"`make all STUDY={study.argument} RERUN=adapt`."
         )
     target = weights_directory(study, variant)
     base = model_directory(study.model(variant.model))
