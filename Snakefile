@@ -6,11 +6,12 @@
 # `make all` removes the settings files that are out of date and calls this (edge_eval_lib/grid.py).
 import shlex
 import sys
+from urllib.parse import unquote
 
 from edge_eval_lib import grid, memory_fit, runner
 from edge_eval_lib.study import load_study, project_root
 
-study = load_study(config["study"], config.get("repetitions"))
+study = load_study(unquote(str(config["study"])), config.get("repetitions"))
 everything = config.get("everything", True)  # False: score and report on the runs that there are
 if workflow.exec_mode == workflow.exec_mode.DEFAULT:  # not in a job on another machine
     grid.show_progress(study)
@@ -21,8 +22,15 @@ FITS = memory_fit.fits(study)
 LIBRARY = project_root() / "edge_eval_lib"
 # Tables are cheap: any edit of the library makes them again, and never a measured run.
 REPORT_CODE = [*LIBRARY.rglob("*.py"), *(LIBRARY / "templates").glob("*")]
+
+
+def word(text):
+    """A word of a shell command, whatever is in it; Snakemake fills in what stands in braces."""
+    return shlex.quote(str(text)).replace("{", "{{").replace("}", "}}")
+
+
 RUN = (
-    f"exec {shlex.quote(sys.executable)} -m edge_eval_lib run {shlex.quote(str(study.path))} "
+    f"exec {word(sys.executable)} -m edge_eval_lib run {word(study.path)} "
     f"--repetitions {study.repetitions} "
 )
 

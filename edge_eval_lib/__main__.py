@@ -8,8 +8,15 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
+try:
+    import typer
+except ImportError:  # another Python than the project's
+    sys.exit(
+        f"{sys.executable} has not what edge_eval_lib needs; say "
+        ".venv/bin/python -m edge_eval_lib (make setup makes .venv)."
+    )
 
+from edge_eval_lib import redaction
 from edge_eval_lib.errors import UserError
 
 # Every command imports what it needs when it runs: planning must not wait for papermill.
@@ -21,8 +28,27 @@ app = typer.Typer(
     help="Is this language model worth running on your own hardware? Measured, stage by stage.",
 )
 StudyName = Annotated[str, typer.Argument(help="a name in params/, or the path of a YAML file")]
+
+
+def _repetitions(text: str) -> int | None:
+    """The number that a person gave; UserError, rather than typer's usage, for anything else."""
+    from edge_eval_lib.study import MOST_REPETITIONS
+
+    if text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= MOST_REPETITIONS:
+        return int(text)
+    told = text if len(text) <= 40 else f"{text[:40]}..."
+    raise UserError(
+        f"repetitions is {told!r}, but it must be a whole number from 1 to {MOST_REPETITIONS}."
+    )
+
+
 Repetitions = Annotated[
-    int | None, typer.Option(min=1, help="serving repetitions, instead of the study's own")
+    int | None,
+    typer.Option(
+        parser=_repetitions,
+        metavar="NUMBER",
+        help="serving repetitions, instead of the study's own",
+    ),
 ]
 
 
@@ -184,8 +210,10 @@ def main() -> None:
         from edge_eval_lib import runner
 
         runner.die_with_parent(signal.SIGTERM)
+    for stream in (sys.stdout, sys.stderr):
+        redaction.redact_stream(stream)
     try:
-        app()
+        sys.exit(app(standalone_mode=False))
     except UserError as error:
         sys.exit(str(error))
     except Interrupted:
@@ -196,6 +224,13 @@ def main() -> None:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(f"{where}{error.strerror or error}.")
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # typer's own, of a command that there is not
+            raise
+        if not sys.argv[1:]:
+            sys.exit(error.format_message())  # the help
+        print(f"{error.format_message()} (--help tells more.)", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -362,7 +362,9 @@ def measured_runs(study: Study) -> pd.DataFrame:
     """The runs that the study's ablation measured; UserError if it was not made yet."""
     path = runner.raw_file(study, "ablation", "ablation", "runs.parquet")
     if not path.is_file():
-        raise UserError(f"{study.name} was not run yet; run `make all STUDY={study.name}` first.")
+        raise UserError(
+            f"{study.name} was not run yet; run `make all STUDY={study.argument}` first."
+        )
     return pd.read_parquet(path)
 
 

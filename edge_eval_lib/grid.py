@@ -19,10 +19,11 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 
-from edge_eval_lib import plan, runner, scraps
+from edge_eval_lib import plan, redaction, runner, scraps
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.study import (
     STAGES,
@@ -31,6 +32,7 @@ from edge_eval_lib.study import (
     load_study,
     outputs_root,
     project_root,
+    shown,
 )
 
 INTERRUPT_S = 10.0  # how long Snakemake may take to stop what it started
@@ -71,6 +73,7 @@ def make_all(
         make_ablation(study, repetitions, rerun)
         return
     started = time.monotonic()
+    find_profile(profile or "local")
     plan.require_possible(study)
     with _locked(study):
         _claim(study, repetitions)
@@ -260,7 +263,8 @@ def _what_failed(study: Study, runs: list[Run]) -> str:
     rest = f", {blocked} more need {'it' if len(failures) == 1 else 'them'}" if blocked > 0 else ""
     report = _where(study) if (study.directory / "report.html").is_file() else ""
     many = f"{len(failures)} run{'s' if len(failures) > 1 else ''}"
-    closing = f"Everything else is kept; make all tries them again. {report}".rstrip()
+    again = f"`make all STUDY={study.argument}` tries them again."
+    closing = f"Everything else is kept; {again} {report}".rstrip()
     return "\n".join([f"{many} of {study.name} failed{rest}:", *told, closing])
 
 
@@ -286,14 +290,9 @@ def _keep_wall_time(study: Study, runs: Iterable[Run], began: float, wall_s: flo
 
 def _snakemake(study: Study, profile: str | None, everything: bool) -> bool:
     """Have Snakemake make the targets; whether all of them were made."""
-    profile_directory = Path(profile or "local")
-    if not profile_directory.is_dir():
-        profile_directory = project_root() / "profiles" / profile_directory
-    if not profile_directory.is_dir():
-        known = sorted(p.name for p in (project_root() / "profiles").iterdir())
-        raise UserError(f"There is no profile {profile!r}; there is: {', '.join(known)}.")
+    profile_directory = find_profile(profile or "local")
     config = {
-        "study": str(study.path),
+        "study": quote(str(study.path)),  # Snakemake reads values as numbers, or YAML
         "repetitions": study.repetitions,
         "everything": int(everything),  # a word would stay text
     }
@@ -321,6 +320,32 @@ def _snakemake(study: Study, profile: str | None, everything: bool) -> bool:
         except BaseException:
             _stop(process)
             raise
+        finally:
+            _redact_file(study.directory / "snakemake.log")
+
+
+def find_profile(name: str) -> Path:
+    """The directory of a profile: one in profiles/ or a path; UserError for any other."""
+    folder = project_root() / "profiles"
+    try:
+        for directory in (folder / name, Path(name).expanduser().resolve()):
+            if any(directory.glob("config*.yaml")):
+                return directory
+    except (OSError, RuntimeError, ValueError):  # a name that no file can have
+        pass
+    known = ", ".join(sorted(path.name for path in folder.iterdir()))
+    raise UserError(
+        f"There is no profile {shown(name)}; say a name in profiles/ ({known}), or a directory "
+        "with a config.yaml of Snakemake's."
+    )
+
+
+def _redact_file(path: Path) -> None:
+    """What libraries wrote past Python's own streams is masked here."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    masked = redaction.redact(text)
+    if masked != text:
+        path.write_text(masked, encoding="utf-8")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -151,6 +151,11 @@ def load_hardware(name: str, path: Path | None = None) -> Hardware:
     return devices[name]
 
 
+def declared_names() -> list[str]:
+    """What a study may say for `hardware`."""
+    return [*_load(None).devices, THIS_MACHINE]
+
+
 def load_measurement() -> HardwareFile:
     """What the meters assume: the CPU-time model's watts and the warm range, °C."""
     return _load(None)

@@ -20,7 +20,19 @@ from pydantic import Field, model_validator
 from edge_eval_lib import figures, published, synthesis, tables
 from edge_eval_lib.economics.prices import load_price_book
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.study import Method, Precision, Strict, Study, Task, load_study, validate
+from edge_eval_lib.study import (
+    Line,
+    Method,
+    Precision,
+    Strict,
+    Study,
+    Task,
+    Text,
+    load_study,
+    near_or_all,
+    shown,
+    validate,
+)
 
 SCHEMA_VERSION = 1
 # JSON has no infinity: a break-even never reached, an interval without an end.
@@ -41,17 +53,17 @@ COMPARED = {
 class ResultRow(Strict):
     """One variant's figures; `intervals` are 95 % (lo, hi) by figure."""
 
-    family: str
-    size: str
+    family: Line
+    size: Line
     task: Task
     method: Method
     precision: Precision
     repetitions: Annotated[int, Field(ge=1)]
     concurrency: Annotated[int, Field(ge=1)]
-    engine: Annotated[str, Field(min_length=1)]
+    engine: Line
     gpus: Annotated[int, Field(ge=0)] | None  # None of an endpoint, which does not tell
-    host: Annotated[str, Field(min_length=1)]
-    energy_source: str | None
+    host: Text
+    energy_source: Text | None
     figures: dict[str, Number]
     intervals: dict[str, Annotated[list[Number], Field(min_length=2, max_length=2)]]
     notes: str | None
@@ -64,12 +76,14 @@ class ResultRow(Strict):
     def _possible(self) -> ResultRow:
         for name, value in self.figures.items():
             if name not in KNOWN:
-                raise ValueError(f"{self.name} has an unknown figure {name!r}")
+                raise ValueError(
+                    f"{self.name} has an unknown figure {shown(name)}; {near_or_all(name, KNOWN)}"
+                )
             # Net energy may come out below zero: it is a difference of measurements.
             if math.isnan(float(value)) or (
                 float(value) < 0 and name != "energy_per_request_net_j"
             ):
-                raise ValueError(f"{self.name} has {name} {value}, which cannot be")
+                raise ValueError(f"{self.name} has {name} {shown(value)}, which cannot be")
         if "throughput_tok_s" not in self.figures:
             raise ValueError(f"{self.name} lacks throughput_tok_s: it was not served")
         if float(self.figures.get("score", 0)) > 1:
@@ -211,12 +225,14 @@ def read(path: Path) -> ResultsFile:
     """Read and check a results file; UserError naming the field and what would be right."""
     try:
         content = orjson.loads(path.read_bytes())
-    except (OSError, orjson.JSONDecodeError) as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+    except orjson.JSONDecodeError as error:
         raise UserError(f"{path} cannot be read as JSON: {error}.") from error
     version = content.get("schema_version") if isinstance(content, dict) else None
-    if version != SCHEMA_VERSION:
+    if type(version) is not int or version != SCHEMA_VERSION:  # true is no number here
         raise UserError(
-            f"{path} has schema_version {version!r}; this version of the kit reads "
+            f"{path} has schema_version {shown(version)}; this version of the kit reads "
             f"{SCHEMA_VERSION}."
         )
     return validate(ResultsFile, content, path)
@@ -235,8 +251,11 @@ def open_rows(source: str) -> list[ResultRow]:
     if path.suffix == ".json":
         return read(path).variants
     if (path / "study.json").is_file():
-        study = load_study(orjson.loads((path / "study.json").read_bytes())["path"])
-        return make(study, path).variants
+        try:
+            made_by = orjson.loads((path / "study.json").read_bytes())["path"]
+        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+            raise UserError(f"{path}/study.json does not say which study made it.") from error
+        return make(load_study(made_by), path).variants
     return make(load_study(source)).variants
 
 

@@ -28,7 +28,7 @@ from typing import IO, Any
 import orjson
 import psutil
 
-from edge_eval_lib import scraps
+from edge_eval_lib import redaction, scraps
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.study import NOTEBOOKS, Run, Study, find_beside, outputs_root, project_root
 
@@ -393,7 +393,15 @@ def _execute(
     from jupyter_client import AsyncKernelManager
     from nbclient.exceptions import DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
+    from papermill.iorw import LocalHandler, papermill_io
 
+    class RedactingHandler(LocalHandler):
+        """Writes notebooks without the environment's secrets."""
+
+        def write(self, buf: str, path: str) -> None:
+            super().write(redaction.redact_json(buf), path)
+
+    papermill_io.register(str(scratch), RedactingHandler())
     kernels: list[subprocess.Popen[bytes]] = []
 
     class RunKernelManager(AsyncKernelManager):
@@ -453,7 +461,7 @@ def _signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
 
 def _sentence(name: str, message: str) -> str:
     """An exception on one line; a message that was written for people stands without its name."""
-    text = " ".join(message.split())
+    text = " ".join(redaction.redact(message).split())  # before it is cut
     if name not in ("UserError", "RunFailed"):
         text = f"{name}: {text}" if text else name
     return text if len(text) <= LONGEST_REASON else text[: LONGEST_REASON - 3] + "..."

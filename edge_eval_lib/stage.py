@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_eval_lib import hardware, scraps
+from edge_eval_lib import hardware, redaction, scraps
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.runner import run_directory
 from edge_eval_lib.study import Model, Run, Study, Variant, load_study
@@ -39,6 +39,9 @@ class Stage:
 
     def keep(self, name: str, table: pd.DataFrame) -> None:
         """Write raw data beside the notebook, as `RUN.name.parquet`."""
+        if redaction.secrets():
+            texts = table.select_dtypes(["object", "string"]).columns
+            table = table.assign(**{c: table[c].map(redaction.redact) for c in texts})
         table.to_parquet(self.raw / f"{name}.parquet", index=False)
 
 
@@ -128,7 +131,8 @@ def rebuild_weights(study: Study, variant_name: str) -> None:
     adapter = adapter_directory(study, variant.adapter)
     if not adapter.is_dir():
         raise UserError(
-            f"The adapter {variant.adapter} is missing; `make all STUDY={study.name} RERUN=adapt`."
+            f"The adapter {variant.adapter} is missing; "
+            f"`make all STUDY={study.argument} RERUN=adapt`."
         )
     target = weights_directory(study, variant)
     base = model_directory(study.model(variant.model))

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import math
 import os
 import random
 import re
+import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -18,11 +21,11 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 import orjson
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
     PrivateAttr,
-    StringConstraints,
     ValidationError,
     model_validator,
 )
@@ -44,15 +47,58 @@ NOTEBOOKS = {
     "ablation": "08_qlora_ablation.ipynb",
     "harness": "10_harness.ipynb",
 }
-# Names become file names and parts of `family-size_task_method_precision`.
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.\-]*$")]
-StudyName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._\-]*$")]
 RESERVED_NAMES = (
     "models",
     "paper",
     "comparison",
 )  # directories below outputs/ that belong to no study
-Count = Annotated[int, Field(ge=1)]
+# Bounds beyond which a number is a slip: everything that a study asks for must end one day.
+MOST_REPETITIONS = 1000
+MOST_RUNS = 50_000  # of serving: half a minute each is 17 days; the paper's study has 1,800
+MOST = 1_000_000  # examples, tokens, steps; the largest data set of the hub here has 300,000
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def _plain_text(value: str) -> str:
+    if not value.strip() or len(value) > 1000:
+        raise ValueError("it should hold 1 to 1000 characters")
+    if _CONTROL.search(value):
+        raise ValueError("it should hold no control characters")
+    return value
+
+
+def _line(value: str) -> str:
+    if "\n" in value or "\t" in value:
+        raise ValueError("it should be one line")
+    if any(len(part.encode()) > 255 for part in value.split("/")):
+        raise ValueError("no part of it should be longer than a file name may be, 255 bytes")
+    return _plain_text(value)
+
+
+def _name(longest: int, also: str = "", hint: str = "") -> AfterValidator:
+    """A name that becomes a file name, or a part of one."""
+
+    def check(value: str) -> str:
+        if not re.fullmatch(rf"[A-Za-z0-9][A-Za-z0-9.\-{also}]*", value, re.ASCII):
+            raise ValueError(
+                f"it should hold letters, digits, dots{', underscores' if also else ''} and "
+                f"hyphens only, a letter or digit first{hint}"
+            )
+        if len(value) > longest:
+            raise ValueError(f"it should have at most {longest} characters: it names files")
+        return value
+
+    return AfterValidator(check)
+
+
+Text = Annotated[str, AfterValidator(_plain_text)]
+Line = Annotated[str, AfterValidator(_line)]
+# Parts of `family-size_task_method_precision_rNN.requests.parquet`, of at most 255 bytes.
+Name = Annotated[
+    str, _name(64, hint=" (no underscore: it separates the parts of a variant's name)")
+]
+StudyName = Annotated[str, _name(100, also="_")]
+Count = Annotated[int, Field(ge=1, le=MOST)]
 Schema = TypeVar("Schema", bound=BaseModel)
 
 
@@ -67,9 +113,9 @@ def outputs_root() -> Path:
 
 
 class Strict(BaseModel):
-    """A part of a study file: unknown fields are refused, values are never converted."""
+    """A part of a study file: no unknown field, no converted value, no infinite number."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Model(Strict):
@@ -84,11 +130,11 @@ class Model(Strict):
     family: Name
     size: Name
     source: Literal["package", "local", "hub", "random"]
-    location: str
-    revision: str
-    licence: str
-    parameters: Count
-    nominal_gb: dict[Precision, Annotated[float, Field(gt=0)]]
+    location: Line
+    revision: Line
+    licence: Line
+    parameters: Annotated[int, Field(ge=1, le=10**15)]
+    nominal_gb: dict[Precision, Annotated[float, Field(gt=0, le=1e6)]]
     gated: bool = False
     config: dict[str, Any] | None = None
 
@@ -136,7 +182,7 @@ class Configuration(Strict):
 class Data(Strict):
     """Which examples a task uses; `source` is `embedded`, `hub` or a path (see tasks.load_task)."""
 
-    source: str
+    source: Line
     train_examples: Count
     heldout_examples: Count
     evaluation_examples: Count
@@ -145,16 +191,23 @@ class Data(Strict):
 class Training(Strict):
     """LoRA and QLoRA share every one of these: the methods differ in the base's precision alone."""
 
-    lora_rank: Count
-    lora_alpha: Count
+    lora_rank: Annotated[int, Field(ge=1, le=16_384)]  # no layer is wider
+    lora_alpha: Annotated[int, Field(ge=1, le=65_536)]
     lora_dropout: Annotated[float, Field(ge=0, lt=1)]
-    target_modules: list[str] | Literal["all-linear"] = "all-linear"  # all but the output head
-    learning_rate: Annotated[float, Field(gt=0)]
-    batch_size: Count
-    epochs: Count
+    # peft's word: all linear layers but the output head
+    target_modules: Annotated[list[Line], Field(min_length=1)] | Literal["all-linear"] = (
+        "all-linear"
+    )
+    learning_rate: Annotated[float, Field(gt=0, le=10)]
+    batch_size: Annotated[int, Field(ge=1, le=65_536)]
+    epochs: Annotated[int, Field(ge=1, le=10_000)]
     max_tokens: Count
     compute_dtype: Literal["float32", "float16", "bfloat16"]
     gradient_checkpointing: bool
+
+
+Concurrency = Annotated[int, Field(ge=1, le=10_000)]  # no server holds more requests
+Rate = Annotated[float, Field(ge=1e-3, le=1e4)]  # slower, 400 prompts take 5 days
 
 
 class Workload(Strict):
@@ -169,14 +222,14 @@ class Workload(Strict):
     """
 
     engine: Literal["transformers", "vllm", "openai"]
-    output_tokens: Annotated[int, Field(ge=2)]
-    concurrency: list[Count]
-    headline_concurrency: Count
+    output_tokens: Annotated[int, Field(ge=2, le=MOST)]
+    concurrency: list[Concurrency]
+    headline_concurrency: Concurrency
     latency_prompts: Count
     warmup_requests: Count
-    idle_seconds: Annotated[float, Field(gt=0)]
-    largest_concurrency: Count | None = None
-    arrival_rates_per_s: list[Annotated[float, Field(gt=0)]] = Field(default_factory=list)
+    idle_seconds: Annotated[float, Field(gt=0, le=3600)]
+    largest_concurrency: Concurrency | None = None
+    arrival_rates_per_s: list[Rate] = Field(default_factory=list)
     prefix_caching: bool = False
 
     @model_validator(mode="after")
@@ -192,11 +245,12 @@ class Workload(Strict):
 
     @model_validator(mode="after")
     def _concurrencies(self) -> Workload:
-        for needed in (1, self.headline_concurrency):
+        for needed, why in (
+            (1, "latency is told at 1"),
+            (self.headline_concurrency, "it is workload.headline_concurrency"),
+        ):
             if needed not in self.concurrency:
-                raise ValueError(
-                    f"workload.concurrency must contain {needed}: latency is told at 1"
-                )
+                raise ValueError(f"workload.concurrency must contain {needed}: {why}")
         return self
 
     def prompts_at(self, concurrency: int, prompts: int) -> int:
@@ -221,10 +275,10 @@ class Harness(Strict):
     as many as the task has of itself.
     """
 
-    tasks: list[str]
-    prompts: Count = 400
-    few_shot: Annotated[int, Field(ge=0)] | None = None
-    task_directory: str | None = None
+    tasks: list[Line]
+    prompts: Annotated[int, Field(ge=1, le=10**8)] = 400
+    few_shot: Annotated[int, Field(ge=0, le=1000)] | None = None
+    task_directory: Line | None = None
 
 
 @dataclass(frozen=True)
@@ -291,19 +345,19 @@ class Study(Strict):
     """
 
     name: StudyName
-    description: str
-    hardware: str
+    description: Text
+    hardware: Line
     models: list[Model]
     tasks: list[Task]
     configurations: list[Configuration]
     data: Data
     training: Training
     workload: Workload
-    repetitions: Count
-    prices: str
-    seed: int
+    repetitions: Annotated[int, Field(ge=1, le=MOST_REPETITIONS)]
+    prices: Line
+    seed: Annotated[int, Field(ge=0, lt=2**32)]  # what every library's generator takes
     ablation: Ablation | None = None
-    calibration_examples: Annotated[int, Field(ge=0)] = 0
+    calibration_examples: Annotated[int, Field(ge=0, le=MOST)] = 0
     harness: Harness | None = Field(default=None, exclude_if=lambda harness: harness is None)
 
     _path: Path = PrivateAttr()
@@ -367,10 +421,27 @@ class Study(Strict):
                 raise ValueError(f"{what} names {', '.join(repeated)} twice")
         return self
 
+    @model_validator(mode="after")
+    def _not_endless(self) -> Study:
+        runs = len(self.served_variants()) * self.repetitions
+        if runs > MOST_RUNS:
+            raise ValueError(
+                f"repetitions is {self.repetitions}, which makes {runs:,} serving runs; a study "
+                f"may have {MOST_RUNS:,}"
+            )
+        return self
+
     @property
     def path(self) -> Path:
         """The study file."""
         return self._path
+
+    @property
+    def argument(self) -> str:
+        """What a person says for STUDY to mean this study: its name in params/, else its path."""
+        if self.path.parent == project_root() / "params":
+            return self.path.stem
+        return shlex.quote(str(self.path))
 
     @property
     def directory(self) -> Path:
@@ -461,9 +532,31 @@ class Study(Strict):
 def _pick(mapping: dict[str, Any], name: str, what: str, where: str) -> Any:
     if name in mapping:
         return mapping[name]
-    near = difflib.get_close_matches(name, list(mapping), n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"there is: {', '.join(mapping) or 'none'}."
-    raise UserError(f"{where} has no {what} {name!r}; {hint}")
+    raise UserError(f"{where} has no {what} {shown(name)}; {near_or_all(name, mapping)}")
+
+
+def near_or_all(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence that refuses `name`: the nearest known one, or all of them."""
+    known = [str(one) for one in known]
+    near = difflib.get_close_matches(name[:200], known, n=1)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    listed = ", ".join(known) or "none"
+    return f"there is: {listed if len(listed) <= 160 else f'{listed[:160]} ...'}."
+
+
+def shown(value: Any) -> str:
+    """A value as a sentence about it shows it: in short, and never what it holds."""
+    if value is None:
+        return "empty"
+    if isinstance(value, (dict, BaseModel)) and value != {}:
+        return "a mapping"
+    if isinstance(value, (list, tuple)) and len(value):
+        return f"a list of {len(value)}"
+    if isinstance(value, int) and abs(value) >= 10**20:
+        return "a number of more than 20 digits"
+    text = repr(value) if not isinstance(value, str) else repr(value[:100])
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _enumerate_runs(study: Study) -> list[Run]:
@@ -624,37 +717,53 @@ def load_study(path_or_name: str | Path, repetitions: int | None = None) -> Stud
     YAML file. Models are stanzas in the file itself or names in a `models.yaml` beside it or
     in params/. Raises UserError, in one sentence naming the field, for anything wrong.
     """
+    from edge_eval_lib.economics.prices import load_price_book  # late, as below: both build on us
+    from edge_eval_lib.hardware import declared_names
+
     path = find_study(path_or_name)
     content = read_yaml(path)
     if not isinstance(content, dict) or "configurations" not in content:
         raise UserError(f"{path} is not a study: it has no field 'configurations'.")
     if isinstance(content.get("models"), list):
         content["models"] = [_resolve_model(entry, path) for entry in content["models"]]
+    if repetitions is not None:
+        content["repetitions"] = repetitions
     study = validate(Study, content, path)
     study._path = path
-    return study if repetitions is None else study.with_repetitions(repetitions)
+    prices = find_beside(path, "prices.yaml")
+    _pick(load_price_book(prices).sets, study.prices, "set of prices", str(prices))
+    _pick(dict.fromkeys(declared_names()), study.hardware, "hardware", "params/hardware.yaml")
+    return study
 
 
 def find_study(path_or_name: str | Path) -> Path:
     """The study file that a path or a name in params/ means; UserError if there is none."""
     text = str(path_or_name)
-    if text.endswith((".yaml", ".yml")) or "/" in text:
-        path = Path(text).expanduser().resolve()
-        if not path.is_file():
+    if len(os.fsencode(text)) > 4000 or _CONTROL.search(text) or "\n" in text:
+        raise UserError(
+            f"The study {shown(text)} can be no file: it is too long, or holds line breaks or "
+            "control characters; give a YAML file or a name in params/."
+        )
+    try:
+        if text.endswith((".yaml", ".yml")) or "/" in text:
+            path = Path(text).expanduser().resolve()
+            if path.is_file():
+                return path
             raise UserError(
                 f"There is no study file {path}; give a YAML file or a name in params/."
             )
-        return path
-    folder = project_root() / "params"
-    path = folder / f"{text}.yaml"
-    if not path.is_file():
-        studies = sorted(
-            p.stem for p in folder.glob("*.yaml") if "configurations:" in p.read_text()
-        )
-        near = difflib.get_close_matches(text, studies, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there is: {', '.join(studies)}."
-        raise UserError(f"There is no study {text!r} in params/; {hint}")
-    return path
+        folder = project_root() / "params"
+        path = folder / f"{text}.yaml"
+        if path.is_file():
+            return path
+    except (OSError, RuntimeError) as error:  # too long a name, an unknown ~user, a closed folder
+        why = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"The study file {shown(text)} cannot be found: {why}; give a YAML file or a name in "
+            "params/."
+        ) from error
+    studies = sorted(p.stem for p in folder.glob("*.yaml") if "configurations:" in p.read_text())
+    raise UserError(f"There is no study {shown(text)} in params/; {near_or_all(text, studies)}")
 
 
 def find_beside(study_path: Path, file_name: str) -> Path:
@@ -663,47 +772,130 @@ def find_beside(study_path: Path, file_name: str) -> Path:
     return beside if beside.is_file() else project_root() / "params" / file_name
 
 
+# --- YAML -------------------------------------------------------------------------------------
+
+LARGEST_FILE = 1_000_000  # bytes; params/ has 20,000 at most
+MOST_NODES = 100_000  # with every alias written out
+LONGEST_INTEGER = 40  # digits; more is too large for any field, and int() refuses 5,000
+
+
 def read_yaml(path: Path) -> Any:
-    """A YAML file's content; UserError with the line for a broken or unreadable file."""
+    """A YAML file's content; UserError with the line or the field for what cannot be meant.
+
+    Only what YAML 1.2 takes for a number is one (not 010, 0x10, 1:30 or 1_000), a date is text,
+    `no` and `on` are words, and a repeated field is an error.
+    """
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        if path.stat().st_size > LARGEST_FILE:
+            raise UserError(f"{path} has more than {LARGEST_FILE:,} bytes: it is no such file.")
+        loader = _Loader(path.read_text(encoding="utf-8"))
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _written_out(node, {})
+        content = loader.construct_document(node)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "it cannot be read"
-        raise UserError(f"{path} is not valid YAML{line}: {problem}.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}.") from error
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None)
+        raise UserError(
+            f"{path} is not valid YAML{line}: {problem or 'it cannot be read'}."
+        ) from error
+    except RecursionError:
+        raise UserError(f"{path} is nested too deeply to be meant.") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} cannot be read: it is not text in UTF-8.") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+    _refuse_impossible(content, "", path)
+    return content
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as people mean it: 1e-3 is a number, no and on are words, a repeated key is an error."""
+    """YAML 1.2's words and numbers, and no type beyond text, numbers, true, false and null."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
+        seen: set[Any] = set()
         for key, _ in node.value:
-            if keys.count(key.value) > 1:
+            if not isinstance(key, yaml.ScalarNode) or key.value in seen:
+                told = f"{shown(key.value)} stands there twice"
+                if not isinstance(key, yaml.ScalarNode):
+                    told = "a field's name must be a word"
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the field {key.value!r} stands there twice", key.start_mark
+                    None, None, f"the field {told}", key.start_mark
                 )
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
+    def construct_integer(self, node: yaml.ScalarNode) -> int:
+        return int(self.construct_scalar(node)[:LONGEST_INTEGER])
 
-_Loader.yaml_implicit_resolvers = {
-    first: [pair for pair in pairs if not pair[0].endswith((":bool", ":float"))]
-    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("null", r"^(null|~|)$", ["n", "~", ""]),
+    ("bool", r"^(true|false)$", "tf"),
+    ("int", r"^[-+]?(0|[1-9][0-9]*)$", "-+0123456789"),
+    ("float", r"^[-+]?(\.[0-9]+|(0|[1-9][0-9]*)(\.[0-9]*)?)([eE][-+]?[0-9]+)?$", "-+.0123456789"),
+    ("float", r"^([-+]?\.inf|\.nan)$", "-+."),
+    ("merge", r"^<<$", "<"),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
+_Loader.yaml_constructors = {
+    tag: constructor
+    for tag, constructor in yaml.SafeLoader.yaml_constructors.items()
+    if tag is None or tag.endswith((":null", ":bool", ":float", ":seq", ":map", ":str"))
 }
-_FLOAT = r"^[-+]?(\d[\d_]*\.\d*|\.\d+|\d+)([eE][-+]?\d+)?$|^[-+]?\.inf$|^\.nan$"
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_integer)
 
 
-def _add_resolvers() -> None:
-    import re
+def _written_out(node: yaml.Node, sizes: dict[int, int | None]) -> int:
+    """How many nodes there are with every alias written out; YAMLError for too many, or a circle.
 
-    _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|false)$"), "tf")
-    _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(_FLOAT), "-+.0123456789")
+    `sizes` has those that were counted, None for those that `node` lies in.
+    """
+    if id(node) in sizes:
+        counted = sizes[id(node)]
+        if counted is None:
+            raise yaml.constructor.ConstructorError(
+                None, None, "a value refers to itself", node.start_mark
+            )
+        return counted
+    sizes[id(node)] = None
+    inside = [] if isinstance(node, yaml.ScalarNode) else node.value
+    if isinstance(node, yaml.MappingNode):
+        inside = [part for pair in inside for part in pair]
+    size = 1 + sum(_written_out(part, sizes) for part in inside)
+    if size > MOST_NODES:
+        raise yaml.constructor.ConstructorError(
+            None, None, f"it would hold more than {MOST_NODES:,} values", node.start_mark
+        )
+    sizes[id(node)] = size
+    return size
 
 
-_add_resolvers()
+def _refuse_impossible(value: Any, name: str, path: Path) -> None:
+    """UserError for what no field may hold: infinities, huge numbers, control characters."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _refuse_impossible(key, name, path)
+            _refuse_impossible(item, f"{name}.{key}" if name else str(key), path)
+    elif isinstance(value, list):
+        for place, item in enumerate(value):
+            _refuse_impossible(item, f"{name}.{place}", path)
+    wrong = None
+    if isinstance(value, float) and not math.isfinite(value):
+        wrong = "it should be a finite number"
+    elif isinstance(value, int) and abs(value) >= 2**63:
+        wrong = "it should be a number of at most 18 digits"
+    elif isinstance(value, str) and _CONTROL.search(value):
+        wrong = "it should hold no control characters"
+    if wrong:
+        raise UserError(f"{path}: {_field(name)} is {shown(value)}, but {wrong}.")
+
+
+def _field(name: str) -> str:
+    return f"the field {name!r}" if len(name) <= 80 else f"the field {name[:77]!r}..."
 
 
 def _resolve_model(entry: Any, study_path: Path) -> Any:
@@ -713,20 +905,32 @@ def _resolve_model(entry: Any, study_path: Path) -> Any:
         for path in dict.fromkeys(
             (project_root() / "params" / "models.yaml", find_beside(study_path, "models.yaml"))
         ):
-            stanzas |= {name: (stanza, path) for name, stanza in read_yaml(path).items()}
+            stanzas |= {name: (stanza, path) for name, stanza in _mapping(path).items()}
         entry, origin = _pick(stanzas, entry, "model", "models.yaml")
     else:
         origin = study_path
-    if not isinstance(entry, dict) or "location" not in entry:
+    if not isinstance(entry, dict) or not isinstance(entry.get("location"), str):
         return entry
+    location = entry["location"]
     if entry.get("source") == "local":
-        return entry | {"location": str((origin.parent / str(entry["location"])).resolve())}
+        try:
+            return entry | {"location": str((origin.parent / location).resolve())}
+        except (OSError, RuntimeError):  # a circle of links: what reads it says so
+            return entry
     if "config" not in entry:
         shapes = _merged("shapes.yaml", study_path)
         if entry.get("source") == "random":
-            _pick(shapes, str(entry["location"]), "shape", "shapes.yaml")
-        entry = entry | {"config": shapes.get(entry["location"])}
+            _pick(shapes, location, "shape", "shapes.yaml")
+        entry = entry | {"config": shapes.get(location)}
     return entry
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    """A YAML file of things by name; UserError if it holds something else."""
+    content = _read_yaml_once(path, path.stat().st_mtime_ns)
+    if content is not None and not isinstance(content, dict):
+        raise UserError(f"{path} should hold a mapping of names, but it is {shown(content)}.")
+    return content or {}
 
 
 def _merged(file_name: str, study_path: Path) -> dict[str, Any]:
@@ -736,7 +940,7 @@ def _merged(file_name: str, study_path: Path) -> dict[str, Any]:
     for path in dict.fromkeys(
         (project_root() / "params" / file_name, find_beside(study_path, file_name))
     ):
-        content |= _read_yaml_once(path, path.stat().st_mtime_ns)
+        content |= _mapping(path)
     return content
 
 
@@ -745,27 +949,61 @@ def _read_yaml_once(path: Path, _changed_ns: int) -> Any:
     return read_yaml(path)
 
 
+# --- what is refused --------------------------------------------------------------------------
+
+
 def validate(schema: type[Schema], content: Any, path: Path) -> Schema:
     """`content` as `schema`; UserError naming the field, and the nearest right name, otherwise."""
     try:
         return schema.model_validate(content)
     except ValidationError as error:
-        raise UserError(f"{path}: {_explain(schema, error.errors()[0])}") from None
+        raise UserError(f"{path}: {_explain(schema, error.errors())}") from None
 
 
-def _explain(schema: type[BaseModel], problem: Any) -> str:
-    field_name = ".".join(str(part) for part in problem["loc"])
+# pydantic's words, and what people say.
+_WORDS = (
+    (r"^Value error, ", ""),
+    (r"^Input should be a valid string", "it should be text (in quotes)"),
+    (r"^Input should be a valid integer.*", "it should be a whole number, such as 16"),
+    (r"^Input should be a valid number.*", "it should be a number, such as 0.5"),
+    (r"^Input should be a valid boolean", "it should be true or false"),
+    (r"^Input should be a valid list", "it should be a list, such as [a, b]"),
+    (r"^Input should be a valid dictionary.*", "it should be a mapping of fields"),
+    (r"^Input should be greater than or equal to", "it should be at least"),
+    (r"^Input should be less than or equal to", "it should be at most"),
+    (r"^(Input|List|Dictionary|Keys|String) should", "it should"),
+)
+
+
+def _explain(schema: type[BaseModel], problems: list[Any]) -> str:
+    """The first problem in one sentence; of a field that may be one of several, all it may be."""
+    problem = problems[0]
+    name = _field_name(problem["loc"])
     if problem["type"] == "extra_forbidden":
         known = _fields_at(schema, problem["loc"][:-1])
-        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there is: {', '.join(known)}."
-        return f"unknown field {field_name!r}; {hint}"
+        hint = near_or_all(str(problem["loc"][-1]), known)
+        return f"unknown {_field(name).removeprefix('the ')}; {hint}"
     if problem["type"] == "missing":
-        return f"the field {field_name!r} is missing."
-    message = problem["msg"].removeprefix("Value error, ").replace("Input should", "it should")
-    if not field_name:
-        return f"{message}."
-    return f"the field {field_name!r} is {problem['input']!r}, but {message}."
+        return f"{_field(name)} is missing."
+    if problem["type"] == "value_error" and isinstance(problem["input"], (dict, BaseModel)):
+        return f"{problem['msg'].removeprefix('Value error, ')}."  # it names its fields itself
+    wanted = list(
+        dict.fromkeys(_in_words(p["msg"]) for p in problems if _field_name(p["loc"]) == name)
+    )
+    return f"{_field(name)} is {shown(problem['input'])}, but {' or '.join(wanted)}."
+
+
+def _in_words(message: str) -> str:
+    for pattern, words in _WORDS:
+        message = re.sub(pattern, words, message)
+    return message
+
+
+def _field_name(location: tuple[Any, ...]) -> str:
+    """Where a problem lies, without pydantic's names of a field's alternatives."""
+    alternatives = {"float", "int", "str"}
+    parts = [str(part) for part in location if part not in alternatives and "[" not in str(part)]
+    return ".".join(parts)
 
 
 def _fields_at(schema: type[BaseModel], location: tuple[Any, ...]) -> list[str]:

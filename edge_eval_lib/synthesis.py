@@ -131,7 +131,7 @@ def load_results(study: Study, directory: str | Path | None = None) -> Results:
     if collected.empty or not (collected["stage"] == "serve").any():
         raise UserError(
             f"There is no completed serving run under {directory}; "
-            f"run `make all STUDY={study.name}` first."
+            f"run `make all STUDY={study.argument}` first."
         )
     study = study.with_repetitions(int(max(study.repetitions, collected["repetition"].max())))
     planned = {(run.stage, run.name): run.settings_hash for run in study.runs()}
@@ -148,7 +148,7 @@ def load_results(study: Study, directory: str | Path | None = None) -> Results:
     if not (runs["stage"] == "serve").any():
         raise UserError(
             f"Every serving run under {directory} was made with other settings than {study.path} "
-            f"has now; run `make all STUDY={study.name}`."
+            f"has now; run `make all STUDY={study.argument}`."
         )
     runs.attrs["unreadable"] = unreadable
     completed = set(zip(runs["stage"], runs["run"], strict=True))

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.study import Strict, project_root, read_yaml, validate
@@ -70,6 +70,10 @@ class Prices(Strict):
         ) / 1e6
 
 
+def _day(value: Any) -> Any:
+    return date.fromisoformat(value) if isinstance(value, str) else value
+
+
 class ApiPrice(Strict):
     """A published list price; `valid_from` is when the provider put it in force."""
 
@@ -77,7 +81,7 @@ class ApiPrice(Strict):
     model: str
     input_usd_per_mtok: NotNegative
     output_usd_per_mtok: NotNegative
-    valid_from: date
+    valid_from: Annotated[date, BeforeValidator(_day)]
     source: str
 
 

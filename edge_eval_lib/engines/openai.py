@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge_eval_lib import redaction
 from edge_eval_lib.engines.base import Generation
 from edge_eval_lib.engines.tokens import ChatTokenizer, ranked_likelihood
 from edge_eval_lib.errors import UserError
@@ -109,13 +110,16 @@ class OpenAiEngine(ChatTokenizer):
                     generation.token_ids += ids
                     generation.token_times_s += [now] * len(ids)
         except openai.APIStatusError as error:
-            generation.failure = f"HTTP {error.status_code}: {error.message}"[:LONGEST_REASON]
+            reason = redaction.redact(f"HTTP {error.status_code}: {error.message}")
+            generation.failure = reason[:LONGEST_REASON]
         except openai.OpenAIError as error:
             generation.failure = type(error).__name__
         else:
             answered = len(generation.token_ids)
             if answered != output_tokens:
                 generation.failure = f"ended after {answered} of {output_tokens} tokens"
+            elif self._repeats_a_secret(generation.token_ids):  # ids would tell it as text does
+                generation.token_ids = [self._piece(redaction.MASK)] * answered
 
     def _token_ids(self, choice: Any) -> list[int]:
         told = (choice.model_extra or {}).get("token_ids")
@@ -123,13 +127,24 @@ class OpenAiEngine(ChatTokenizer):
             return told
         if not choice.text:
             return []
-        return [self.pieces.setdefault(choice.text, -1 - len(self.pieces))]
+        return [self._piece(choice.text)]
+
+    def _piece(self, text: str) -> int:
+        """The id, below 0, of a piece of text."""
+        return self.pieces.setdefault(text, -1 - len(self.pieces))
+
+    def _repeats_a_secret(self, token_ids: list[int]) -> bool:
+        text = self._joined(token_ids) if token_ids[0] < 0 else self.tokenizer.decode(token_ids)
+        return redaction.redact(text) != text
 
     def decode(self, token_ids: list[int]) -> str:
         if token_ids and token_ids[0] < 0:
-            pieces = list(self.pieces)
-            return "".join(pieces[-1 - token] for token in token_ids).strip()
+            return self._joined(token_ids).strip()
         return super().decode(token_ids)
+
+    def _joined(self, token_ids: list[int]) -> str:
+        pieces = list(self.pieces)
+        return "".join(pieces[-1 - token] for token in token_ids)
 
     def likelihoods(self, examples: Iterable[Example], batch_size: int) -> list[Likelihood]:
         """NaN where the endpoint does not tell the likelihoods of a prompt's tokens."""

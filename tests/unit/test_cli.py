@@ -34,8 +34,21 @@ def test_every_study_can_be_planned(study: str):
     [
         (("plan", "embeded"), 1, "did you mean 'embedded'?"),
         (("run", "embedded", "serve", "nothing"), 1, "has no serve run 'nothing'"),
-        (("all", "--repetitions", "0"), 2, "--repetitions"),
+        (("all", "--repetitions", "0"), 1, "repetitions is '0', but it must be a whole number"),
+        (("plan", "--repetitions=-1"), 1, "repetitions is '-1', but it must be a whole number"),
+        (("plan", "--repetitions", "abc"), 1, "from 1 to 1000"),
+        (("plan", "--repetitions", "1" * 5000), 1, "from 1 to 1000"),
+        (("plan", "paper_t4", "--repetitions", "1000"), 1, "a study may have 50,000"),
         (("planet",), 2, "No such command 'planet'"),
+        (("plan", "embedded", "more"), 2, "unexpected extra argument"),
+        (("plan", "--fast"), 2, "No such option"),
+        (("plan", "x" * 300), 1, "cannot be found: File name too long"),
+        (("plan", "~nobody-here/x.yaml"), 1, "cannot be found"),
+        (("plan", "a\nb.yaml"), 1, "can be no file"),
+        (("plan", "-x.yaml"), 2, "No such option"),
+        (("plan", "--", "-x.yaml"), 1, "There is no study file"),
+        (("plan", "params"), 1, "There is no study 'params'"),
+        (("plan", "params/hardware.yaml"), 1, "is not a study"),
     ],
 )
 def test_a_mistake_is_told_without_a_traceback(arguments: tuple, code: int, message: str):
@@ -43,6 +56,8 @@ def test_a_mistake_is_told_without_a_traceback(arguments: tuple, code: int, mess
     assert done.returncode == code
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert len(done.stderr) < 400
 
 
 def test_planning_imports_neither_torch_nor_a_notebook_library():

