@@ -7,10 +7,12 @@ What a stage notebook records, by scrap name:
 
 - every one: `settings_hash`, `started` (ISO 8601), `provenance` (hardware.provenance)
 - adapt, compress, serve: `family`, `size`, `task`, `method`
-- adapt: its window under `adapt`
+- adapt: its windows under `base_load` and `adapt`, `executed_dtype`, `instruction_set`
 - compress: `merge_base`; the merge's window under `fp16`, each quantisation's under its precision
-- serve: `precision`, `repetition`, `engine`, `gpus`, `memory_nominal_gb`; the load's window under
-  `load` and its parts (`COLD_START`); `idle_bare_power_w`, `idle_loaded_power_w`, `idle_reason`
+- serve: `precision`, `repetition`, `engine`, `executed_dtype`, `instruction_set`, `gpus`,
+  `memory_nominal_gb`, `batch_agreement`; the load's window under `load`, its parts (`COLD_START`)
+  and the libraries' energy (`load_import_energy_j`, `_lo_j`, `_hi_j`); `idle_bare_power_w`,
+  `idle_loaded_power_w`, `idle_reason`
   (why they are missing); `serving_windows`, a `workload.window_record` a concurrency
 - harness: what identifies a variant, and `harness`, its `harness.metric_rows`
 
@@ -37,7 +39,12 @@ from edge_eval_lib.economics.prices import load_price_book
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.report import Report, Section, render_report
 from edge_eval_lib.study import Study, find_beside, load_study
-from edge_eval_lib.uncertainty import prompts_needed, simulated_coverage
+from edge_eval_lib.uncertainty import (
+    all_of_one_ratio,
+    prompts_needed,
+    resampled_coverage,
+    single_run_spread,
+)
 from edge_eval_lib.workload import closed_loop_name, recomputed
 
 ADAPTER = [*tables.MODEL, "task", "method"]
@@ -50,7 +57,11 @@ COLD_START = [
     "load_place_s",
     "load_first_token_s",
 ]
-STAMPED = ("load", "adapt", "fp16", "int8", "int4")
+STAMPED = ("imports", "base_load", "load", "adapt", "fp16", "int8", "int4")
+# Whose scatter the report tells, and what makes the frontier's figures.
+SCATTER = ["throughput_tok_s", "tpot_ms", "energy_per_request_j", "load_energy_j"]
+ORDERED = ["energy_per_request_j", "rho_sys", "c_tax"]
+ADAPT_WINDOWS = ("base_load", "adapt")
 REQUEST_COLUMNS = [
     "window",
     "input_tokens",
@@ -181,17 +192,24 @@ def observations_of(runs: pd.DataFrame, requests: pd.DataFrame) -> pd.DataFrame:
     for run in by_stage["serve"].to_dict("records"):
         key = tuple(run[c] for c in ADAPTER)
         adapt, compress = adapters.get(key, {}), merges.get(key, {})
-        reasons = [_reason(adapt, "adapt"), _reason(run, "load"), _idle_reason(run)]
+        adaptation, reason = _adaptation(adapt)
+        load_model, load_reason = _load_of_model(run)
+        reasons = [reason, _reason(run, "load"), load_reason, _idle_reason(run)]
         row = {c: run[c] for c in [*tables.VARIANT, "repetition", "engine", "gpus", "run"]}
-        row |= {c: run.get(c) for c in ("settings_hash", "memory_nominal_gb")}
+        row |= {c: run.get(c) for c in ("settings_hash", "memory_nominal_gb", "batch_agreement")}
+        row |= {c: run.get(c) for c in ("executed_dtype", "instruction_set")}
         row |= {"host": _host(run), "merge_base": compress.get("merge_base")}
-        row |= {c: adapt.get(c) for c in tables.ADAPTATION}
-        row |= {c: run.get(c) for c in (*tables.LOAD, *tables.LOAD_RANGE, *tables.IDLE)}
-        before = _checks({"adapt": adapt.get("adapt_checks"), "load": run.get("load_checks")})
+        row |= adaptation | load_model
+        ranges = [c for c in tables.RANGES if c.startswith("load_energy")]
+        row |= {c: run.get(c) for c in (*tables.LOAD, *ranges, *tables.IDLE)}
+        if pd.isna(row["batch_agreement"]):
+            reasons.append("batch_agreement: no answer was compared with the same prompt's alone")
+        before = _checks({w: adapt.get(f"{w}_checks") for w in ADAPT_WINDOWS})
+        before += _checks({"load": run.get("load_checks")})
         before += _checks({w: compress.get(f"{w}_checks") for w in _merged(run["precision"])})
         if run["method"] != "none":
-            energy, seconds, reason = _compression(compress, run["precision"])
-            row |= {"compress_energy_j": energy, "compress_s": seconds}
+            compression, reason = _compression(compress, run["precision"])
+            row |= compression
             reasons.append(reason)
         windows = run["serving_windows"]
         power = _power(run["notebook"]) if _continuous(windows) else NO_POWER
@@ -258,14 +276,56 @@ def _continuous(windows: list[dict]) -> bool:
     return any(window["continuous_batching"] for window in windows)
 
 
-def _compression(run: dict, precision: str) -> tuple[float | None, float | None, str | None]:
+def _compression(run: dict, precision: str) -> tuple[dict, str | None]:
     """Energy and seconds of the merge and, below FP16, the quantisation; and why it is missing."""
     windows = _merged(precision)
-    energy = [run.get(f"{window}_energy_j") for window in windows]
-    seconds = [run.get(f"{window}_s") for window in windows]
     reasons = [run.get(f"{window}_energy_reason") for window in windows]
     reason = next((f"compress_energy_j: {r}" for r in reasons if isinstance(r, str) and r), None)
-    return _sum(energy), _sum(seconds), reason
+    return _totals(run, windows, "compress"), reason
+
+
+def _totals(run: dict, windows: Sequence[str], name: str) -> dict[str, float | None]:
+    """Energy with its range, and seconds, of several windows together; None if one is unknown."""
+    figures = ("energy_j", "energy_lo_j", "energy_hi_j", "s")
+    return {f"{name}_{f}": _sum([run.get(f"{window}_{f}") for window in windows]) for f in figures}
+
+
+def _adaptation(run: dict) -> tuple[dict, str | None]:
+    """Loading the base and training, together and the training alone; and why it is missing."""
+    if not run:
+        return {}, None
+    row = _totals(run, ADAPT_WINDOWS, "adapt")
+    row |= {f"adapt_train_{f}": run.get(f"adapt_{f}") for f in ("energy_j", "s")}
+    peaks = pd.Series([run.get(f"{w}_peak_memory_gb") for w in ADAPT_WINDOWS], dtype=float)
+    energy, seconds = row["adapt_energy_j"], row["adapt_s"]
+    row["adapt_peak_memory_gb"] = peaks.max()
+    row["adapt_power_w"] = None if energy is None or not seconds else energy / seconds
+    row |= {f"adapt_{c}": run.get(c) for c in ("executed_dtype", "instruction_set")}
+    row["adapt_host"] = run["provenance"]["host"]
+    reasons = [run.get(f"{window}_energy_reason") for window in ADAPT_WINDOWS]
+    reasons = [reason for reason in reasons if isinstance(reason, str) and reason]
+    if pd.isna(run.get("base_load_s")):
+        reasons.append("this run did not record the loading of the base")
+    return row, f"adapt_energy_j: {reasons[0]}" if reasons else None
+
+
+def _load_of_model(run: dict) -> tuple[dict, str | None]:
+    """The load's energy without the libraries' import; and why it is missing."""
+    row = {
+        f"load_model_{f}": _sum([run.get(f"load_{f}"), _negative(run.get(f"load_import_{f}"))])
+        for f in ("energy_j", "energy_lo_j", "energy_hi_j")
+    }
+    energy = row["load_model_energy_j"]
+    if energy is not None and energy >= 0:
+        return row, None
+    why = "this run did not tell the libraries' part of the load"
+    if energy is not None:
+        why = "less than the noise of the libraries' part"
+    return dict.fromkeys(row), f"load_model_energy_j: {why}"
+
+
+def _negative(value: float | None) -> float | None:
+    return None if pd.isna(value) else -value
 
 
 def _sum(values: Sequence[float | None]) -> float | None:
@@ -366,11 +426,15 @@ def result_tables(results: Results) -> dict[str, pd.DataFrame]:
     book = load_price_book(find_beside(results.study.path, "prices.yaml"))
     prices = book.prices(results.study.prices)
     variants = tables.variants_table(
-        results.headline, results.answers, prices, book.scenario_prices(prices)
+        results.headline,
+        results.answers,
+        prices,
+        book.scenario_prices(prices),
+        price_set=results.study.prices,
     )
     found = {
         "variants": variants,
-        "frontier": tables.frontier_table(variants),
+        "frontier": tables.frontier_table(variants, spread=scatter(results, ORDERED)),
         "adaptation": tables.adaptation_table(results.headline),
         "serving": tables.serving_table(results.closed_loop),
         "reference": tables.reference_table(results.headline, results.answers),
@@ -389,10 +453,31 @@ def result_tables(results: Results) -> dict[str, pd.DataFrame]:
     return found
 
 
+def scatter(results: Results, columns: Sequence[str]) -> pd.DataFrame:
+    """One run's scatter at the headline concurrency (`uncertainty.single_run_spread`).
+
+    Runs whose validity is invalid tell none, unless all are.
+    """
+    runs = results.headline
+    valid = runs[runs["validity"].map(tables.verdict) != "invalid"]
+    runs = (valid if len(valid) else runs).copy()
+    figures = [*tables.OVER_RUNS, *tables.LOAD]
+    runs[figures] = runs[figures].astype(float)
+    texts = ["concurrency", "engine", "host", "executed_dtype", "instruction_set"]
+    groups = runs.groupby(tables.VARIANT, sort=False)
+    table = pd.concat([groups[texts].first(), groups[figures].mean()], axis=1)
+    table["repetitions"] = groups.size()
+    table["rho_sys"] = table["throughput_tok_s"] / table["memory_gb"]
+    table["c_tax"] = table["load_energy_j"] / table["energy_per_request_j"]
+    return single_run_spread(table.reset_index(), columns)
+
+
 def latency_requests(results: Results) -> pd.DataFrame:
     """Requests at concurrency 1, where a request waits for no other; variants in order."""
     alone = results.requests[results.requests["window"] == closed_loop_name(1)]
-    return tables.sort_variants(alone)
+    seen = results.observations[results.observations["concurrency"] == 1]
+    facts = seen.drop_duplicates("run").set_index("run")[[*tables.MIXED, "validity"]]
+    return tables.sort_variants(alone.join(facts, on="run"))
 
 
 @dataclass(frozen=True)
@@ -527,19 +612,45 @@ def facts_of(results: Results) -> dict[str, str]:
     }
 
 
+def coverage_text(scored: pd.DataFrame) -> list[str]:
+    """How often the intervals of Q_ret hold the truth at this study's own answers, simulated."""
+    by_prompt = scored.groupby([*tables.VARIANT, "prompt_id"])["score"].mean()
+    covered, unbounded = [], []
+    for key, own in by_prompt.groupby(tables.VARIANT):
+        base = (*key[:3], "lora", "fp16")
+        if key[3] == "none" or key == base or base not in by_prompt.index.droplevel("prompt_id"):
+            continue
+        pair = pd.concat([own.droplevel(tables.VARIANT), by_prompt.loc[base]], axis=1).dropna()
+        a, b = pair.iloc[:, 0].to_numpy(), pair.iloc[:, 1].to_numpy()
+        name = f"{figures.configuration_name(*key[3:])}, {key[2]}"
+        if len(pair) < 2 or b.sum() == 0:
+            continue
+        if all_of_one_ratio(a, b):
+            unbounded.append(name)
+            continue
+        shares = (a == b).mean(), (a < b).mean(), (b == 0).mean()
+        covered.append((resampled_coverage(a, b), name, len(pair), shares))
+    texts = []
+    if covered:
+        share, name, prompts, (same, worse, zero) = min(covered)
+        texts.append(
+            f"Simulated with this study's own answers, its nominal 95 % intervals of Q_ret hold "
+            f"the truth in {share:.0%} to {max(covered)[0]:.0%} of studies. Lowest: {name} "
+            f"({prompts} prompts; {same:.0%} scored the same as LoRA-FP16's, {worse:.0%} worse; "
+            f"{zero:.0%} of LoRA-FP16's scored 0)."
+        )
+    if unbounded:
+        texts.append(f"Q_ret is not bounded where no answer changed: {'; '.join(unbounded)}.")
+    return texts
+
+
 def quality_text(answers: pd.DataFrame) -> list[str]:
     """What the prompts can resolve: coverage of the interval, prompts that 3 points need."""
     scored = answers.dropna(subset=["score"])
     if scored.empty:
         return ["No answer was scored."]
-    per_task = scored.groupby("task")["prompt_id"].nunique()
-    prompts = int(per_task.min())
     texts = []
-    if prompts >= 2:
-        texts.append(
-            f"At {prompts} prompts a task, a nominal 95 % interval of Q_ret held the truth in "
-            f"{simulated_coverage(prompts):.0%} of simulated studies with F1-like scores."
-        )
+    texts += coverage_text(scored)
     by_prompt = scored.groupby([*tables.VARIANT, "prompt_id"])["score"].mean()
     needed = []
     for key, own in by_prompt.groupby(tables.VARIANT):

@@ -87,6 +87,14 @@ class TransformersEngine(ChatTokenizer):
 
         return gold_likelihoods(self.model, self.tokenizer, examples, batch_size)
 
+    def most_likely(self, prompt_ids: list[int], token_ids: list[int]) -> list[int]:
+        import torch
+
+        ids = torch.tensor([prompt_ids + token_ids[:-1]], device=self.model.device)
+        with torch.inference_mode():
+            logits = self.model(input_ids=ids, logits_to_keep=len(token_ids)).logits
+        return logits[0].argmax(-1).tolist()
+
     def executed_dtype(self) -> str:
         from edge_eval_lib import models
 
