@@ -25,20 +25,23 @@ concurrency). The serving figures are computed from these, not taken from the no
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import orjson
 import pandas as pd
 from matplotlib.figure import Figure
 
 from edge_eval_lib import figures, harness, runner, scraps, tables
 from edge_eval_lib.economics.keep_warm import keep_warm_s
-from edge_eval_lib.economics.prices import load_price_book
+from edge_eval_lib.economics.prices import PriceBook, Prices, load_price_book
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.report import Report, Section, render_report
 from edge_eval_lib.study import Study, find_beside, load_study
+from edge_eval_lib.tables import Z95
 from edge_eval_lib.uncertainty import (
     all_of_one_ratio,
     prompts_needed,
@@ -52,6 +55,7 @@ COLD_START = [
     "load_energy_j",
     "load_s",
     "load_interpreter_s",
+    "load_import_energy_j",
     "load_import_s",
     "load_read_s",
     "load_place_s",
@@ -423,8 +427,7 @@ def cold_starts(results: Results) -> pd.DataFrame:
 
 def result_tables(results: Results) -> dict[str, pd.DataFrame]:
     """The study's tables by file name."""
-    book = load_price_book(find_beside(results.study.path, "prices.yaml"))
-    prices = book.prices(results.study.prices)
+    book, prices = prices_of(results.study)
     variants = tables.variants_table(
         results.headline,
         results.answers,
@@ -451,6 +454,12 @@ def result_tables(results: Results) -> dict[str, pd.DataFrame]:
     if results.study.harness is not None:
         found["harness"] = harness.harness_table(results.runs, results.study)
     return found
+
+
+def prices_of(study: Study) -> tuple[PriceBook, Prices]:
+    """The price book beside the study's file or in params/, and the set that the study names."""
+    book = load_price_book(find_beside(study.path, "prices.yaml"))
+    return book, book.prices(study.prices)
 
 
 def scatter(results: Results, columns: Sequence[str]) -> pd.DataFrame:
@@ -497,25 +506,29 @@ def result_figures(results: Results, found: dict[str, pd.DataFrame]) -> dict[str
             "Break-even and intelligence per watt",
             figures.roi_ipw_quadrants(variants, stamp),
             "Each marker is a variant. Further up: adaptation has paid for itself after fewer "
-            "requests. Further right: more score for a joule. Grey lines are the medians.",
+            "requests, electricity alone counted at the prices of the set "
+            f"{results.study.prices!r}. Further right: more score for a joule. Grey lines are the "
+            "medians.",
         ),
         "system_density": Picture(
             "System density",
             figures.system_density(variants, stamp),
-            "Output tokens a second for each GB that serving needed; lines are intervals over "
-            "runs, where there are several.",
+            "Output tokens a second for each GB that serving needed, on a logarithmic axis; lines "
+            "are intervals over runs, where there are several.",
         ),
         "quality_stability": Picture(
             "Quality and its stability",
             figures.quality_stability(variants, stamp),
             "Score to the right, and what is left of LoRA-FP16's score upwards; lines are 95 % "
             "intervals over prompts. Where a vertical line crosses 100, the prompts do not tell "
-            "the variant from LoRA-FP16.",
+            "the variant from LoRA-FP16; where there is none, no answer changed and nothing bounds "
+            "it.",
         ),
         "adaptation_energy": Picture(
             "Energy of adapting, LoRA and QLoRA",
             figures.adaptation_energy(found["adaptation"], stamp),
-            "What one adaptation took with either method, on the same data and compute dtype.",
+            "What one adaptation took with either method on the same data: loading the base and "
+            "training. Each was made once, so that its own scatter is not known.",
         ),
         "lifecycle_energy": Picture(
             "Energy of the lifecycle, by stage",
@@ -563,15 +576,21 @@ def warnings_of(results: Results, found: dict[str, pd.DataFrame]) -> list[str]:
             f"Not a T4. These figures were measured on {', '.join(results.hosts)}; the order of "
             "variants may differ on a T4."
         )
+    told += _doubtful_text(found["variants"])
     if any("cpu-model" in source for source in results.energy_sources):
         told.append(
             "Energy is estimated from CPU time and a stated range of watts per core, not measured: "
             "it follows time, and differences of power cannot be seen in it."
+            + _range_text(found["variants"])
         )
     if not results.energy_sources:
         told.append("No energy source was readable: every figure that needs energy is empty.")
     if found["variants"]["repetitions"].max() == 1:
-        told.append("One repetition: figures over runs have no interval.")
+        told.append(f"One repetition: figures over runs have no interval. {_scatter_text(results)}")
+    told += [
+        f"{text} Differences of speed and energy between rows are of these too."
+        for text in tables.mixed(found["variants"])
+    ]
     if len(results.failures) or results.missing:
         told.append(
             f"Incomplete: runs failed: {len(results.failures)}; runs not made: "
@@ -581,6 +600,61 @@ def warnings_of(results: Results, found: dict[str, pd.DataFrame]) -> list[str]:
     if len(versions) > 1:
         told.append(f"The runs were made by {len(versions)} versions of the code.")
     return told
+
+
+def _doubtful_text(variants: pd.DataFrame) -> list[str]:
+    """How many variants a validity check found doubtful, and which checks."""
+    validity = variants["validity"].astype(str)
+    doubtful = validity[validity.map(tables.verdict).isin(tables.DOUBTFUL)]
+    if doubtful.empty:
+        return []
+    invalid = int((doubtful.map(tables.verdict) == "invalid").sum())
+    counts = doubtful.str.extractall(r"(?:invalid|warning): ([^;(]+?) \(")[0]
+    checks = counts.groupby(level=0).unique().explode().value_counts()
+    named = ", ".join(f"{name} ({count})" for name, count in checks.items())
+    where = "their rows are marked, and best figures are taken from the others"
+    if len(doubtful) == len(variants):
+        where = "no row is left that is not"
+    return [
+        f"{len(doubtful)} of {len(variants)} variants are doubtful by the validity checks "
+        f"({invalid} of them invalid): {named}; {where}."
+    ]
+
+
+def _range_text(variants: pd.DataFrame) -> str:
+    factors = [
+        variants[f"energy_per_request_{end}_j"] / variants["energy_per_request_j"]
+        for end in ("lo", "hi")
+    ]
+    if any(factor.isna().all() for factor in factors):
+        return ""
+    low, high = factors[0].min(), factors[1].max()
+    return (
+        f" Every joule here may be {low:.2g} to {high:.2g} times what is shown, the same for all "
+        "rows; IPW and N_break carry that range in brackets, and in C_tax it cancels."
+    )
+
+
+def _scatter_text(results: Results) -> str:
+    """How far one run scatters, in words."""
+    found = scatter(results, SCATTER).dropna()
+    if found.empty:
+        return (
+            "No two variants served the same arithmetic, so that one run's scatter is not known: "
+            "small differences may mean nothing."
+        )
+    shares = ", ".join(
+        f"{tables.plain_name(name)} {row['relative_sd']:.0%}".replace("%", " %")
+        for name, row in found.iterrows()
+    )
+    least, most = found["relative_sd"].min(), found["relative_sd"].max()
+    return (
+        f"Variants that serve the same arithmetic (LoRA beside QLoRA at INT4, the base beside LoRA "
+        f"at FP16: {int(found['pairs'].max())} pairs) are alike, and yet differ: one run scatters "
+        f"by {100 * least:.0f}–{100 * most:.0f} % ({shares}; a standard deviation). Two rows must "
+        f"differ by about {100 * (np.exp(Z95 * np.sqrt(2) * most) - 1):.0f} % to be told apart, "
+        "and numbers are rounded to two digits."
+    )
 
 
 def _code_versions(runs: pd.DataFrame) -> list[str]:
@@ -674,16 +748,18 @@ def quality_text(answers: pd.DataFrame) -> list[str]:
     return texts
 
 
+FORMULAS = [
+    "N_break = electricity of adapting / (the API's price for a request − electricity of a "
+    "request here): requests until adapting has paid, as the paper counts it.",
+    "IPW = score / energy of a request, in 1/J: score per joule, in spite of its name "
+    "(intelligence per watt).",
+    "ρ_sys = output tokens a second / memory that serving needed at peak, in tok/s/GB.",
+    "Q_ret = score / score of LoRA-FP16 on the same model, task and prompts, in %.",
+    "C_tax = energy of a cold load up to the first token / energy of a request; “model alone” "
+    "leaves out importing the libraries, which no choice of model changes.",
+]
 METHODS = pd.DataFrame(
     [
-        ("N_break", "adaptation's electricity over the API's price less a request's electricity"),
-        ("N_break, full", "adds compression, load, PUE, hardware by the hour of use, labour; API "
-         "tokens at their own prices. In brackets: the range over published API prices, "
-         "electricity and set-up labour"),
-        ("IPW", "score over energy per request, 1/J (score per joule, in spite of the name)"),
-        ("ρ_sys", "output tokens a second over the memory that serving needed, at peak"),
-        ("C_tax", "energy of a cold load up to the first token over energy of a request"),
-        ("Q_ret", "score over LoRA-FP16's of the same model and task, prompt by prompt"),
         ("score", "token F1 (rag), ROUGE-L (summarization), similarity (dialogue), 0 to 1"),
         ("intervals", "95 %: Student t over runs; paired ratios over runs (C_tax, IPW, ρ_sys) and "
          "over prompts (score, Q_ret); none from one observation"),
@@ -697,7 +773,13 @@ METHODS = pd.DataFrame(
         ("validity", "the checks of a row's windows that are not ok; every check in "
          "tables/checks.csv"),
         ("load", "a new process, weights evicted from the page cache; up to the first token"),
-        ("FP16 on a CPU", "FP16 is how weights are stored; arithmetic is float32"),
+        ("computed in", "FP16, INT8, INT4 are how weights are stored; what the linear layers "
+         "computed in was measured in each run"),
+        ("answers as alone", "share of prompts whose answer in a batch is token for token the one "
+         "without: the few served one at a time, and the others read in one pass"),
+        ("range of an estimate", "in round brackets: the figure at the lowest and highest watts a "
+         "core; in the tables <column>_lo_j, _hi_j and <metric>_estimate_lo, _hi"),
+        ("95th percentile", "of 20 requests or more"),
     ],
     columns=["figure", "how it was measured"],
 )  # fmt: skip
@@ -710,35 +792,41 @@ def study_report(
     named = {name: _named(table) for name, table in found.items() if "family" in table}
     key = ["model", "task", "configuration"]
     concurrency = f"At concurrency {results.study.workload.headline_concurrency}."
+    once = found["variants"]["repetitions"].max() == 1
     reference = [
         "score", "score_difference", "gold_nll", "gold_nll_difference", "recall",
         "recall_difference", "answer_tokens", "answer_tokens_difference", "top1_agreement",
     ]  # fmt: skip
+    five = ["score", *tables.METRICS, "c_tax_model", "n_break_full"]
+    inputs = ["adapt_energy_j", "compress_energy_j", "load_energy_j", "load_model_energy_j",
+              "energy_per_request_j", "throughput_tok_s", "memory_gb"]  # fmt: skip
     sections = [
         Section(
             "The frontier",
             ["One row a model, over its INT4 variants: the mean of N_break, ρ_sys and C_tax, the "
-             "largest IPW, Q_ret of LoRA-INT4. Medians stand beside each."],
+             "largest IPW, Q_ret of LoRA-INT4. Medians stand beside each.",
+             *FORMULAS, *_break_even_text(results, found["variants"]),
+             *_frontier_text(found["frontier"])],
             table=found["frontier"],
             columns=["model", *[c for m in tables.METRICS for c in (m, f"{m}_median")],
-                     "int4_variants", "notes"],
+                     "int4_variants", "prices", "validity"],
             csv="tables/frontier.csv",
         ),
         *(Section(p.heading, figure=p.figure, caption=p.caption) for p in drawn.values()),
         Section(
             "Every variant: the five metrics",
-            [concurrency, *_notes(found["variants"])],
+            [concurrency, *_notes(found["variants"], [*five, *inputs])],
             table=named["variants"],
-            columns=[*key, "score", *tables.METRICS, "n_break_full"],
+            columns=[*key, *five, "prices"],
             csv="tables/variants.csv",
         ),
         Section(
             "Every variant: what was measured",
-            [concurrency],
+            [concurrency, *tables.mixed(found["variants"])],
             table=named["variants"],
-            columns=[*key, "energy_per_request_j", "throughput_tok_s", "ttft_ms", "tpot_ms",
-                     "memory_gb", "load_energy_j", "load_s", "adapt_energy_j",
-                     "compress_energy_j", "validity"],
+            columns=[*key, "executed_dtype", "energy_per_request_j", "throughput_tok_s", "ttft_ms",
+                     "tpot_ms", "memory_gb", "load_energy_j", "load_s", "adapt_energy_j",
+                     "compress_energy_j", "batch_agreement", "validity"],
             csv="tables/variants.csv",
         ),
         Section(
@@ -752,19 +840,23 @@ def study_report(
         ),
         Section(
             "LoRA beside QLoRA",
-            _notes(found["adaptation"]),
+            ["Energy and time of loading the base and training; the ratio of the training alone "
+             "stands beside. One adaptation each: how far these scatter is not known.",
+             *_notes(found["adaptation"])],
             table=named["adaptation"],
-            columns=["model", "task", "lora_energy_j", "qlora_energy_j", "energy_ratio",
-                     "lora_s", "qlora_s", "seconds_ratio", "lora_peak_memory_gb",
-                     "qlora_peak_memory_gb", "memory_ratio"],
+            columns=["model", "task", "executed_dtype", "lora_energy_j", "qlora_energy_j",
+                     "energy_ratio", "train_energy_ratio", "lora_s", "qlora_s", "seconds_ratio",
+                     "lora_peak_memory_gb", "qlora_peak_memory_gb", "memory_ratio"],
             csv="tables/adaptation.csv",
         ),
         Section(
             "Serving at every concurrency",
+            _notes(found["serving"], ["ttft_p95_ms", "tpot_p95_ms", "failed_requests"]),
             table=named["serving"],
-            columns=[*key, "concurrency", "repetitions", "window", "throughput_tok_s", "ttft_ms",
-                     "ttft_p95_ms", "tpot_ms", "tpot_p95_ms", "energy_per_request_j", "power_w",
-                     "memory_gb", "validity"],
+            columns=[*key, "concurrency", "repetitions", "executed_dtype", "window",
+                     "throughput_tok_s", "ttft_ms", "ttft_p95_ms", "tpot_ms", "tpot_p95_ms",
+                     "energy_per_request_j", "power_w", "memory_gb", "batch_agreement",
+                     "validity"],
             csv="tables/serving.csv",
         ),
         *_asked_for(named),
@@ -781,6 +873,8 @@ def study_report(
         _check_section(results.checks),
         Section("How each figure was measured", table=METHODS),
     ]  # fmt: skip
+    if once:  # no more digits than one run's scatter leaves
+        sections = [replace(section, digits=2) for section in sections]
     return Report(
         title=f"Edge-Eval: {results.study.name}",
         summary=results.study.description,
@@ -840,12 +934,63 @@ def _named(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _notes(table: pd.DataFrame) -> list[str]:
-    """Every distinct note of a table once, with the number of rows that it stands in."""
+def _notes(table: pd.DataFrame, columns: Sequence[str] | None = None) -> list[str]:
+    """Every distinct note of a table once, with the number of rows that it stands in.
+
+    A note begins with the column that it is of, which is said by its name for people; `columns`
+    leaves out notes of others.
+    """
+    told = []
     notes = table["notes"].dropna().astype(str).str.split("; ").explode()
+    for note, count in notes.value_counts().items():
+        column, colon, reason = note.partition(": ")
+        if re.fullmatch("[a-z0-9]+(_[a-z0-9]+)+|score", column):
+            if columns is not None and column not in columns:
+                continue
+            note = f"{tables.plain_name(column)}{colon}{reason}"
+        told.append(f"{note} ({count} of {len(table)} rows).")
+    return told
+
+
+def _break_even_text(results: Results, variants: pd.DataFrame) -> list[str]:
+    """Both break-evens side by side, and what was priced."""
+    _, prices = prices_of(results.study)
+    paid, full = (
+        tables.readable(
+            pd.DataFrame({"n_break": [variants[c].min(), variants[c].max()]}), digits=2
+        ).iloc[:, 0]
+        for c in ("n_break", "n_break_full")
+    )
     return [
-        f"{note} ({count} of {len(table)} rows)." for note, count in notes.value_counts().items()
+        f"N_break is {' to '.join(dict.fromkeys(paid))} requests here, and with full accounting "
+        f"{' to '.join(dict.fromkeys(full))}: the first counts adapting's electricity alone, "
+        "the second everything before the first request "
+        f"({prices.setup_hours:g} hours of labour at {prices.labour_usd_per_hour:g} USD, the machine by the hour, compressing, loading) "
+        "against the API's price for the tokens. Labour is nearly all of it, so that the two lie "
+        f"far apart. Priced by the set {results.study.prices!r}: "
+        f"{prices.electricity_usd_per_kwh:g} USD/kWh, PUE {prices.pue:g}, a machine of "
+        f"{prices.hardware_usd:,.0f} USD used {prices.utilisation:.0%} of the time; the API takes "
+        f"{prices.api_usd_per_request:g} USD a request."
     ]
+
+
+def _frontier_text(frontier: pd.DataFrame) -> list[str]:
+    """What of the frontier noise cannot order, and what is empty, by model."""
+    told = []
+    for column in ("not_ordered", "notes"):
+        for model, text in frontier.set_index("model")[column].dropna().items():
+            told.append(f"{model}: {_in_words(text)}.")
+    if len(frontier) > 1:
+        told.append("N_break is not ordered: each adaptation was made once.")
+    return told
+
+
+def _in_words(notes: str) -> str:
+    parts = [part.partition(": ") for part in notes.split("; ")]
+    return "; ".join(
+        f"{tables.plain_name(name) if '_' in name else name}{colon}{rest}"
+        for name, colon, rest in parts
+    )
 
 
 def _keep_warm_text(results: Results) -> list[str]:

@@ -455,7 +455,7 @@ def _note_mixed_fidelity(table: pd.DataFrame, notes: _Notes) -> None:
     """Say where q_ret_pct compares answers that were computed in another way."""
     keys = ["method", "precision"]
     is_base = [key[len(MODEL) + 1 :] == ("lora", "fp16") for key in table.index]
-    base = table[is_base].droplevel(keys).reindex(table.index.droplevel(keys))
+    base = table[np.array(is_base, dtype=bool)].droplevel(keys).reindex(table.index.droplevel(keys))
     for column, name in MIXED.items():
         own, other = table[column], base[column].set_axis(table.index)
         differ = table["q_ret_pct"].notna() & own.notna() & other.notna() & (own != other)
@@ -695,32 +695,35 @@ def _not_ordered(
     told: dict[tuple, list[str]] = {model: [] for model in table.index}
     rows = {"ipw": sound if statistic["ipw"] == "max" else usable, "q_ret_pct": fidelity}
     for metric in METRICS:
-        chosen = rows.get(metric, usable)
-        if metric == "n_break" or chosen.empty:  # adaptation ran once: its scatter is not known
+        own = rows.get(metric, usable).dropna(subset=[metric])
+        if metric == "n_break" or own.empty:  # adaptation ran once: its scatter is not known
             continue
-        own = chosen.assign(sd=_relative_sd(chosen, metric, spread))
-        if metric == "ipw" and statistic["ipw"] == "max":
-            sd = own.loc[_by_model(own, "ipw").idxmax().dropna()].set_index(MODEL)["sd"]
+        own = own.assign(sd=_relative_sd(own, metric, spread))
+        if statistic[metric] == "max":
+            best = own.loc[_by_model(own, metric).idxmax()].set_index(MODEL)
+            sd = best["sd"]
             for model, part in own.groupby(MODEL, sort=False):
-                if model in sd.index:
-                    least = 1 / np.exp(Z95 * np.hypot(part["sd"], sd[model]))
-                    near = int((part["ipw"] >= least * part["ipw"].max()).sum()) - 1
-                    if near:
-                        told[model].append(
-                            f"IPW: the largest of {len(part)} variants, {near} of them "
-                            "within noise of it"
-                        )
+                near = _near(part[metric], part["sd"], best.loc[model, metric], sd[model]).sum() - 1
+                if near:
+                    told[model].append(
+                        f"{plain_name(metric)}: the largest of {len(part)} variants, {near} of "
+                        "them within noise of it"
+                    )
         else:
             groups = own.assign(variance=own["sd"] ** 2).groupby(MODEL, sort=False)["variance"]
             sd = np.sqrt(groups.sum(min_count=1)) / groups.count()
         for model, value in table[metric].items():
             others = table[metric].drop(model)
-            noise = Z95 * np.hypot(sd.reindex(others.index), sd.get(model, np.nan))
-            near = others.index[np.abs(np.log(others / value)) <= noise]
-            if len(near):
-                names = ", ".join("-".join(other) for other in near)
-                told[model].append(f"{heading(metric).partition(' [')[0]}: not told from {names}")
+            near = _near(others, sd.reindex(others.index), value, sd.get(model, np.nan))
+            names = ", ".join("-".join(other) for other in others.index[near])
+            if names:
+                told[model].append(f"{plain_name(metric)}: not told from {names}")
     return ["; ".join(texts) or None for texts in told.values()]
+
+
+def _near(values: pd.Series, sds: pd.Series, value: float, sd: float) -> pd.Series:
+    """Which values chance alone may set so far from `value`, at 95 %; sds are relative."""
+    return np.abs(np.log(values / value)) <= Z95 * np.hypot(sds, sd)
 
 
 def _relative_sd(rows: pd.DataFrame, metric: str, spread: pd.DataFrame) -> pd.Series:
@@ -999,6 +1002,11 @@ def heading(column: str) -> str:
         if column.endswith(suffix):
             return f"{column.removesuffix(suffix).replace('_', ' ')} [{unit}]"
     return column.replace("_", " ")
+
+
+def plain_name(column: str) -> str:
+    """`load_energy_j` -> `load energy`: the heading without its unit."""
+    return heading(column).partition(" [")[0]
 
 
 def format_number(value: float, digits: int = 3) -> str:
