@@ -652,7 +652,7 @@ def _scatter_text(results: Results) -> str:
         f"Variants that serve the same arithmetic (LoRA beside QLoRA at INT4, the base beside LoRA "
         f"at FP16: {int(found['pairs'].max())} pairs) are alike, and yet differ: one run scatters "
         f"by {100 * least:.0f}–{100 * most:.0f} % ({shares}; a standard deviation). Two rows must "
-        f"differ by about {100 * (np.exp(Z95 * np.sqrt(2) * most) - 1):.0f} % to be told apart, "
+        f"differ {np.exp(Z95 * np.sqrt(2) * most):.2g} times to be told apart by any of these, "
         "and numbers are rounded to two digits."
     )
 
@@ -962,10 +962,10 @@ def _break_even_text(results: Results, variants: pd.DataFrame) -> list[str]:
         for c in ("n_break", "n_break_full")
     )
     return [
-        f"N_break is {' to '.join(dict.fromkeys(paid))} requests here, and with full accounting "
-        f"{' to '.join(dict.fromkeys(full))}: the first counts adapting's electricity alone, "
-        "the second everything before the first request "
-        f"({prices.setup_hours:g} hours of labour at {prices.labour_usd_per_hour:g} USD, the machine by the hour, compressing, loading) "
+        f"N_break here: {' to '.join(dict.fromkeys(paid))} requests; with full accounting: "
+        f"{' to '.join(dict.fromkeys(full))}. The first counts adapting's electricity alone, the "
+        f"second everything before the first request ({prices.setup_hours:g} hours of labour at "
+        f"{prices.labour_usd_per_hour:g} USD, the machine by the hour, compressing, loading) "
         "against the API's price for the tokens. Labour is nearly all of it, so that the two lie "
         f"far apart. Priced by the set {results.study.prices!r}: "
         f"{prices.electricity_usd_per_kwh:g} USD/kWh, PUE {prices.pue:g}, a machine of "
@@ -988,7 +988,7 @@ def _frontier_text(frontier: pd.DataFrame) -> list[str]:
 def _in_words(notes: str) -> str:
     parts = [part.partition(": ") for part in notes.split("; ")]
     return "; ".join(
-        f"{tables.plain_name(name) if '_' in name else name}{colon}{rest}"
+        f"{tables.plain_name(name) if name in tables.METRICS else name}{colon}{rest}"
         for name, colon, rest in parts
     )
 

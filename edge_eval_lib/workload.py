@@ -569,7 +569,10 @@ class BatchAgreement:
 
 
 def batch_agreement(
-    requests: pd.DataFrame, headline_concurrency: int, engine: Engine, examples: list[Example]
+    requests: pd.DataFrame,
+    headline_concurrency: int,
+    engine: Engine | None,
+    examples: list[Example],
 ) -> BatchAgreement:
     """Whether batches change answers: every prompt's tokens at the headline concurrency beside
     those that the model gives it alone, unmeasured.
@@ -577,7 +580,8 @@ def batch_agreement(
     A prompt that was also served at concurrency 1 is compared with that answer. The others are
     read once, prompt and batched tokens together (`Engine.most_likely`): the answer alone is the
     same where every token is the likeliest after those before it. That costs a prefill a prompt
-    instead of a pass a token; kernels that only single tokens take are not seen by it.
+    instead of a pass a token; kernels that only single tokens take are not seen by it. Without an
+    engine the others are left out.
     """
     alone, batched = (
         requests[requests["window"] == closed_loop_name(concurrency)]
@@ -593,6 +597,8 @@ def batch_agreement(
         tokens = list(tokens)
         if prompt_id in alone.index:
             expected = list(alone[prompt_id])
+        elif engine is None:
+            expected = None
         else:
             expected = engine.most_likely(engine.encode(messages[prompt_id]), tokens)
         if expected is not None:
