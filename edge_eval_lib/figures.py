@@ -3,11 +3,14 @@
 Each function takes a table of `tables.py` and returns a Figure; `save_figure` writes PNG and SVG.
 `stamp` stands at the foot of a figure: the host and where its energy comes from. Colour and marker
 say the configuration, everywhere the same; missing values are not drawn, and a figure for which
-nothing was measured says so.
+nothing was measured says so. A hollow marker is a row whose validity is doubtful, a pale line the
+range of an estimate; what rows that stand beside each other do not share is said at the foot.
 """
 
 from __future__ import annotations
 
+import re
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,7 +23,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from edge_eval_lib.tables import VARIANT, sort_variants, variant_name
+from edge_eval_lib.tables import DOUBTFUL, VARIANT, mixed, plain_name, sort_variants, variant_name
+from edge_eval_lib.tables import verdict as verdict_of
 
 _STYLE = {
     **sns.axes_style("ticks"),
@@ -61,6 +65,7 @@ _STAGES = {
     "serving_energy_j": ("serve", "#333333", "o"),
 }
 _GREY = "#666666"
+BOX_REQUESTS = 20  # of fewer a box and whiskers at 5 and 95 % say nothing that dots do not
 
 
 # --- the figures ------------------------------------------------------------------------------
@@ -69,7 +74,8 @@ _GREY = "#666666"
 def roi_ipw_quadrants(variants: pd.DataFrame, stamp: str | None = None) -> Figure:
     """Requests to break even over intelligence per watt, a panel a task, quadrants at the medians.
 
-    Up and to the right is better. Variants that never break even stand at the lower edge.
+    Up and to the right is better. Variants that never break even stand at the lower edge, those
+    that need less than one request at the upper.
     """
     table = variants.dropna(subset=["n_break", "ipw"])
     title = "Which variants pay back soon and answer cheaply?"
@@ -77,7 +83,10 @@ def roi_ipw_quadrants(variants: pd.DataFrame, stamp: str | None = None) -> Figur
         return _nothing(title, "n_break and ipw", variants, stamp)
     finite = table["n_break"][np.isfinite(table["n_break"])]
     worst = finite.max() * 3 if len(finite) else 1.0
-    table = table.assign(n_break=table["n_break"].where(np.isfinite(table["n_break"]), worst))
+    ends = ["n_break", "n_break_estimate_lo", "n_break_estimate_hi"]
+    ends = [c for c in ends if c in table]
+    table = table.assign(**{c: table[c].replace(np.inf, worst).clip(lower=1) for c in ends})
+    at_once = bool((table["n_break"] == 1).all())
     fig, axes = _panels(
         table, title, "up: pays back after fewer requests; right: more score a joule"
     )
@@ -88,14 +97,24 @@ def roi_ipw_quadrants(variants: pd.DataFrame, stamp: str | None = None) -> Figur
         axis.axhline(middle[1], color="#aaaaaa", lw=1, zorder=1)
         _points(axis, part, "ipw", "n_break")
         axis.set_xlabel("IPW, score per joule [1/J]")
+    if (table["n_break"] == 1).any():
+        for axis in axes:
+            axis.yaxis.set_major_formatter(
+                FuncFormatter(lambda value, _: "< 1" if value <= 1 else _number(value))
+            )
+            axis.set_ylim(0.8, max(table["n_break"].max() * 1.3, 10))
     axes[0].invert_yaxis()
     axes[0].set_ylabel("N_break, requests to break even [log]")
-    corners = {
-        (0.98, 0.985): ("soon, cheap to run", "right", "top"),
-        (0.02, 0.985): ("soon, dear to run", "left", "top"),
-        (0.98, 0.015): ("late, cheap to run", "right", "bottom"),
-        (0.02, 0.015): ("late, dear to run", "left", "bottom"),
-    }
+    corners = (
+        {}
+        if at_once
+        else {
+            (0.98, 0.985): ("soon, cheap to run", "right", "top"),
+            (0.02, 0.985): ("soon, dear to run", "left", "top"),
+            (0.98, 0.015): ("late, cheap to run", "right", "bottom"),
+            (0.02, 0.015): ("late, dear to run", "left", "bottom"),
+        }
+    )
     for axis in axes:
         for (x, y), (text, horizontal, vertical) in corners.items():
             axis.text(
@@ -103,7 +122,7 @@ def roi_ipw_quadrants(variants: pd.DataFrame, stamp: str | None = None) -> Figur
                 fontsize=7.5, color="#999999", style="italic", zorder=1,
                 bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
             )  # fmt: skip
-    return _finish(fig, stamp)
+    return _finish(fig, stamp, table)
 
 
 def system_density(variants: pd.DataFrame, stamp: str | None = None) -> Figure:
@@ -113,7 +132,7 @@ def system_density(variants: pd.DataFrame, stamp: str | None = None) -> Figure:
         ["rho_sys"],
         "How much speed does a gigabyte buy?",
         "further right: more tokens a second for each GB of memory",
-        "system density [tok/s/GB]",
+        "system density [tok/s/GB, log]",
         stamp,
     )
 
@@ -132,7 +151,7 @@ def quality_stability(variants: pd.DataFrame, stamp: str | None = None) -> Figur
         _points(axis, part, "score", "q_ret_pct")
         axis.set_xlabel("score, 0 to 1")
     axes[0].set_ylabel("Q_ret [% of LoRA-FP16]")
-    return _finish(fig, stamp)
+    return _finish(fig, stamp, table)
 
 
 def adaptation_energy(adaptation: pd.DataFrame, stamp: str | None = None) -> Figure:
@@ -165,7 +184,7 @@ def adaptation_energy(adaptation: pd.DataFrame, stamp: str | None = None) -> Fig
         for y, x, ratio in zip(ys, rightmost, table["energy_ratio"], strict=True):
             if np.isfinite(ratio):
                 axis.annotate(
-                    f"×{ratio:.3g}", (x, y), xytext=(8, 0), textcoords="offset points",
+                    f"×{ratio:.2g}", (x, y), xytext=(8, 0), textcoords="offset points",
                     va="center", fontsize=9, color="#333333",
                 )  # fmt: skip
         axis.set_yticks(ys, labels)
@@ -178,23 +197,28 @@ def adaptation_energy(adaptation: pd.DataFrame, stamp: str | None = None) -> Fig
             axis.set_xlim(0, rightmost.max() * 1.15)
         axis.set_xlabel(f"energy of one adaptation [{unit}]")
         _headline(
-            fig, title, "×: QLoRA over LoRA; thin lines: range of an estimate, where it is one"
+            fig, title, "×: QLoRA over LoRA, one adaptation each; thin lines: range of an estimate"
         )
         _legend(fig, axis.get_legend_handles_labels())
-    return _finish(fig, stamp)
+    notes = table["notes"].dropna().str.extractall(r"ratios: ([^;]+)")[0].unique()
+    return _finish(fig, stamp, cautions=[f"Mixed: {note}." for note in notes])
 
 
 def lifecycle_energy(
     variants: pd.DataFrame, requests: int = 1000, stamp: str | None = None
 ) -> Figure:
     """Energy by stage of every variant: adapt, compress, load, and serve so many requests."""
-    table = variants.assign(serving_energy_j=variants["energy_per_request_j"] * requests)
+    scaled = {
+        f"serving_energy{end}": variants[f"energy_per_request{end}"] * requests
+        for end in ("_j", "_lo_j", "_hi_j")
+    }
+    table = variants.assign(**scaled)
     return _rows_figure(
         table,
         list(_STAGES),
         "Where does a lifecycle's energy go?",
         f"each gridline is ten times the one before; serve: {requests:,} requests",
-        "energy [J]",
+        "energy [J, log]",
         stamp,
     )
 
@@ -203,7 +227,8 @@ def latency_distributions(requests: pd.DataFrame, stamp: str | None = None) -> F
     """TTFT and TPOT of single requests: `variant`, `ttft_ms` and `tpot_ms`, a row a request.
 
     Variants come in the order of their first row. Boxes hold the middle half, the line is the
-    median, whiskers reach the 5th and 95th percentile.
+    median, whiskers reach the 5th and 95th percentile; variants of fewer than 20 requests have
+    their dots alone.
     """
     title = "How long does a single request wait?"
     if requests.empty or requests[["ttft_ms", "tpot_ms"]].isna().all(axis=None):
@@ -225,8 +250,15 @@ def latency_distributions(requests: pd.DataFrame, stamp: str | None = None) -> F
                 "hue_order": order, "palette": colours, "legend": False, "ax": axis,
                 "log_scale": bool(spread > 20),
             }  # fmt: skip
-            sns.stripplot(**common, size=2.6, alpha=0.45, jitter=0.22, rasterized=True)
-            sns.boxplot(**common, whis=(5, 95), width=0.62, fliersize=0, linewidth=1.1, fill=False)
+            counts = known["variant"].value_counts()
+            boxed = known[known["variant"].map(counts) >= BOX_REQUESTS]
+            few = {"size": 5, "alpha": 0.8} if boxed.empty else {"size": 2.6, "alpha": 0.45}
+            sns.stripplot(**common, **few, jitter=0.22, rasterized=True)
+            if len(boxed):
+                sns.boxplot(
+                    **common | {"data": boxed}, whis=(5, 95), width=0.62, fliersize=0,
+                    linewidth=1.1, fill=False,
+                )  # fmt: skip
             medians = known.groupby("variant")[column].median()
             for y, name in enumerate(order):
                 if name in medians:
@@ -239,27 +271,28 @@ def latency_distributions(requests: pd.DataFrame, stamp: str | None = None) -> F
                 _log_axis(axis.xaxis)
             else:
                 axis.set_xlim(left=0)
-            axis.set_xlabel(label)
+            axis.set_xlabel(label.replace("]", ", log]") if spread > 20 else label)
             axis.set_ylabel("")
             axis.grid(axis="y", visible=False)
         axes[0].set_yticks(range(len(order)), [_short(name) for name in order])
-        _headline(
-            fig,
-            title,
-            "a dot a request; box: middle half, whiskers 5-95 %; right: median",
-            legend=False,
-        )
-    return _finish(fig, stamp)
+        reading = "a dot a request; box: middle half, whiskers 5-95 %; right: median"
+        if requests["variant"].value_counts().max() < BOX_REQUESTS:
+            reading = "a dot a request, too few of them for boxes; right: median"
+        _headline(fig, title, reading, legend=False)
+    return _finish(fig, stamp, requests.assign(validity=None))
 
 
 def load_curves(serving: pd.DataFrame, load: str, stamp: str | None = None) -> Figure:
-    """Throughput and the 95th percentile of TTFT over the load, a column of panels a task.
+    """Throughput and the 95th percentile of TTFT (its mean where every window has fewer than 20
+    requests) over the load, a column of panels a task.
 
     `serving` is `tables.serving_table` over `load`: `concurrency` or `rate_per_s`.
     """
     label = {"concurrency": "concurrency, requests at a time", "rate_per_s": "requests a second"}
     title = "How much load does it carry, and who waits?"
     tasks = list(dict.fromkeys(serving["task"]))
+    many = serving["ttft_p95_ms"].notna().any()
+    waiting = "ttft_p95_ms" if many else "ttft_ms"
     with plt.rc_context(_STYLE):
         fig, axes = plt.subplots(
             2, len(tasks), figsize=(max(3.5 * len(tasks), 6.0), 6.4), sharex=True, sharey="row",
@@ -273,7 +306,7 @@ def load_curves(serving: pd.DataFrame, load: str, stamp: str | None = None) -> F
                 first = variant.iloc[0]
                 colour, marker = _look(first["method"], first["precision"])
                 for axis, measure in zip(
-                    axes[:, column], ("throughput_tok_s", "ttft_p95_ms"), strict=True
+                    axes[:, column], ("throughput_tok_s", waiting), strict=True
                 ):
                     errors = [
                         _error(row, measure) or [[0.0], [0.0]] for _, row in variant.iterrows()
@@ -292,10 +325,10 @@ def load_curves(serving: pd.DataFrame, load: str, stamp: str | None = None) -> F
         axes[0, 0].set_ylim(bottom=0)
         _log_axis(axes[1, 0].yaxis)
         axes[0, 0].set_ylabel("throughput [tok/s]")
-        axes[1, 0].set_ylabel("TTFT, 95th percentile [ms, log]")
+        axes[1, 0].set_ylabel(f"TTFT, {'95th percentile' if many else 'mean'} [ms, log]")
         _headline(fig, title, "a line a variant; bars: intervals over runs")
         _configuration_legend(fig, serving)
-    return _finish(fig, stamp)
+    return _finish(fig, stamp, serving.assign(validity=None))
 
 
 def harness_scores(harness: pd.DataFrame, stamp: str | None = None) -> Figure:
@@ -431,13 +464,13 @@ def comparison(table: pd.DataFrame, columns: dict[str, str]) -> Figure:
                     axis.errorbar(
                         row[column], place[variant_name(row)] + shift, xerr=_error(row, column),
                         fmt=_SOURCE_MARKERS[number % len(_SOURCE_MARKERS)], markersize=6,
-                        color=_COLOURS[number % len(_COLOURS)], markeredgecolor="white",
-                        markeredgewidth=0.5, elinewidth=1.2, zorder=3,
+                        color=_COLOURS[number % len(_COLOURS)], elinewidth=1.2, zorder=3,
+                        **_edge(row, _COLOURS[number % len(_COLOURS)]),
                     )  # fmt: skip
             if column != "score":
                 axis.set_xscale("log")
                 _log_axis(axis.xaxis)
-            axis.set_xlabel(label)
+            axis.set_xlabel(label if column == "score" else f"{label} [log]")
             axis.tick_params(axis="y", length=0)
             axis.margins(x=0.12)
         axes[0][0].set_yticks(list(place.values()), variants)
@@ -453,7 +486,7 @@ def comparison(table: pd.DataFrame, columns: dict[str, str]) -> Figure:
             for n in range(len(sources))
         ]  # fmt: skip
         _legend(fig, (handles, names))
-    return _finish(fig, None)
+    return _finish(fig, None, table)
 
 
 def loss_curve(
@@ -642,10 +675,17 @@ def _points(axis: Axes, part: pd.DataFrame, x: str, y: str) -> None:
             names.append(axis.text(last[x], last[y], f"{family}-{size}", fontsize=7.5, zorder=6))
         for _, row in model.iterrows():
             colour, marker = _look(row["method"], row["precision"])
+            for horizontal, column in ((True, x), (False, y)):
+                low, high = _estimate(row, column)
+                if np.isfinite([low, high]).all():
+                    ends = (
+                        ([low, high], [row[y]] * 2) if horizontal else ([row[x]] * 2, [low, high])
+                    )
+                    axis.plot(*ends, color=colour, lw=3, alpha=0.18, zorder=2)
             axis.errorbar(
                 row[x], row[y], xerr=_error(row, x), yerr=_error(row, y), fmt=marker,
-                color=colour, markersize=6.5, markeredgecolor="white", markeredgewidth=0.6,
-                elinewidth=1, capsize=0, zorder=4,
+                color=colour, markersize=6.5, **_edge(row, colour), elinewidth=1, capsize=0,
+                zorder=4,
             )  # fmt: skip
     axis.margins(0.16, 0.2)
     if names:
@@ -654,6 +694,22 @@ def _points(axis: Axes, part: pd.DataFrame, x: str, y: str) -> None:
             names, x=part[x].to_numpy(), y=part[y].to_numpy(), ax=axis, expand=(1.25, 1.6),
             arrowprops={"arrowstyle": "-", "color": "#999999", "lw": 0.6},
         )  # fmt: skip
+
+
+def _estimate(row: pd.Series, column: str) -> tuple[float, float]:
+    """The range of an estimated figure; NaN where it is none."""
+    if column.endswith("_j"):
+        ends = [f"{column.removesuffix('_j')}_{end}_j" for end in ("lo", "hi")]
+    else:
+        ends = [f"{column}_estimate_{end}" for end in ("lo", "hi")]
+    return tuple(float(row.get(end, np.nan)) for end in ends)
+
+
+def _edge(row: pd.Series, colour: str) -> dict:
+    """A filled marker, or a hollow one where a check of the row is not ok."""
+    if verdict_of(row.get("validity")) in DOUBTFUL:
+        return {"markerfacecolor": "white", "markeredgecolor": colour, "markeredgewidth": 1.4}
+    return {"markeredgecolor": "white", "markeredgewidth": 0.6}
 
 
 def _error(row: pd.Series, column: str) -> list[list[float]] | None:
@@ -715,7 +771,7 @@ def _rows_figure(
                 plt.Line2D([], [], color=c, marker=m, ls="", ms=6) for _, c, m in _STAGES.values()
             ]
             _legend(fig, (handles, [name for name, _, _ in _STAGES.values()]))
-    return _finish(fig, stamp)
+    return _finish(fig, stamp, drawn)
 
 
 def _row_of_markers(axis: Axes, row: pd.Series, columns: list[str], y: float) -> None:
@@ -724,14 +780,18 @@ def _row_of_markers(axis: Axes, row: pd.Series, columns: list[str], y: float) ->
         if not row[column] > 0:
             continue
         _, colour, marker = _STAGES.get(column, (None, *_look(row["method"], row["precision"])))
+        low, high = _estimate(row, column)
+        if np.isfinite([low, high]).all():
+            axis.plot([low, high], [y, y], color=colour, lw=3, alpha=0.18, zorder=2)
         axis.errorbar(
             row[column], y, xerr=_error(row, column), fmt=marker, color=colour, markersize=6,
-            markeredgecolor="white", markeredgewidth=0.5, elinewidth=1.2, zorder=3,
+            **_edge(row, colour), elinewidth=1.2, zorder=3,
         )  # fmt: skip
         if single:
             high = row.get(f"{column}_hi", np.nan)
+            known = np.isfinite(high)
             axis.annotate(
-                _number(row[column]), (high if np.isfinite(high) else row[column], y),
+                _number(row[column], 3 if known else 2), (high if known else row[column], y),
                 xytext=(7, 0), textcoords="offset points", va="center", fontsize=7.5,
                 color="#333333",
             )  # fmt: skip
@@ -767,23 +827,43 @@ def _legend(fig: Figure, handles_and_names: tuple[list, list]) -> None:
     )  # fmt: skip
 
 
-def _finish(fig: Figure, stamp: str | None) -> Figure:
-    if stamp:
-        fig.supxlabel(stamp, x=0.01, ha="left", fontsize=8, color=_GREY)
+def _finish(
+    fig: Figure,
+    stamp: str | None,
+    table: pd.DataFrame | None = None,
+    cautions: Sequence[str] = (),
+) -> Figure:
+    """With the stamp at its foot, and what the rows of `table` do not share or are doubtful of."""
+    lines = [*cautions]
+    if table is not None:
+        lines += mixed(table)
+        if "validity" in table and table["validity"].map(verdict_of).isin(DOUBTFUL).any():
+            lines.append("Hollow markers: a validity check of the row is not ok.")
+        estimates = [c for c in table if re.search(r"_estimate_hi$|energy_per_request_hi_j$", c)]
+        if table[estimates].notna().any(axis=None):
+            lines.append("Pale lines: the range of an estimate, moving all rows together.")
+    foot = "\n".join(textwrap.fill(line, 130) for line in [*lines, *([stamp] if stamp else [])])
+    if foot:
+        fig.supxlabel(foot, x=0.01, ha="left", fontsize=8, color=_GREY)
     plt.close(fig)  # the caller shows or saves it; pyplot must not keep it
     return fig
 
 
 def _nothing(title: str, columns: str, table: pd.DataFrame, stamp: str | None) -> Figure:
     """A figure that says what was not measured, and why where the table's notes tell."""
-    notes = table["notes"].dropna().unique() if "notes" in table else []
-    why = f"\n({notes[0]})" if len(notes) else ""
+    names = columns.split(" and ")
+    notes = table["notes"].dropna() if "notes" in table else pd.Series(dtype=str)
+    parts = list(dict.fromkeys(part for note in notes for part in str(note).split("; ")))
+    # A note begins with the column that it is of; the others are about everything.
+    of = {part: part.partition(":")[0] for part in parts}
+    own = [part for part in parts if of[part] in names]
+    why = own or [part for part in parts if of[part] not in table]
+    reasons = "\n".join(part.replace(of[part], plain_name(of[part]), 1) for part in why[:3])
+    what = " and ".join(plain_name(name) for name in names)
     with plt.rc_context(_STYLE):
         fig, axis = plt.subplots(figsize=(7, 2.2), layout="constrained")
         axis.axis("off")
-        axis.text(
-            0.0, 0.5, f"Nothing to draw: {columns} not measured.{why}", wrap=True, va="center"
-        )
+        axis.text(0.0, 0.5, f"Nothing to draw: no {what}.\n{reasons}", wrap=True, va="center")
         fig.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
     return _finish(fig, stamp)
 
@@ -803,8 +883,9 @@ def _log_axis(axis) -> None:
     axis.set_minor_locator(NullLocator())
 
 
-def _number(value: float) -> str:
-    """Three significant digits, with k, M, G for thousands."""
+def _number(value: float, digits: int = 3) -> str:
+    """Three significant digits, or fewer, with k, M, G for thousands."""
+    value = float(f"{value:.{max(digits, 1)}g}") if digits < 3 else value
     for factor, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
         if abs(value) >= factor:
             return f"{value / (1e3 if letter == 'k' else factor):.3g} {letter}"

@@ -25,8 +25,8 @@ class Section:
     """A heading, paragraphs, then a figure and a table where there are any.
 
     A paragraph is a text, or a sequence of texts: a list. In a table's cell the first line is shown
-    as it is and further lines, small, below it.
-    `columns` chooses and orders the table's columns (`tables.readable`); `caption` tells how to
+    as it is and further lines, small, below it. `columns` chooses and orders the table's columns,
+    `digits` rounds them (`tables.readable`); `caption` tells how to
     read figure or table; `csv` is a path beside the report at which the whole table lies.
     """
 
@@ -37,6 +37,7 @@ class Section:
     columns: Sequence[str] | None = None
     caption: str | None = None
     csv: str | None = None
+    digits: int = 3
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def picture(figure: Figure) -> str:
 def _table(section: Section) -> dict:
     """Headings, rows of text, and which columns are numbers (they are set to the right)."""
     table = section.table
-    text = readable(table, section.columns)
+    text = readable(table, section.columns, section.digits)
     numbers = {heading(c) for c in table if pd.api.types.is_numeric_dtype(table[c])}
     return {
         "headings": list(text.columns),

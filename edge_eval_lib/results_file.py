@@ -38,9 +38,11 @@ SCHEMA_VERSION = 1
 # JSON has no infinity: a break-even never reached, an interval without an end.
 Number = float | Literal["inf", "-inf"]
 KNOWN = {*tables.MEASURED, *tables.METRICS, "score", "score_per_watt", "rho_sys_nominal"}
-KNOWN |= {"n_break_full", "n_break_full_least", "n_break_full_most", "keep_warm_s"}
+KNOWN |= {"n_break_full", "n_break_full_least", "n_break_full_most", "keep_warm_s", "c_tax_model"}
+KNOWN |= {f"{metric}_estimate_{end}" for metric in tables.ESTIMATED for end in ("lo", "hi")}
 KNOWN |= {"scored_prompts", "gold_nll", "top1_agreement"}
 KNOWN |= {f"{column}_pooled" for column in tables.LOAD}
+LATER_TEXTS = ("executed_dtype", "instruction_set", "validity", "prices")
 COMPARED = {
     "throughput_tok_s": "throughput (tok/s)",
     "energy_per_request_j": "energy per request (J)",
@@ -67,6 +69,11 @@ class ResultRow(Strict):
     figures: dict[str, Number]
     intervals: dict[str, Annotated[list[Number], Field(min_length=2, max_length=2)]]
     notes: str | None
+    # Not told by files of earlier versions.
+    executed_dtype: str | None = None
+    instruction_set: str | None = None
+    validity: str | None = None
+    prices: str | None = None
 
     @property
     def name(self) -> str:
@@ -169,7 +176,7 @@ def rows_of(variants: pd.DataFrame) -> list[ResultRow]:
                 **{c: int(record[c]) for c in ("repetitions", "concurrency")},
                 gpus=None if pd.isna(record["gpus"]) else int(record["gpus"]),
                 **{c: record[c] for c in ("engine", "host")},
-                **{c: _text(record.get(c)) for c in ("energy_source", "notes")},
+                **{c: _text(record.get(c)) for c in ("energy_source", "notes", *LATER_TEXTS)},
                 figures={name: _number(value) for name, value in known.items()},
                 intervals=bounds,
             )
@@ -261,13 +268,17 @@ def open_rows(source: str) -> list[ResultRow]:
 
 def side_by_side(sources: dict[str, list[ResultRow]]) -> pd.DataFrame:
     """One row a variant and source: `source`, engine, host, and each compared figure with its
-    `_lo` and `_hi`. Variants that only one source has are left out where another is shared."""
+    `_lo` and `_hi`. Variants that only one source has are left out where another is shared.
+    `notes` says what the rows of one variant do not share."""
     rows = []
     for source, found in sources.items():
         for row in found:
             record = {c: getattr(row, c) for c in tables.VARIANT} | {"source": source}
             record |= {c: getattr(row, c) for c in ("engine", "host", "gpus", "concurrency")}
             record |= {c: getattr(row, c) for c in ("repetitions", "energy_source")}
+            record |= {
+                c: getattr(row, c) for c in ("executed_dtype", "instruction_set", "validity")
+            }
             for name in COMPARED:
                 record[name] = float(row.figures.get(name, math.nan))
                 lo, hi = row.intervals.get(name, (math.nan, math.nan))
@@ -277,6 +288,9 @@ def side_by_side(sources: dict[str, list[ResultRow]]) -> pd.DataFrame:
     shared = table.groupby(tables.VARIANT)["source"].transform("nunique") > 1
     if shared.any():
         table = table[shared]
+    notes = {key: " ".join(tables.mixed(rows)) for key, rows in table.groupby(tables.VARIANT)}
+    keys = table[tables.VARIANT].itertuples(index=False, name=None)
+    table = table.assign(notes=[notes[key] or None for key in keys])
     return tables.sort_variants(table).reset_index(drop=True)
 
 
@@ -313,6 +327,12 @@ def _as_text(table: pd.DataFrame) -> str:
         )
     if table["concurrency"].nunique() > 1 or table["engine"].nunique() > 1:
         lines.append("Engine or concurrency differ: throughput and energy compare set-ups too.")
+    lines += tables.mixed(table)
+    doubtful = table[table["validity"].map(tables.verdict).isin(tables.DOUBTFUL)]
+    for source, part in doubtful.groupby("source", sort=False):
+        lines.append(
+            f"{source}: {len(part)} of its rows are doubtful by their validity checks (*)."
+        )
     for name, heading in COMPARED.items():
         known = table.dropna(subset=name)
         if known.empty:
@@ -336,5 +356,8 @@ def _range(values: pd.Series) -> str:
 
 
 def _cell(row: pd.Series, name: str) -> str:
-    value, lo, hi = (tables.format_number(row[f"{name}{end}"]) for end in ("", "_lo", "_hi"))
+    digits = 3 if row["repetitions"] > 1 else 2  # no more than one run's scatter leaves
+    value, lo, hi = (tables.format_number(row[f"{name}{e}"], digits) for e in ("", "_lo", "_hi"))
+    if tables.verdict(row["validity"]) in tables.DOUBTFUL:
+        value = f"{value}*"
     return value if pd.isna(row[f"{name}_lo"]) else f"{value} [{lo}, {hi}]"

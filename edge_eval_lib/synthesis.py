@@ -7,10 +7,12 @@ What a stage notebook records, by scrap name:
 
 - every one: `settings_hash`, `started` (ISO 8601), `provenance` (hardware.provenance)
 - adapt, compress, serve: `family`, `size`, `task`, `method`
-- adapt: its window under `adapt`
+- adapt: its windows under `base_load` and `adapt`, `executed_dtype`, `instruction_set`
 - compress: `merge_base`; the merge's window under `fp16`, each quantisation's under its precision
-- serve: `precision`, `repetition`, `engine`, `gpus`, `memory_nominal_gb`; the load's window under
-  `load` and its parts (`COLD_START`); `idle_bare_power_w`, `idle_loaded_power_w`, `idle_reason`
+- serve: `precision`, `repetition`, `engine`, `executed_dtype`, `instruction_set`, `gpus`,
+  `memory_nominal_gb`, `batch_agreement`; the load's window under `load`, its parts (`COLD_START`)
+  and the libraries' energy (`load_import_energy_j`, `_lo_j`, `_hi_j`); `idle_bare_power_w`,
+  `idle_loaded_power_w`, `idle_reason`
   (why they are missing); `serving_windows`, a `workload.window_record` a concurrency
 - harness: what identifies a variant, and `harness`, its `harness.metric_rows`
 
@@ -23,21 +25,29 @@ concurrency). The serving figures are computed from these, not taken from the no
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import orjson
 import pandas as pd
 from matplotlib.figure import Figure
 
 from edge_eval_lib import figures, harness, runner, scraps, tables
 from edge_eval_lib.economics.keep_warm import keep_warm_s
-from edge_eval_lib.economics.prices import load_price_book
+from edge_eval_lib.economics.prices import PriceBook, Prices, load_price_book
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.report import Report, Section, render_report
 from edge_eval_lib.study import Study, find_beside, load_study
-from edge_eval_lib.uncertainty import prompts_needed, simulated_coverage
+from edge_eval_lib.tables import Z95
+from edge_eval_lib.uncertainty import (
+    all_of_one_ratio,
+    prompts_needed,
+    resampled_coverage,
+    single_run_spread,
+)
 from edge_eval_lib.workload import closed_loop_name, recomputed
 
 ADAPTER = [*tables.MODEL, "task", "method"]
@@ -45,12 +55,17 @@ COLD_START = [
     "load_energy_j",
     "load_s",
     "load_interpreter_s",
+    "load_import_energy_j",
     "load_import_s",
     "load_read_s",
     "load_place_s",
     "load_first_token_s",
 ]
-STAMPED = ("load", "adapt", "fp16", "int8", "int4")
+STAMPED = ("imports", "base_load", "load", "adapt", "fp16", "int8", "int4")
+# Whose scatter the report tells, and what makes the frontier's figures.
+SCATTER = ["throughput_tok_s", "tpot_ms", "energy_per_request_j", "load_energy_j"]
+ORDERED = ["energy_per_request_j", "rho_sys", "c_tax"]
+ADAPT_WINDOWS = ("base_load", "adapt")
 REQUEST_COLUMNS = [
     "window",
     "input_tokens",
@@ -181,17 +196,24 @@ def observations_of(runs: pd.DataFrame, requests: pd.DataFrame) -> pd.DataFrame:
     for run in by_stage["serve"].to_dict("records"):
         key = tuple(run[c] for c in ADAPTER)
         adapt, compress = adapters.get(key, {}), merges.get(key, {})
-        reasons = [_reason(adapt, "adapt"), _reason(run, "load"), _idle_reason(run)]
+        adaptation, reason = _adaptation(adapt)
+        load_model, load_reason = _load_of_model(run)
+        reasons = [reason, _reason(run, "load"), load_reason, _idle_reason(run)]
         row = {c: run[c] for c in [*tables.VARIANT, "repetition", "engine", "gpus", "run"]}
-        row |= {c: run.get(c) for c in ("settings_hash", "memory_nominal_gb")}
+        row |= {c: run.get(c) for c in ("settings_hash", "memory_nominal_gb", "batch_agreement")}
+        row |= {c: run.get(c) for c in ("executed_dtype", "instruction_set")}
         row |= {"host": _host(run), "merge_base": compress.get("merge_base")}
-        row |= {c: adapt.get(c) for c in (*tables.ADAPTATION, "rows_passed_over")}
-        row |= {c: run.get(c) for c in (*tables.LOAD, *tables.LOAD_RANGE, *tables.IDLE)}
-        before = _checks({"adapt": adapt.get("adapt_checks"), "load": run.get("load_checks")})
+        row |= adaptation | load_model | {"rows_passed_over": adapt.get("rows_passed_over")}
+        ranges = [c for c in tables.RANGES if c.startswith("load_energy")]
+        row |= {c: run.get(c) for c in (*tables.LOAD, *ranges, *tables.IDLE)}
+        if pd.isna(row["batch_agreement"]):
+            reasons.append("batch_agreement: no answer was compared with the same prompt's alone")
+        before = _checks({w: adapt.get(f"{w}_checks") for w in ADAPT_WINDOWS})
+        before += _checks({"load": run.get("load_checks")})
         before += _checks({w: compress.get(f"{w}_checks") for w in _merged(run["precision"])})
         if run["method"] != "none":
-            energy, seconds, reason = _compression(compress, run["precision"])
-            row |= {"compress_energy_j": energy, "compress_s": seconds}
+            compression, reason = _compression(compress, run["precision"])
+            row |= compression
             reasons.append(reason)
         windows = run["serving_windows"]
         power = _power(run["notebook"]) if _continuous(windows) else NO_POWER
@@ -258,14 +280,56 @@ def _continuous(windows: list[dict]) -> bool:
     return any(window["continuous_batching"] for window in windows)
 
 
-def _compression(run: dict, precision: str) -> tuple[float | None, float | None, str | None]:
+def _compression(run: dict, precision: str) -> tuple[dict, str | None]:
     """Energy and seconds of the merge and, below FP16, the quantisation; and why it is missing."""
     windows = _merged(precision)
-    energy = [run.get(f"{window}_energy_j") for window in windows]
-    seconds = [run.get(f"{window}_s") for window in windows]
     reasons = [run.get(f"{window}_energy_reason") for window in windows]
     reason = next((f"compress_energy_j: {r}" for r in reasons if isinstance(r, str) and r), None)
-    return _sum(energy), _sum(seconds), reason
+    return _totals(run, windows, "compress"), reason
+
+
+def _totals(run: dict, windows: Sequence[str], name: str) -> dict[str, float | None]:
+    """Energy with its range, and seconds, of several windows together; None if one is unknown."""
+    figures = ("energy_j", "energy_lo_j", "energy_hi_j", "s")
+    return {f"{name}_{f}": _sum([run.get(f"{window}_{f}") for window in windows]) for f in figures}
+
+
+def _adaptation(run: dict) -> tuple[dict, str | None]:
+    """Loading the base and training, together and the training alone; and why it is missing."""
+    if not run:
+        return {}, None
+    row = _totals(run, ADAPT_WINDOWS, "adapt")
+    row |= {f"adapt_train_{f}": run.get(f"adapt_{f}") for f in ("energy_j", "s")}
+    peaks = pd.Series([run.get(f"{w}_peak_memory_gb") for w in ADAPT_WINDOWS], dtype=float)
+    energy, seconds = row["adapt_energy_j"], row["adapt_s"]
+    row["adapt_peak_memory_gb"] = peaks.max()
+    row["adapt_power_w"] = None if energy is None or not seconds else energy / seconds
+    row |= {f"adapt_{c}": run.get(c) for c in ("executed_dtype", "instruction_set")}
+    row["adapt_host"] = run["provenance"]["host"]
+    reasons = [run.get(f"{window}_energy_reason") for window in ADAPT_WINDOWS]
+    reasons = [reason for reason in reasons if isinstance(reason, str) and reason]
+    if pd.isna(run.get("base_load_s")):
+        reasons.append("this run did not record the loading of the base")
+    return row, f"adapt_energy_j: {reasons[0]}" if reasons else None
+
+
+def _load_of_model(run: dict) -> tuple[dict, str | None]:
+    """The load's energy without the libraries' import; and why it is missing."""
+    row = {
+        f"load_model_{f}": _sum([run.get(f"load_{f}"), _negative(run.get(f"load_import_{f}"))])
+        for f in ("energy_j", "energy_lo_j", "energy_hi_j")
+    }
+    energy = row["load_model_energy_j"]
+    if energy is not None and energy >= 0:
+        return row, None
+    why = "this run did not tell the libraries' part of the load"
+    if energy is not None:
+        why = "less than the noise of the libraries' part"
+    return dict.fromkeys(row), f"load_model_energy_j: {why}"
+
+
+def _negative(value: float | None) -> float | None:
+    return None if pd.isna(value) else -value
 
 
 def _sum(values: Sequence[float | None]) -> float | None:
@@ -363,14 +427,17 @@ def cold_starts(results: Results) -> pd.DataFrame:
 
 def result_tables(results: Results) -> dict[str, pd.DataFrame]:
     """The study's tables by file name."""
-    book = load_price_book(find_beside(results.study.path, "prices.yaml"))
-    prices = book.prices(results.study.prices)
+    book, prices = prices_of(results.study)
     variants = tables.variants_table(
-        results.headline, results.answers, prices, book.scenario_prices(prices)
+        results.headline,
+        results.answers,
+        prices,
+        book.scenario_prices(prices),
+        price_set=results.study.prices,
     )
     found = {
         "variants": variants,
-        "frontier": tables.frontier_table(variants),
+        "frontier": tables.frontier_table(variants, spread=scatter(results, ORDERED)),
         "adaptation": tables.adaptation_table(results.headline),
         "serving": tables.serving_table(results.closed_loop),
         "reference": tables.reference_table(results.headline, results.answers),
@@ -389,10 +456,37 @@ def result_tables(results: Results) -> dict[str, pd.DataFrame]:
     return found
 
 
+def prices_of(study: Study) -> tuple[PriceBook, Prices]:
+    """The price book beside the study's file or in params/, and the set that the study names."""
+    book = load_price_book(find_beside(study.path, "prices.yaml"))
+    return book, book.prices(study.prices)
+
+
+def scatter(results: Results, columns: Sequence[str]) -> pd.DataFrame:
+    """One run's scatter at the headline concurrency (`uncertainty.single_run_spread`).
+
+    Runs whose validity is invalid tell none, unless all are.
+    """
+    runs = results.headline
+    valid = runs[runs["validity"].map(tables.verdict) != "invalid"]
+    runs = (valid if len(valid) else runs).copy()
+    figures = [*tables.OVER_RUNS, *tables.LOAD]
+    runs[figures] = runs[figures].astype(float)
+    texts = ["concurrency", "engine", "host", "executed_dtype", "instruction_set"]
+    groups = runs.groupby(tables.VARIANT, sort=False)
+    table = pd.concat([groups[texts].first(), groups[figures].mean()], axis=1)
+    table["repetitions"] = groups.size()
+    table["rho_sys"] = table["throughput_tok_s"] / table["memory_gb"]
+    table["c_tax"] = table["load_energy_j"] / table["energy_per_request_j"]
+    return single_run_spread(table.reset_index(), columns)
+
+
 def latency_requests(results: Results) -> pd.DataFrame:
     """Requests at concurrency 1, where a request waits for no other; variants in order."""
     alone = results.requests[results.requests["window"] == closed_loop_name(1)]
-    return tables.sort_variants(alone)
+    seen = results.observations[results.observations["concurrency"] == 1]
+    facts = seen.drop_duplicates("run").set_index("run")[[*tables.MIXED, "validity"]]
+    return tables.sort_variants(alone.join(facts, on="run"))
 
 
 @dataclass(frozen=True)
@@ -412,25 +506,29 @@ def result_figures(results: Results, found: dict[str, pd.DataFrame]) -> dict[str
             "Break-even and intelligence per watt",
             figures.roi_ipw_quadrants(variants, stamp),
             "Each marker is a variant. Further up: adaptation has paid for itself after fewer "
-            "requests. Further right: more score for a joule. Grey lines are the medians.",
+            "requests, electricity alone counted at the prices of the set "
+            f"{results.study.prices!r}. Further right: more score for a joule. Grey lines are the "
+            "medians.",
         ),
         "system_density": Picture(
             "System density",
             figures.system_density(variants, stamp),
-            "Output tokens a second for each GB that serving needed; lines are intervals over "
-            "runs, where there are several.",
+            "Output tokens a second for each GB that serving needed, on a logarithmic axis; lines "
+            "are intervals over runs, where there are several.",
         ),
         "quality_stability": Picture(
             "Quality and its stability",
             figures.quality_stability(variants, stamp),
             "Score to the right, and what is left of LoRA-FP16's score upwards; lines are 95 % "
             "intervals over prompts. Where a vertical line crosses 100, the prompts do not tell "
-            "the variant from LoRA-FP16.",
+            "the variant from LoRA-FP16; where there is none, no answer changed and nothing bounds "
+            "it.",
         ),
         "adaptation_energy": Picture(
             "Energy of adapting, LoRA and QLoRA",
             figures.adaptation_energy(found["adaptation"], stamp),
-            "What one adaptation took with either method, on the same data and compute dtype.",
+            "What one adaptation took with either method on the same data: loading the base and "
+            "training. Each was made once, so that its own scatter is not known.",
         ),
         "lifecycle_energy": Picture(
             "Energy of the lifecycle, by stage",
@@ -478,15 +576,21 @@ def warnings_of(results: Results, found: dict[str, pd.DataFrame]) -> list[str]:
             f"Not a T4. These figures were measured on {', '.join(results.hosts)}; the order of "
             "variants may differ on a T4."
         )
+    told += _doubtful_text(found["variants"])
     if any("cpu-model" in source for source in results.energy_sources):
         told.append(
             "Energy is estimated from CPU time and a stated range of watts per core, not measured: "
             "it follows time, and differences of power cannot be seen in it."
+            + _range_text(found["variants"])
         )
     if not results.energy_sources:
         told.append("No energy source was readable: every figure that needs energy is empty.")
     if found["variants"]["repetitions"].max() == 1:
-        told.append("One repetition: figures over runs have no interval.")
+        told.append(f"One repetition: figures over runs have no interval. {_scatter_text(results)}")
+    told += [
+        f"{text} Differences of speed and energy between rows are of these too."
+        for text in tables.mixed(found["variants"])
+    ]
     if len(results.failures) or results.missing:
         told.append(
             f"Incomplete: runs failed: {len(results.failures)}; runs not made: "
@@ -496,6 +600,61 @@ def warnings_of(results: Results, found: dict[str, pd.DataFrame]) -> list[str]:
     if len(versions) > 1:
         told.append(f"The runs were made by {len(versions)} versions of the code.")
     return told
+
+
+def _doubtful_text(variants: pd.DataFrame) -> list[str]:
+    """How many variants a validity check found doubtful, and which checks."""
+    validity = variants["validity"].astype(str)
+    doubtful = validity[validity.map(tables.verdict).isin(tables.DOUBTFUL)]
+    if doubtful.empty:
+        return []
+    invalid = int((doubtful.map(tables.verdict) == "invalid").sum())
+    counts = doubtful.str.extractall(r"(?:invalid|warning): ([^;(]+?) \(")[0]
+    checks = counts.groupby(level=0).unique().explode().value_counts()
+    named = ", ".join(f"{name} ({count})" for name, count in checks.items())
+    where = "their rows are marked, and best figures are taken from the others"
+    if len(doubtful) == len(variants):
+        where = "no row is left that is not"
+    return [
+        f"{len(doubtful)} of {len(variants)} variants are doubtful by the validity checks "
+        f"({invalid} of them invalid): {named}; {where}."
+    ]
+
+
+def _range_text(variants: pd.DataFrame) -> str:
+    factors = [
+        variants[f"energy_per_request_{end}_j"] / variants["energy_per_request_j"]
+        for end in ("lo", "hi")
+    ]
+    if any(factor.isna().all() for factor in factors):
+        return ""
+    low, high = factors[0].min(), factors[1].max()
+    return (
+        f" Every joule here may be {low:.2g} to {high:.2g} times what is shown, the same for all "
+        "rows; IPW and N_break carry that range in brackets, and in C_tax it cancels."
+    )
+
+
+def _scatter_text(results: Results) -> str:
+    """How far one run scatters, in words."""
+    found = scatter(results, SCATTER).dropna()
+    if found.empty:
+        return (
+            "No two variants served the same arithmetic, so that one run's scatter is not known: "
+            "small differences may mean nothing."
+        )
+    shares = ", ".join(
+        f"{tables.plain_name(name)} {row['relative_sd']:.0%}".replace("%", " %")
+        for name, row in found.iterrows()
+    )
+    least, most = found["relative_sd"].min(), found["relative_sd"].max()
+    return (
+        f"Variants that serve the same arithmetic (LoRA beside QLoRA at INT4, the base beside LoRA "
+        f"at FP16: {int(found['pairs'].max())} pairs) are alike, and yet differ: one run scatters "
+        f"by {100 * least:.0f}–{100 * most:.0f} % ({shares}; a standard deviation). Two rows must "
+        f"differ {np.exp(Z95 * np.sqrt(2) * most):.2g} times to be told apart by any of these, "
+        "and numbers are rounded to two digits."
+    )
 
 
 def _code_versions(runs: pd.DataFrame) -> list[str]:
@@ -527,19 +686,45 @@ def facts_of(results: Results) -> dict[str, str]:
     }
 
 
+def coverage_text(scored: pd.DataFrame) -> list[str]:
+    """How often the intervals of Q_ret hold the truth at this study's own answers, simulated."""
+    by_prompt = scored.groupby([*tables.VARIANT, "prompt_id"])["score"].mean()
+    covered, unbounded = [], []
+    for key, own in by_prompt.groupby(tables.VARIANT):
+        base = (*key[:3], "lora", "fp16")
+        if key[3] == "none" or key == base or base not in by_prompt.index.droplevel("prompt_id"):
+            continue
+        pair = pd.concat([own.droplevel(tables.VARIANT), by_prompt.loc[base]], axis=1).dropna()
+        a, b = pair.iloc[:, 0].to_numpy(), pair.iloc[:, 1].to_numpy()
+        name = f"{figures.configuration_name(*key[3:])}, {key[2]}"
+        if len(pair) < 2 or b.sum() == 0:
+            continue
+        if all_of_one_ratio(a, b):
+            unbounded.append(name)
+            continue
+        shares = (a == b).mean(), (a < b).mean(), (b == 0).mean()
+        covered.append((resampled_coverage(a, b), name, len(pair), shares))
+    texts = []
+    if covered:
+        share, name, prompts, (same, worse, zero) = min(covered)
+        texts.append(
+            f"Simulated with this study's own answers, its nominal 95 % intervals of Q_ret hold "
+            f"the truth in {share:.0%} to {max(covered)[0]:.0%} of studies. Lowest: {name} "
+            f"({prompts} prompts; {same:.0%} scored the same as LoRA-FP16's, {worse:.0%} worse; "
+            f"{zero:.0%} of LoRA-FP16's scored 0)."
+        )
+    if unbounded:
+        texts.append(f"Q_ret is not bounded where no answer changed: {'; '.join(unbounded)}.")
+    return texts
+
+
 def quality_text(answers: pd.DataFrame) -> list[str]:
     """What the prompts can resolve: coverage of the interval, prompts that 3 points need."""
     scored = answers.dropna(subset=["score"])
     if scored.empty:
         return ["No answer was scored."]
-    per_task = scored.groupby("task")["prompt_id"].nunique()
-    prompts = int(per_task.min())
     texts = []
-    if prompts >= 2:
-        texts.append(
-            f"At {prompts} prompts a task, a nominal 95 % interval of Q_ret held the truth in "
-            f"{simulated_coverage(prompts):.0%} of simulated studies with F1-like scores."
-        )
+    texts += coverage_text(scored)
     by_prompt = scored.groupby([*tables.VARIANT, "prompt_id"])["score"].mean()
     needed = []
     for key, own in by_prompt.groupby(tables.VARIANT):
@@ -563,16 +748,18 @@ def quality_text(answers: pd.DataFrame) -> list[str]:
     return texts
 
 
+FORMULAS = [
+    "N_break = electricity of adapting / (the API's price for a request − electricity of a "
+    "request here): requests until adapting has paid, as the paper counts it.",
+    "IPW = score / energy of a request, in 1/J: score per joule, in spite of its name "
+    "(intelligence per watt).",
+    "ρ_sys = output tokens a second / memory that serving needed at peak, in tok/s/GB.",
+    "Q_ret = score / score of LoRA-FP16 on the same model, task and prompts, in %.",
+    "C_tax = energy of a cold load up to the first token / energy of a request; “model alone” "
+    "leaves out importing the libraries, which no choice of model changes.",
+]
 METHODS = pd.DataFrame(
     [
-        ("N_break", "adaptation's electricity over the API's price less a request's electricity"),
-        ("N_break, full", "adds compression, load, PUE, hardware by the hour of use, labour; API "
-         "tokens at their own prices. In brackets: the range over published API prices, "
-         "electricity and set-up labour"),
-        ("IPW", "score over energy per request, 1/J (score per joule, in spite of the name)"),
-        ("ρ_sys", "output tokens a second over the memory that serving needed, at peak"),
-        ("C_tax", "energy of a cold load up to the first token over energy of a request"),
-        ("Q_ret", "score over LoRA-FP16's of the same model and task, prompt by prompt"),
         ("score", "token F1 (rag), ROUGE-L (summarization), similarity (dialogue), 0 to 1"),
         ("intervals", "95 %: Student t over runs; paired ratios over runs (C_tax, IPW, ρ_sys) and "
          "over prompts (score, Q_ret); none from one observation"),
@@ -586,7 +773,13 @@ METHODS = pd.DataFrame(
         ("validity", "the checks of a row's windows that are not ok; every check in "
          "tables/checks.csv"),
         ("load", "a new process, weights evicted from the page cache; up to the first token"),
-        ("FP16 on a CPU", "FP16 is how weights are stored; arithmetic is float32"),
+        ("computed in", "FP16, INT8, INT4 are how weights are stored; what the linear layers "
+         "computed in was measured in each run"),
+        ("answers as alone", "share of prompts whose answer in a batch is token for token the one "
+         "without: the few served one at a time, and the others read in one pass"),
+        ("range of an estimate", "in round brackets: the figure at the lowest and highest watts a "
+         "core; in the tables <column>_lo_j, _hi_j and <metric>_estimate_lo, _hi"),
+        ("95th percentile", "of 20 requests or more"),
     ],
     columns=["figure", "how it was measured"],
 )  # fmt: skip
@@ -599,35 +792,41 @@ def study_report(
     named = {name: _named(table) for name, table in found.items() if "family" in table}
     key = ["model", "task", "configuration"]
     concurrency = f"At concurrency {results.study.workload.headline_concurrency}."
+    once = found["variants"]["repetitions"].max() == 1
     reference = [
         "score", "score_difference", "gold_nll", "gold_nll_difference", "recall",
         "recall_difference", "answer_tokens", "answer_tokens_difference", "top1_agreement",
     ]  # fmt: skip
+    five = ["score", *tables.METRICS, "c_tax_model", "n_break_full"]
+    inputs = ["adapt_energy_j", "compress_energy_j", "load_energy_j", "load_model_energy_j",
+              "energy_per_request_j", "throughput_tok_s", "memory_gb"]  # fmt: skip
     sections = [
         Section(
             "The frontier",
             ["One row a model, over its INT4 variants: the mean of N_break, ρ_sys and C_tax, the "
-             "largest IPW, Q_ret of LoRA-INT4. Medians stand beside each."],
+             "largest IPW, Q_ret of LoRA-INT4. Medians stand beside each.",
+             *FORMULAS, *_break_even_text(results, found["variants"]),
+             *_frontier_text(found["frontier"])],
             table=found["frontier"],
             columns=["model", *[c for m in tables.METRICS for c in (m, f"{m}_median")],
-                     "int4_variants", "notes"],
+                     "int4_variants", "prices", "validity"],
             csv="tables/frontier.csv",
         ),
         *(Section(p.heading, figure=p.figure, caption=p.caption) for p in drawn.values()),
         Section(
             "Every variant: the five metrics",
-            [concurrency, *_notes(found["variants"])],
+            [concurrency, *_notes(found["variants"], [*five, *inputs])],
             table=named["variants"],
-            columns=[*key, "score", *tables.METRICS, "n_break_full"],
+            columns=[*key, *five, "prices"],
             csv="tables/variants.csv",
         ),
         Section(
             "Every variant: what was measured",
-            [concurrency],
+            [concurrency, *tables.mixed(found["variants"])],
             table=named["variants"],
-            columns=[*key, "energy_per_request_j", "throughput_tok_s", "ttft_ms", "tpot_ms",
-                     "memory_gb", "load_energy_j", "load_s", "adapt_energy_j",
-                     "compress_energy_j", "validity"],
+            columns=[*key, "executed_dtype", "energy_per_request_j", "throughput_tok_s", "ttft_ms",
+                     "tpot_ms", "memory_gb", "load_energy_j", "load_s", "adapt_energy_j",
+                     "compress_energy_j", "batch_agreement", "validity"],
             csv="tables/variants.csv",
         ),
         Section(
@@ -641,19 +840,23 @@ def study_report(
         ),
         Section(
             "LoRA beside QLoRA",
-            _notes(found["adaptation"]),
+            ["Energy and time of loading the base and training; the ratio of the training alone "
+             "stands beside. One adaptation each: how far these scatter is not known.",
+             *_notes(found["adaptation"])],
             table=named["adaptation"],
-            columns=["model", "task", "lora_energy_j", "qlora_energy_j", "energy_ratio",
-                     "lora_s", "qlora_s", "seconds_ratio", "lora_peak_memory_gb",
-                     "qlora_peak_memory_gb", "memory_ratio"],
+            columns=["model", "task", "executed_dtype", "lora_energy_j", "qlora_energy_j",
+                     "energy_ratio", "train_energy_ratio", "lora_s", "qlora_s", "seconds_ratio",
+                     "lora_peak_memory_gb", "qlora_peak_memory_gb", "memory_ratio"],
             csv="tables/adaptation.csv",
         ),
         Section(
             "Serving at every concurrency",
+            _notes(found["serving"], ["ttft_p95_ms", "tpot_p95_ms", "failed_requests"]),
             table=named["serving"],
-            columns=[*key, "concurrency", "repetitions", "window", "throughput_tok_s", "ttft_ms",
-                     "ttft_p95_ms", "tpot_ms", "tpot_p95_ms", "energy_per_request_j", "power_w",
-                     "memory_gb", "validity"],
+            columns=[*key, "concurrency", "repetitions", "executed_dtype", "window",
+                     "throughput_tok_s", "ttft_ms", "ttft_p95_ms", "tpot_ms", "tpot_p95_ms",
+                     "energy_per_request_j", "power_w", "memory_gb", "batch_agreement",
+                     "validity"],
             csv="tables/serving.csv",
         ),
         *_asked_for(named),
@@ -670,6 +873,8 @@ def study_report(
         _check_section(results.checks),
         Section("How each figure was measured", table=METHODS),
     ]  # fmt: skip
+    if once:  # no more digits than one run's scatter leaves
+        sections = [replace(section, digits=2) for section in sections]
     return Report(
         title=f"Edge-Eval: {results.study.name}",
         summary=results.study.description,
@@ -729,12 +934,63 @@ def _named(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _notes(table: pd.DataFrame) -> list[str]:
-    """Every distinct note of a table once, with the number of rows that it stands in."""
+def _notes(table: pd.DataFrame, columns: Sequence[str] | None = None) -> list[str]:
+    """Every distinct note of a table once, with the number of rows that it stands in.
+
+    A note begins with the column that it is of, which is said by its name for people; `columns`
+    leaves out notes of others.
+    """
+    told = []
     notes = table["notes"].dropna().astype(str).str.split("; ").explode()
+    for note, count in notes.value_counts().items():
+        column, colon, reason = note.partition(": ")
+        if re.fullmatch("[a-z0-9]+(_[a-z0-9]+)+|score", column):
+            if columns is not None and column not in columns:
+                continue
+            note = f"{tables.plain_name(column)}{colon}{reason}"
+        told.append(f"{note} ({count} of {len(table)} rows).")
+    return told
+
+
+def _break_even_text(results: Results, variants: pd.DataFrame) -> list[str]:
+    """Both break-evens side by side, and what was priced."""
+    _, prices = prices_of(results.study)
+    paid, full = (
+        tables.readable(
+            pd.DataFrame({"n_break": [variants[c].min(), variants[c].max()]}), digits=2
+        ).iloc[:, 0]
+        for c in ("n_break", "n_break_full")
+    )
     return [
-        f"{note} ({count} of {len(table)} rows)." for note, count in notes.value_counts().items()
+        f"N_break here: {' to '.join(dict.fromkeys(paid))} requests; with full accounting: "
+        f"{' to '.join(dict.fromkeys(full))}. The first counts adapting's electricity alone, the "
+        f"second everything before the first request ({prices.setup_hours:g} hours of labour at "
+        f"{prices.labour_usd_per_hour:g} USD, the machine by the hour, compressing, loading) "
+        "against the API's price for the tokens. Labour is nearly all of it, so that the two lie "
+        f"far apart. Priced by the set {results.study.prices!r}: "
+        f"{prices.electricity_usd_per_kwh:g} USD/kWh, PUE {prices.pue:g}, a machine of "
+        f"{prices.hardware_usd:,.0f} USD used {prices.utilisation:.0%} of the time; the API takes "
+        f"{prices.api_usd_per_request:g} USD a request."
     ]
+
+
+def _frontier_text(frontier: pd.DataFrame) -> list[str]:
+    """What of the frontier noise cannot order, and what is empty, by model."""
+    told = []
+    for column in ("not_ordered", "notes"):
+        for model, text in frontier.set_index("model")[column].dropna().items():
+            told.append(f"{model}: {_in_words(text)}.")
+    if len(frontier) > 1:
+        told.append("N_break is not ordered: each adaptation was made once.")
+    return told
+
+
+def _in_words(notes: str) -> str:
+    parts = [part.partition(": ") for part in notes.split("; ")]
+    return "; ".join(
+        f"{tables.plain_name(name) if name in tables.METRICS else name}{colon}{rest}"
+        for name, colon, rest in parts
+    )
 
 
 def _keep_warm_text(results: Results) -> list[str]:

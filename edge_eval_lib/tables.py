@@ -18,7 +18,7 @@ from edge_eval_lib import metrics
 from edge_eval_lib.economics.cost import full_costs, paper_costs
 from edge_eval_lib.economics.keep_warm import keep_warm_s
 from edge_eval_lib.economics.prices import Prices
-from edge_eval_lib.uncertainty import mean_interval, paired_ratio_interval
+from edge_eval_lib.uncertainty import all_of_one_ratio, mean_interval, paired_ratio_interval
 
 MODEL = ["family", "size"]
 VARIANT = [*MODEL, "task", "method", "precision"]
@@ -29,11 +29,20 @@ ADAPTATION = [
     "adapt_s",
     "adapt_peak_memory_gb",
     "adapt_power_w",
+    "adapt_train_energy_j",  # of which the training alone, without loading the base
+    "adapt_train_s",
 ]
+# What adaptation computed in, and where.
+ADAPTATION_TEXTS = ["adapt_executed_dtype", "adapt_instruction_set", "adapt_host"]
 COMPRESSION = ["compress_energy_j", "compress_s"]
 LOAD = ["load_energy_j", "load_s"]
-# The range of an estimated energy (`_lo_j`, `_hi_j`); an interval over runs ends in `_j_lo`.
-LOAD_RANGE = ["load_energy_lo_j", "load_energy_hi_j"]
+LOAD_MODEL = ["load_model_energy_j"]  # without the import of the libraries
+# The range of an estimated energy ends in `_lo_j`, `_hi_j`, that of a figure made of it in
+# `_estimate_lo`, `_estimate_hi`; `_lo`, `_hi` after the whole name is an interval over runs or
+# prompts.
+RANGES = [
+    f"{name}_energy_{end}_j" for name in ("compress", "load", "load_model") for end in ("lo", "hi")
+]
 IDLE = ["idle_bare_power_w", "idle_loaded_power_w"]
 SERVING = [
     "energy_per_request_j",
@@ -56,8 +65,27 @@ SERVING = [
     "output_tokens_per_request",
     "natural_tokens_per_request",
 ]
-TEXTS = ["engine", "host", "merge_base", "energy_source", "settings_hash", "window", "validity"]
-MEASURED = [*ADAPTATION, *COMPRESSION, *LOAD, *LOAD_RANGE, *IDLE, *SERVING]
+TEXTS = [
+    "engine",
+    "host",
+    "executed_dtype",
+    "instruction_set",
+    "merge_base",
+    "energy_source",
+    "settings_hash",
+    "window",
+    "validity",
+]
+MEASURED = [
+    *ADAPTATION,
+    *COMPRESSION,
+    *LOAD,
+    *LOAD_MODEL,
+    *RANGES,
+    *IDLE,
+    *SERVING,
+    "batch_agreement",
+]
 OBSERVATION_COLUMNS = [
     *VARIANT,
     "repetition",
@@ -67,6 +95,7 @@ OBSERVATION_COLUMNS = [
     "prefix_cache_hit_rate",
     "gpus",
     *TEXTS,
+    *ADAPTATION_TEXTS,
     *MEASURED,
     "rows_passed_over",  # of the adaptation: training rows of too many tokens
     "run",
@@ -85,10 +114,23 @@ OVER_RUNS = [
 # Metrics whose two terms come from the same run.
 RUN_RATIOS = {
     "c_tax": ("load_energy_j", "energy_per_request_j"),
+    "c_tax_model": ("load_model_energy_j", "energy_per_request_j"),
     "ipw": ("score", "energy_per_request_j"),
     "rho_sys": ("throughput_tok_s", "memory_gb"),
 }
 METRICS = ["n_break", "ipw", "rho_sys", "q_ret_pct", "c_tax"]
+# Figures that follow an estimate of energy. c_tax does not: both its terms are of one estimate.
+ESTIMATED = ["n_break", "n_break_full", "ipw", "score_per_watt"]
+DOUBTFUL = ("invalid", "warning")
+Z95 = 1.96
+NOT_BOUNDED = "no answer changed its score: not bounded"
+# What rows must share for their speed and energy to be of the variants alone.
+MIXED = {
+    "executed_dtype": "executed dtype",
+    "engine": "engine",
+    "host": "host",
+    "instruction_set": "instruction set",
+}
 _ORDER = {
     "task": ["rag", "summarization", "dialogue"],
     "method": ["none", "lora", "qlora"],
@@ -105,6 +147,7 @@ def variants_table(
     prices: Prices,
     scenarios: Sequence[Prices] = (),
     confidence: float = 0.95,
+    price_set: str | None = None,
 ) -> pd.DataFrame:
     """A row a variant: means over repetitions, the five metrics, and their intervals.
 
@@ -115,6 +158,8 @@ def variants_table(
     for c_tax, ipw and rho_sys (both terms of a ratio from the same run) and, pooled over the tasks
     of a configuration, for `*_pooled` loads; prompts for score and q_ret_pct. n_break rests on one
     adaptation: it has no interval. n_break_full_least and _most are its range over `scenarios`.
+    Where energy is estimated, `<metric>_estimate_lo` and `_estimate_hi` are the metric at both ends
+    of the estimate, the same for every energy. `price_set` names `prices` in a column.
     """
     runs = _checked(observations)
     runs = runs[runs["method"] != "none"]
@@ -139,6 +184,8 @@ def variants_table(
 
     for column in ["adapt_energy_j", *COMPRESSION, *LOAD, "keep_warm_s", *OVER_RUNS, "score"]:
         notes.add_missing(table[column])
+    _note_mixed_fidelity(table, notes)
+    table["prices"] = price_set
     table["notes"] = notes.text()
     return sort_variants(table.reset_index())[_variant_columns(table)]
 
@@ -266,6 +313,9 @@ def _add_metrics(
     table["c_tax"] = _where_known(
         metrics.cold_start_tax, table["load_energy_j"], table["energy_per_request_j"]
     )
+    table["c_tax_model"] = _where_known(
+        metrics.cold_start_tax, table["load_model_energy_j"], table["energy_per_request_j"]
+    )
     table["keep_warm_s"] = _where_known(
         keep_warm_s,
         table["load_energy_j"],
@@ -279,12 +329,28 @@ def _add_metrics(
         ranges = pd.concat([full_break_even(table, s) for s in scenarios], axis=1)
         table["n_break_full_least"] = ranges.min(axis=1)
         table["n_break_full_most"] = ranges.max(axis=1)
+    _add_estimate_ranges(table, prices)
     for metric in ("n_break", "n_break_full"):
         notes.add(np.isinf(table[metric]), f"{metric}: the API is not dearer than serving here")
     notes.add(
         table["n_break_full"].notna() & table["input_tokens_per_request"].isna(),
         f"n_break_full: input tokens assumed, {prices.api_input_tokens_per_request:g} a request",
     )
+
+
+def _add_estimate_ranges(table: pd.DataFrame, prices: Prices) -> None:
+    """ESTIMATED at both ends of the estimate: watts of a core are the same in every window."""
+    energies = ["adapt_energy_j", "compress_energy_j", "load_energy_j", "energy_per_request_j"]
+    for end, other in (("lo", "hi"), ("hi", "lo")):
+        at_end = table.assign(**{c: table[f"{c[:-2]}_{end}_j"] for c in energies})
+        at_other = table["energy_per_request_j"] / table[f"energy_per_request_{other}_j"]
+        for metric, values in {
+            "ipw": table["ipw"] * at_other,
+            "score_per_watt": table["score_per_watt"] * at_other,
+            "n_break": paper_break_even(at_end, prices),
+            "n_break_full": full_break_even(at_end, prices),
+        }.items():
+            table[f"{metric}_estimate_{end}"] = values
 
 
 def paper_break_even(table: pd.DataFrame, prices: Prices) -> pd.Series:
@@ -362,6 +428,7 @@ def _fidelity(
         {"q_ret_pct": np.nan, "q_ret_pct_lo": np.nan, "q_ret_pct_hi": np.nan}, index=scores.index
     )
     comparable = pd.Series(base > 0, index=scores.index) & scores.notna()
+    unbounded = pd.Series(False, index=scores.index)
     if prompts is None:
         result["q_ret_pct"] = _where_known(
             metrics.quantization_fidelity,
@@ -377,7 +444,25 @@ def _fidelity(
         if other[both].sum() > 0:
             interval = paired_ratio_interval(own[both], other[both], confidence)
             result.loc[key] = 100 * np.array(interval)
+            unbounded[key] = both.sum() > 1 and all_of_one_ratio(own[both], other[both])
+    # Pairs of one ratio bound nothing: the next prompt may be the first that is answered otherwise.
+    result.loc[unbounded, ["q_ret_pct_lo", "q_ret_pct_hi"]] = np.nan
+    notes.add(unbounded & ~is_base, f"q_ret_pct: {NOT_BOUNDED}")
+    notes.add(unbounded & is_base, "q_ret_pct: 100 by definition, without an interval")
     return result
+
+
+def _note_mixed_fidelity(table: pd.DataFrame, notes: _Notes) -> None:
+    """Say where q_ret_pct compares answers that were computed in another way."""
+    keys = ["method", "precision"]
+    is_base = [key[len(MODEL) + 1 :] == ("lora", "fp16") for key in table.index]
+    base = table[np.array(is_base, dtype=bool)].droplevel(keys).reindex(table.index.droplevel(keys))
+    for column, name in MIXED.items():
+        own, other = table[column], base[column].set_axis(table.index)
+        differ = table["q_ret_pct"].notna() & own.notna() & other.notna() & (own != other)
+        for key in table.index[differ]:
+            text = f"q_ret_pct: {name} {own[key]}, that of lora/fp16 {other[key]}"
+            notes.add(table.index == key, text)
 
 
 class _Notes:
@@ -412,19 +497,22 @@ class _Notes:
 
 def _variant_columns(table: pd.DataFrame) -> list[str]:
     """Column order: what it is, what was measured, the metrics, each beside its interval."""
-    first = [*VARIANT, "repetitions", "concurrency", "engine", "gpus"]
-    last = ["energy_source", "window", "validity", "merge_base", "host", "settings_hash", "notes"]
+    first = [*VARIANT, "repetitions", "concurrency", "engine", "executed_dtype", "gpus"]
+    last = ["prices", "energy_source", "window", "validity", "merge_base", "host",
+            "instruction_set", "settings_hash", "notes"]  # fmt: skip
     middle = [
         *ADAPTATION,
         *COMPRESSION,
         *LOAD,
-        *LOAD_RANGE,
+        *LOAD_MODEL,
+        *RANGES,
         *(f"{c}_pooled" for c in LOAD),
         *IDLE,
         "keep_warm_s",
         *SERVING,
         "score",
         "scored_prompts",
+        "batch_agreement",
         "n_break",
         "n_break_full",
         "n_break_full_least",
@@ -435,10 +523,48 @@ def _variant_columns(table: pd.DataFrame) -> list[str]:
         "rho_sys_nominal",
         "q_ret_pct",
         "c_tax",
+        "c_tax_model",
     ]
-    middle = [c for name in middle for c in (name, f"{name}_lo", f"{name}_hi") if c in table]
+    ends = ("", "_lo", "_hi", "_estimate_lo", "_estimate_hi")
+    middle = [f"{name}{end}" for name in middle for end in ends if f"{name}{end}" in table]
     others = [c for c in table if c not in {*first, *middle, *last}]
     return [*first, *middle, *others, *last]
+
+
+def verdict(validity) -> str:
+    """The worst verdict of a `validity`: invalid, warning, ok, or not checked."""
+    text = validity if isinstance(validity, str) else ""
+    worst = next((word for word in DOUBTFUL if f"{word}:" in text), None)
+    return worst or ("ok" if re.search(r"\bok\b", text) else "not checked")
+
+
+def mixed(table: pd.DataFrame) -> list[str]:
+    """What the rows of a comparison do not share, a sentence each; none where they share it all.
+
+    Engine, host, executed dtype, instruction set and concurrency are looked at where the table has
+    them; a value that is unknown is none of its own.
+    """
+    told = []
+    for column, name in MIXED.items():
+        if column not in table:
+            continue
+        groups: dict[str, list[str]] = {}
+        for _, row in table.dropna(subset=[column]).iterrows():
+            of = _kind_of(row) if column == "executed_dtype" else []
+            groups.setdefault(str(row[column]), []).extend(of)
+        if len(groups) > 1:
+            parts = [
+                value + (f" ({', '.join(dict.fromkeys(of))})" if of else "")
+                for value, of in groups.items()
+            ]
+            told.append(f"Mixed {name}s: {'; '.join(parts)}.")
+    return told
+
+
+def _kind_of(row: pd.Series) -> list[str]:
+    if "source" in row:
+        return [str(row["source"])]
+    return [str(row["precision"]).upper()] if isinstance(row.get("precision"), str) else []
 
 
 # --- names and order --------------------------------------------------------------------------
@@ -476,7 +602,10 @@ def sort_variants(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def frontier_table(
-    variants: pd.DataFrame, rule: str = "paper", methods: Sequence[str] = ("lora", "qlora")
+    variants: pd.DataFrame,
+    rule: str = "paper",
+    methods: Sequence[str] = ("lora", "qlora"),
+    spread: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """A row a model: the five metrics over its INT4 variants.
 
@@ -486,36 +615,149 @@ def frontier_table(
     stands beside each. By the rule "paper" q_ret_pct is taken over LoRA-INT4 alone where `methods`
     has it (INT4 against FP16 of the same adapter); everything else, and every column by another
     rule, is taken over the INT4 variants of all `methods`.
+
+    Rows whose `validity` is invalid are left out while there are others, and the largest is never
+    that of a row with a warning while there is another; `validity` says how many are doubtful.
+    `spread` (`uncertainty.single_run_spread` of energy_per_request_j, rho_sys and c_tax) fills
+    `not_ordered`: which variants come within noise of the largest ipw, and from which models a
+    figure cannot be told at 95 %.
     """
     if rule not in ("paper", "mean", "median"):
         raise ValueError(f"rule is {rule!r}; it must be 'paper', 'mean' or 'median'")
     int4 = variants[(variants["precision"] == "int4") & variants["method"].isin(methods)]
+    validity = int4["validity"] if "validity" in int4 else pd.Series(None, int4.index, dtype=object)
+    int4 = int4.assign(verdict=validity.map(verdict), validity=validity)
+    usable = _unless_none_is_left(int4, ["invalid"])
+    sound = _unless_none_is_left(usable, DOUBTFUL)
     lora_alone = rule == "paper" and "lora" in methods
-    fidelity = int4[int4["method"] == "lora"] if lora_alone else int4
+    fidelity = usable[usable["method"] == "lora"] if lora_alone else usable
     statistic = dict.fromkeys(METRICS, "mean" if rule == "paper" else rule)
     if rule == "paper":
         statistic["ipw"] = "max"
 
     columns: dict[str, pd.Series] = {}
     for metric in METRICS:
-        groups = (fidelity if metric == "q_ret_pct" else int4).groupby(MODEL, sort=False)[metric]
-        columns[metric] = groups.agg(statistic[metric])
-        columns[f"{metric}_median"] = groups.median()
+        rows = fidelity if metric == "q_ret_pct" else usable
+        columns[metric] = _by_model(sound if statistic[metric] == "max" else rows, metric).agg(
+            statistic[metric]
+        )
+        columns[f"{metric}_median"] = _by_model(rows, metric).median()
+        for end in (f"{metric}_estimate_lo", f"{metric}_estimate_hi"):
+            if end in int4:
+                chosen = sound if statistic[metric] == "max" else rows
+                columns[end] = _by_model(chosen, end).agg(statistic[metric])
     models = variants[MODEL].drop_duplicates().set_index(MODEL).index
     table = pd.DataFrame(columns).reindex(models)
     groups = int4.groupby(MODEL, sort=False)
     table["int4_variants"] = groups.size().reindex(models, fill_value=0)
-    table["notes"] = [_empty_of(groups, key) for key in models]
+    table["validity"] = [_validity_of(groups, key) for key in models]
+    if "prices" in variants:
+        table["prices"] = variants.groupby(MODEL)["prices"].agg(_joined).reindex(models)
+    if spread is not None:
+        table["not_ordered"] = _not_ordered(table, sound, usable, fidelity, spread, statistic)
+    table["notes"] = [_frontier_notes(groups, key) for key in models]
     table = table.reset_index()
     table.insert(0, "model", table["family"] + "-" + table["size"])
     return sort_variants(table)
 
 
-def _empty_of(groups, model: tuple) -> str | None:
+def _unless_none_is_left(rows: pd.DataFrame, verdicts: Sequence[str]) -> pd.DataFrame:
+    """Rows of none of the verdicts; of a model that has no other, all its rows."""
+    bad = rows["verdict"].isin(verdicts)
+    others = (~bad).groupby([rows[c] for c in MODEL]).transform("any")
+    return rows[~bad | ~others]
+
+
+def _by_model(rows: pd.DataFrame, column: str):
+    return rows.groupby(MODEL, sort=False)[column]
+
+
+def _validity_of(groups, model: tuple) -> str | None:
+    """`ok`, or the worst verdict, how many variants are doubtful, and by which checks."""
+    if model not in groups.groups:
+        return None
+    rows = groups.get_group(model)
+    doubtful = rows[rows["verdict"].isin(DOUBTFUL)]
+    if doubtful.empty:
+        return "ok" if (rows["verdict"] == "ok").any() else "not checked"
+    worst = next(word for word in DOUBTFUL if (doubtful["verdict"] == word).any())
+    checks = doubtful["validity"].str.findall(r"(?:invalid|warning): ([^;(]+?) \(").explode()
+    names = ", ".join(checks.dropna().unique())
+    return f"{worst}: {len(doubtful)} of {len(rows)} INT4 variants" + (f" ({names})" * bool(names))
+
+
+def _not_ordered(
+    table: pd.DataFrame,
+    sound: pd.DataFrame,
+    usable: pd.DataFrame,
+    fidelity: pd.DataFrame,
+    spread: pd.DataFrame,
+    statistic: dict[str, str],
+) -> list[str | None]:
+    """Which of a model's figures one run's scatter, or the prompts, cannot tell from another's."""
+    told: dict[tuple, list[str]] = {model: [] for model in table.index}
+    rows = {"ipw": sound if statistic["ipw"] == "max" else usable, "q_ret_pct": fidelity}
+    for metric in METRICS:
+        own = rows.get(metric, usable).dropna(subset=[metric])
+        if metric == "n_break" or own.empty:  # adaptation ran once: its scatter is not known
+            continue
+        own = own.assign(sd=_relative_sd(own, metric, spread))
+        if statistic[metric] == "max":
+            best = own.loc[_by_model(own, metric).idxmax()].set_index(MODEL)
+            sd = best["sd"]
+            for model, part in own.groupby(MODEL, sort=False):
+                near = _near(part[metric], part["sd"], best.loc[model, metric], sd[model]).sum() - 1
+                if near:
+                    told[model].append(
+                        f"{plain_name(metric)}: the largest of {len(part)} variants, {near} of "
+                        "them within noise of it"
+                    )
+        else:
+            groups = own.assign(variance=own["sd"] ** 2).groupby(MODEL, sort=False)["variance"]
+            sd = np.sqrt(groups.sum(min_count=1)) / groups.count()
+        for model, value in table[metric].items():
+            others = table[metric].drop(model)
+            near = _near(others, sd.reindex(others.index), value, sd.get(model, np.nan))
+            names = ", ".join("-".join(other) for other in others.index[near])
+            if names:
+                told[model].append(f"{plain_name(metric)}: not told from {names}")
+    return ["; ".join(texts) or None for texts in told.values()]
+
+
+def _near(values: pd.Series, sds: pd.Series, value: float, sd: float) -> pd.Series:
+    """Which values chance alone may set so far from `value`, at 95 %; sds are relative."""
+    return np.abs(np.log(values / value)) <= Z95 * np.hypot(sds, sd)
+
+
+def _relative_sd(rows: pd.DataFrame, metric: str, spread: pd.DataFrame) -> pd.Series:
+    """Standard deviation over value of each variant's metric: over runs, or over prompts."""
+
+    def over_prompts(column: str) -> pd.Series:
+        ends = [f"{column}{end}" for end in ("_hi", "_lo")]
+        if not set(ends) <= set(rows):
+            return pd.Series(np.nan, rows.index)
+        return (rows[ends[0]] - rows[ends[1]]) / (2 * Z95) / rows[column]
+
+    if metric == "q_ret_pct":
+        return over_prompts("q_ret_pct")
+    one_run = spread["relative_sd"].get("energy_per_request_j" if metric == "ipw" else metric)
+    over_runs = (np.nan if one_run is None else one_run) / np.sqrt(rows["repetitions"])
+    if metric == "ipw":
+        return np.hypot(over_runs, over_prompts("score").fillna(0))
+    return over_runs
+
+
+def _frontier_notes(groups, model: tuple) -> str | None:
     if model not in groups.groups:
         return "no INT4 variant"
-    empty = groups.get_group(model)[METRICS].isna().sum()
-    return "; ".join(f"{m}: {n} INT4 variants empty" for m, n in empty.items() if n) or None
+    rows = groups.get_group(model)
+    empty = rows[METRICS].isna().sum()
+    told = [f"{m}: {n} INT4 variants empty" for m, n in empty.items() if n]
+    left_out = int((rows["verdict"] == "invalid").sum())
+    if 0 < left_out < len(rows):
+        told.append(f"left out as invalid: {left_out} of {len(rows)} INT4 variants")
+    told += [text.rstrip(".") for text in mixed(rows)]
+    return "; ".join(told) or None
 
 
 # --- adaptation -------------------------------------------------------------------------------
@@ -524,7 +766,8 @@ def _empty_of(groups, model: tuple) -> str | None:
 def adaptation_table(observations: pd.DataFrame) -> pd.DataFrame:
     """LoRA beside QLoRA per model and task; every ratio is QLoRA over LoRA.
 
-    `*_with_merge_energy_j` adds the compression energy of lora/fp16 (the merge alone) and of
+    Energy and seconds are those of loading the base and of training; `*_train_*` those of training
+    alone. `*_with_merge_energy_j` adds the compression energy of lora/fp16 (the merge alone) and of
     qlora/int4. One adaptation a method: no intervals. rows_passed_over: training rows of more
     tokens than training.max_tokens, the same for both methods.
     """
@@ -532,6 +775,8 @@ def adaptation_table(observations: pd.DataFrame) -> pd.DataFrame:
     runs = runs[runs["method"].isin(["lora", "qlora"])]
     at = [*MODEL, "task"]
     adapters = runs.groupby([*at, "method"], sort=False)[ADAPTATION].mean()
+    computed = runs.groupby([*at, "method"], sort=False)["adapt_executed_dtype"].agg(_joined)
+    computed = computed.unstack("method").reindex(columns=["lora", "qlora"])
     served = runs[runs["precision"] == runs["method"].map({"lora": "fp16", "qlora": "int4"})]
     merges = served.groupby([*at, "method"], sort=False)["compress_energy_j"].mean()
     adapters["with_merge_energy_j"] = adapters["adapt_energy_j"] + merges.reindex(adapters.index)
@@ -549,25 +794,39 @@ def adaptation_table(observations: pd.DataFrame) -> pd.DataFrame:
         "power_ratio": "power_w",
         "memory_ratio": "peak_memory_gb",
         "with_merge_energy_ratio": "with_merge_energy_j",
+        "train_energy_ratio": "train_energy_j",
+        "train_seconds_ratio": "train_s",
     }.items():
         table[name] = table[f"qlora_{column}"] / table[f"lora_{column}"]
-    facts = runs.groupby(at, sort=False)[["energy_source", "merge_base", "host"]].agg(_joined)
+    facts = runs.groupby(at, sort=False)[["energy_source", "merge_base"]].agg(_joined)
+    where = runs.assign(host=runs["adapt_host"].fillna(runs["host"])).groupby(at, sort=False)
+    facts["host"] = where["host"].agg(_joined)
+    facts["executed_dtype"] = where["adapt_executed_dtype"].agg(_joined)
+    facts["instruction_set"] = where["adapt_instruction_set"].agg(_joined)
+    for method in ("lora", "qlora"):
+        facts[f"{method}_executed_dtype"] = computed[method]
     passed_over = pd.to_numeric(runs["rows_passed_over"]).groupby([runs[c] for c in at]).max()
     table = table.join(facts).join(passed_over)
-    table["notes"] = [_adaptation_note(row) for _, row in table.iterrows()]
+    table["notes"] = [_adaptation_notes(row) for _, row in table.iterrows()]
     return sort_variants(table.reset_index())
 
 
-def _adaptation_note(row: pd.Series) -> str | None:
-    notes = [
+def _adaptation_notes(row: pd.Series) -> str | None:
+    told = [
         f"{method} {what}: not measured"
         for what, column in {"energy": "energy_j", "peak memory": "peak_memory_gb"}.items()
         for method in ("lora", "qlora")
         if np.isnan(row[f"{method}_{column}"])
     ]
     if row["rows_passed_over"] > 0:
-        notes.append(f"{row['rows_passed_over']:.0f} training rows passed over: too long")
-    return "; ".join(notes) or None
+        told.append(f"{row['rows_passed_over']:.0f} training rows passed over: too long")
+    dtypes = [row["lora_executed_dtype"], row["qlora_executed_dtype"]]
+    if all(isinstance(dtype, str) for dtype in dtypes) and len(set(dtypes)) > 1:
+        told.append(f"ratios: LoRA computed in {dtypes[0]}, QLoRA in {dtypes[1]}")
+    for column in ("host", "instruction_set"):
+        if isinstance(row[column], str) and "; " in row[column]:
+            told.append(f"ratios: made on different {MIXED[column]}s ({row[column]})")
+    return "; ".join(told) or None
 
 
 # --- serving ----------------------------------------------------------------------------------
@@ -587,15 +846,16 @@ def serving_table(
         [
             groups.size().rename("repetitions"),
             groups["gpus"].first(),
-            groups[["engine", "host", "energy_source", "window", "validity", "notes"]].agg(_joined),
-            groups[[*LOAD, *SERVING]].mean(),
+            groups[[*TEXTS, "notes"]].agg(_joined),
+            groups[[*LOAD, *SERVING, "batch_agreement"]].mean(),
         ],
         axis=1,
     ).join(_intervals_over_runs(runs, OVER_RUNS, confidence, by))
-    columns = [*LOAD, *SERVING]
+    columns = [*LOAD, *SERVING, "batch_agreement"]
     columns = [c for name in columns for c in (name, f"{name}_lo", f"{name}_hi") if c in table]
-    first = ["repetitions", "engine", "gpus"]
-    table = table[[*first, *columns, "energy_source", "window", "validity", "host", "notes"]]
+    first = ["repetitions", "engine", "executed_dtype", "gpus"]
+    last = ["energy_source", "window", "validity", "host", "instruction_set", "notes"]
+    table = table[[*first, *columns, *last]]
     return sort_variants(table.reset_index())
 
 
@@ -698,6 +958,12 @@ _HEADINGS = {
     "rho_sys": "ρ_sys [tok/s/GB]",
     "rho_sys_nominal": "ρ_sys, nominal size [tok/s/GB]",
     "c_tax": "C_tax [ratio]",
+    "c_tax_model": "C_tax, model alone [ratio]",
+    "energy_ratio": "energy ratio, with loading",
+    "train_energy_ratio": "energy ratio, training alone",
+    "batch_agreement": "answers as alone [share]",
+    "prices": "price set",
+    "executed_dtype": "computed in",
     "q_ret_pct": "Q_ret [%]",
     "score": "score [0–1]",
     "score_per_watt": "score per watt [1/W]",
@@ -714,15 +980,20 @@ def write_table(table: pd.DataFrame, path: str | Path) -> Path:
     return path
 
 
-def readable(table: pd.DataFrame, columns: Sequence[str] | None = None) -> pd.DataFrame:
+def readable(
+    table: pd.DataFrame, columns: Sequence[str] | None = None, digits: int = 3
+) -> pd.DataFrame:
     """The table as text for people: rounded, units in the headings, intervals in the same cell.
 
     `columns` chooses and orders; by default all but the bounds. `<column>_lo`/`_hi` become
-    `value [lo, hi]`, `<column>_least`/`_most` `value (least to most)`, a missing value a dash.
+    `value [lo, hi]`, `<column>_least`/`_most` (or, without these, the range of an estimate) `value
+    (least to most)`, a missing value a dash, and a break-even below one request `< 1`. `digits` is
+    how many significant ones are shown: no more than a run's scatter allows.
     """
-    bounds = {f"{c}{end}" for c in table for end in ("_lo", "_hi", "_least", "_most") if c in table}
+    ends = ("_lo", "_hi", "_least", "_most", "_estimate_lo", "_estimate_hi")
+    bounds = {f"{c}{end}" for c in table for end in ends}
     chosen = [c for c in table if c not in bounds] if columns is None else list(columns)
-    text = {heading(c): _cells(table, c) for c in chosen}
+    text = {heading(c): _cells(table, c, digits) for c in chosen}
     return pd.DataFrame(text, index=table.index)
 
 
@@ -740,38 +1011,51 @@ def heading(column: str) -> str:
     return column.replace("_", " ")
 
 
-def format_number(value: float) -> str:
-    """Three significant digits, whole from 1,000 on; `never` for infinity, a dash for NaN."""
+def plain_name(column: str) -> str:
+    """`load_energy_j` -> `load energy`: the heading without its unit."""
+    return heading(column).partition(" [")[0]
+
+
+def format_number(value: float, digits: int = 3) -> str:
+    """Three significant digits, whole from 1,000 on (fewer digits count there too); `never` for
+    infinity, a dash for NaN."""
     if pd.isna(value):
         return "–"
     if np.isinf(value):
         return "never" if value > 0 else "−∞"
     if value == 0:
         return "0"
-    if abs(value) < 1000:
-        value = float(f"{value:.3g}")  # first, or 0.9999 would become 1.000
-    digits = int(np.clip(2 - np.floor(np.log10(abs(value))), 0, 12))
-    text = f"{value:,.{digits}f}" if abs(value) >= 1e-4 else f"{value:.2e}"
+    if abs(value) < 1000 or digits < 3:
+        value = float(f"{value:.{digits}g}")  # first, or 0.9999 would become 1.000
+    places = int(np.clip(digits - 1 - np.floor(np.log10(abs(value))), 0, 12))
+    text = f"{value:,.{places}f}" if abs(value) >= 1e-4 else f"{value:.{digits - 1}e}"
     return text.replace("-", "−")
 
 
-def _cells(table: pd.DataFrame, column: str) -> list[str]:
+def _cells(table: pd.DataFrame, column: str, digits: int) -> list[str]:
     values = table[column]
     if not pd.api.types.is_numeric_dtype(values):
         return ["–" if pd.isna(v) or v == "" else str(v) for v in values]
     if pd.api.types.is_integer_dtype(values):
         return [f"{v:,}" for v in values]
-    cells = [format_number(v) for v in values]
+
+    def text(value: float) -> str:
+        if column.startswith("n_break") and 0 <= value < 1:
+            return "< 1"
+        return format_number(value, digits)
+
+    cells = [text(v) for v in values]
     for (low, high), form in {
         ("_lo", "_hi"): "{} [{}, {}]",
         ("_least", "_most"): "{} ({} to {})",
+        ("_estimate_lo", "_estimate_hi"): "{} ({} to {})",
     }.items():
         ends = f"{column}{low}", f"{column}{high}"
-        if not set(ends) <= set(table):
+        if not set(ends) <= set(table) or (low[1] == "e" and f"{column}_most" in table):
             continue
         for i, (least, most) in enumerate(zip(table[ends[0]], table[ends[1]], strict=True)):
             if np.isneginf(least) and np.isposinf(most):
                 cells[i] = f"{cells[i]} [unbounded]"
-            elif not (pd.isna(least) or pd.isna(most)):
-                cells[i] = form.format(cells[i], format_number(least), format_number(most))
+            elif not (pd.isna(least) or pd.isna(most) or cells[i] == text(least) == text(most)):
+                cells[i] = form.format(cells[i], text(least), text(most))
     return cells

@@ -6,12 +6,19 @@ to know; with a single one there is no interval, and both bounds are NaN.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 from edge_eval_lib.checks import require_finite, require_positive, require_share, require_whole
 
 Interval = tuple[float, float, float]
+
+# Configurations (method, precision) of one model and task that serve the same arithmetic.
+ALIKE = ((("lora", "int4"), ("qlora", "int4")), (("none", "fp16"), ("lora", "fp16")))
+SAME_SET_UP = ["concurrency", "engine", "host", "executed_dtype", "instruction_set"]
 
 
 def mean_interval(values, confidence: float = 0.95) -> Interval:
@@ -131,6 +138,69 @@ def simulated_coverage(
     return float(np.mean((low <= truth) & (truth <= high)))
 
 
+def resampled_coverage(
+    numerator, denominator, confidence: float = 0.95, simulations: int = 4000, seed: int = 0
+) -> float:
+    """How often `paired_ratio_interval` holds the ratio of pairs like these, 0..1, simulated.
+
+    The pairs themselves stand for all that could be drawn, so that their own shares of unchanged,
+    better, worse and zero answers count: as many are drawn of them, again and again, and it is
+    counted how often the interval holds the ratio of them all. A draw of pairs that are all alike
+    bounds nothing and counts as a miss; one whose denominator is zero is left out. ValueError as
+    for `paired_ratio_interval`, for fewer than two pairs, and for pairs that are all of one ratio:
+    from them nothing can be simulated.
+    """
+    require_whole(1, simulations=simulations)
+    truth, _, _ = paired_ratio_interval(numerator, denominator, confidence)
+    a, b = np.asarray(numerator, dtype=float), np.asarray(denominator, dtype=float)
+    if len(a) < 2:
+        raise ValueError("numerator must hold at least two values: one has no spread")
+    if all_of_one_ratio(a, b):
+        raise ValueError("numerator and denominator are pairs of one ratio: nothing to simulate")
+    drawn = np.random.default_rng(seed).integers(0, len(a), (simulations, len(a)))
+    drawn = drawn[b[drawn].any(axis=1)]
+    low, high = _paired_bounds(a[drawn], b[drawn], confidence)
+    return float(np.mean((low < high) & (low <= truth) & (truth <= high)))
+
+
+def all_of_one_ratio(numerator, denominator) -> bool:
+    """Whether every pair has the ratio of the means: their interval is a point, not a bound."""
+    a, b = np.asarray(numerator, dtype=float), np.asarray(denominator, dtype=float)
+    return bool(_alike(a, b, a.mean() / b.mean()))
+
+
+def single_run_spread(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """How far one run's figures scatter: relative standard deviation, by pairs that are alike.
+
+    `table` has a row a variant (family, size, task, method, precision, figures and, where they
+    are means, `repetitions`). LoRA-INT4 and QLoRA-INT4 of one model and task serve the same
+    arithmetic on weights of one shape, and so do the unadapted base and LoRA-FP16; their
+    logarithms would differ by 0 but for a run's scatter, so that half the mean square of the
+    differences is one run's variance. Pairs of another engine, host, dtype or concurrency are left
+    out, and figures that are not above 0. A row a column: `relative_sd` (NaN without a pair) and
+    `pairs`.
+    """
+    at = ["family", "size", "task"]
+    same = [c for c in SAME_SET_UP if c in table]
+    keyed = table.set_index([*at, "method", "precision"])
+    found = []
+    for one, other in ALIKE:
+        if not all((keyed.index.droplevel(at) == pair).any() for pair in (one, other)):
+            continue
+        a, b = (keyed.xs(pair, level=["method", "precision"]) for pair in (one, other))
+        both = a.index.intersection(b.index)
+        a, b = a.loc[both], b.loc[both]
+        alike = ((a[same] == b[same]) | (a[same].isna() & b[same].isna())).all(axis=1)
+        a, b = a[alike], b[alike]
+        runs = np.sqrt(a["repetitions"]) if "repetitions" in table else 1.0
+        a, b = a[[*columns]].astype(float), b[[*columns]].astype(float)
+        logs = np.log(b.where(b > 0) / a.where(a > 0))
+        found.append(logs.mul(runs, axis=0))
+    logs = pd.concat(found) if found else pd.DataFrame(columns=[*columns], dtype=float)
+    spread = np.sqrt((logs**2).mean() / 2).rename("relative_sd").to_frame()
+    return spread.assign(pairs=logs.count())
+
+
 def prompts_needed(
     numerator,
     denominator,
@@ -172,9 +242,13 @@ def _paired_bounds(a: np.ndarray, b: np.ndarray, confidence: float):
     low, high = _fieller(mean_a, mean_b, variance_a, variance_b, covariance, t)
     # Where every pair has the same ratio, scatter of the scores themselves says nothing of it.
     ratio = mean_a / mean_b
-    rest = np.abs(a - ratio[..., None] * b).max(-1)
-    alike = rest <= 1e-12 * np.abs(a).max(-1)
+    alike = _alike(a, b, ratio)
     return np.where(alike, ratio, low), np.where(alike, ratio, high)
+
+
+def _alike(a: np.ndarray, b: np.ndarray, ratio) -> np.ndarray:
+    rest = np.abs(a - np.asarray(ratio)[..., None] * b).max(-1)
+    return rest <= 1e-12 * np.abs(a).max(-1)
 
 
 def _fieller(mean_a, mean_b, variance_a, variance_b, covariance, t):

@@ -41,6 +41,8 @@ TREND_SHARE = 0.05  # of the mean throughput that the trend may change it by ove
 NOISE_SHARE = 0.10  # and up to here, over 5 pieces, if noise alone explains it
 SIGNIFICANT = 0.05
 
+P95_REQUESTS = 20  # of fewer, the 95th percentile is the slowest request or a guess
+
 STEADY_REQUESTS_PER_SLOT = 5  # fewer leave nothing between filling and draining
 STEADY_GPU_S = 30.0
 
@@ -544,7 +546,11 @@ def serving_figures(
         net_j = energy["energy_j"] - idle_w * span.seconds
         energy["energy_net_j"] = net_j if net_j > 0 else None
         net_reason = None if net_j > 0 else "less than the idle baseline: within its noise"
+    few = len(requests) < P95_REQUESTS
+    too_few = f"of {len(requests)} requests; it takes {P95_REQUESTS}" if few else None
     reasons = {
+        "ttft_p95_ms": too_few,
+        "tpot_p95_ms": too_few,
         "energy_per_request_j": window["energy_reason"],
         "energy_per_request_net_j": net_reason,
         "memory_gb": window["peak_memory_reason"],
@@ -574,9 +580,9 @@ def serving_figures(
         "energy_per_token_j": per(span.tokens, "energy_j"),
         "throughput_tok_s": span.tokens / span.seconds,
         "ttft_ms": float(requests["ttft_ms"].mean()),
-        "ttft_p95_ms": float(requests["ttft_ms"].quantile(0.95)),
+        "ttft_p95_ms": None if few else float(requests["ttft_ms"].quantile(0.95)),
         "tpot_ms": float(requests["tpot_ms"].mean()),
-        "tpot_p95_ms": float(requests["tpot_ms"].quantile(0.95)),
+        "tpot_p95_ms": None if few else float(requests["tpot_ms"].quantile(0.95)),
         "memory_gb": memory_gb,
         "reserved_gb": kv_cache["reserved_gb"] if kv_cache else None,
         "power_w": per(span.seconds, "energy_j"),
@@ -605,21 +611,54 @@ def recomputed(
     ]
 
 
-def batch_agreement(requests: pd.DataFrame, headline_concurrency: int) -> float | None:
-    """Share of requests that got, in a batch, exactly the tokens that they get alone.
+@dataclass(frozen=True)
+class BatchAgreement:
+    """Share of `batch_agreement_prompts` prompts that got, in a batch, the tokens that they get
+    alone; None where none was compared. So many of them were served alone, token by token; the
+    others' batched tokens were read in one pass."""
 
-    None if no prompt was answered both ways.
+    batch_agreement: float | None
+    batch_agreement_prompts: int
+    batch_agreement_served_alone: int
+
+
+def batch_agreement(
+    requests: pd.DataFrame,
+    headline_concurrency: int,
+    engine: Engine | None,
+    examples: list[Example],
+) -> BatchAgreement:
+    """Whether batches change answers: every prompt's tokens at the headline concurrency beside
+    those that the model gives it alone, unmeasured.
+
+    A prompt that was also served at concurrency 1 is compared with that answer. The others are
+    read once, prompt and batched tokens together (`Engine.most_likely`): the answer alone is the
+    same where every token is the likeliest after those before it. That costs a prefill a prompt
+    instead of a pass a token; kernels that only single tokens take are not seen by it. Without an
+    engine the others are left out.
     """
     alone, batched = (
-        requests[requests["window"] == closed_loop_name(concurrency)].set_index("prompt_id")[
-            "token_ids"
-        ]
+        requests[requests["window"] == closed_loop_name(concurrency)]
+        .drop_duplicates("prompt_id")
+        .set_index("prompt_id")["token_ids"]
         for concurrency in (1, headline_concurrency)
     )
-    both = alone.index.intersection(batched.index)
-    if headline_concurrency == 1 or both.empty:
-        return None
-    return float((alone[both].map(list) == batched[both].map(list)).mean())
+    if headline_concurrency == 1:
+        return BatchAgreement(None, 0, 0)
+    messages = {example.id: example.messages for example in examples}
+    same = []
+    for prompt_id, tokens in batched.items():
+        tokens = list(tokens)
+        if prompt_id in alone.index:
+            expected = list(alone[prompt_id])
+        elif engine is None:
+            expected = None
+        else:
+            expected = engine.most_likely(engine.encode(messages[prompt_id]), tokens)
+        if expected is not None:
+            same.append(expected == tokens)
+    served = len(alone.index.intersection(batched.index))
+    return BatchAgreement(float(np.mean(same)) if same else None, len(same), served)
 
 
 def answer_table(

@@ -86,6 +86,10 @@ class Engine(Protocol):
         """The likelihood of each example's gold answer, teacher-forced; NaN where prompt and answer
         are longer than the engine has room for."""
 
+    def most_likely(self, prompt_ids: list[int], token_ids: list[int]) -> list[int] | None:
+        """The most likely token at each place of `token_ids`, given those before it and the
+        prompt, in one pass and alone; None where the engine does not tell."""
+
     def executed_dtype(self) -> str:
         """The arithmetic that the linear layers really execute."""
 

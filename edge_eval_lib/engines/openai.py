@@ -191,6 +191,9 @@ class OpenAiEngine(ChatTokenizer):
         ]
         return ranked_likelihood(example.id, answer, positions)
 
+    def most_likely(self, prompt_ids: list[int], token_ids: list[int]) -> None:
+        """Not asked for: an endpoint's requests are paid for, and its batches are not ours."""
+
     def executed_dtype(self) -> str:
         return "unknown: the endpoint does not tell"
 

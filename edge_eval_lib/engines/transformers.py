@@ -110,6 +110,14 @@ class TransformersEngine(ChatTokenizer):
             for example, fit in zip(examples, fits, strict=True)
         ]
 
+    def most_likely(self, prompt_ids: list[int], token_ids: list[int]) -> list[int]:
+        import torch
+
+        ids = torch.tensor([prompt_ids + token_ids[:-1]], device=self.model.device)
+        with torch.inference_mode():
+            logits = self.model(input_ids=ids, logits_to_keep=len(token_ids)).logits
+        return logits[0].argmax(-1).tolist()
+
     def executed_dtype(self) -> str:
         from edge_eval_lib import models
 

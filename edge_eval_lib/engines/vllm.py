@@ -218,18 +218,45 @@ class VllmEngine(ChatTokenizer):
 
     def likelihoods(self, examples: Iterable[Example], batch_size: int) -> list[Likelihood]:
         """NaN for an adapter that is served apart on a CPU."""
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
         from edge_eval_lib import models
         from edge_eval_lib.likelihood import Likelihood
 
         examples = list(examples)
-        on_cpu = models.default_device() == "cpu"
-        if self.lora is not None and on_cpu:  # vLLM 0.32 fails at both together there
+        if self._ranks_nothing:
             return [Likelihood(example.id, math.nan, []) for example in examples]
         answers = [models.answer_ids(self.tokenizer, example.answer) for example in examples]
-        ranked = SamplingParams(
+        prompts = [self.encode(example.messages) for example in examples]
+        ranked = self._ranked(prompts, answers, batch_size)
+        return [
+            Likelihood(example.id, math.nan, [])
+            if positions is None
+            else ranked_likelihood(example.id, answer, positions)
+            for example, answer, positions in zip(examples, answers, ranked, strict=True)
+        ]
+
+    def most_likely(self, prompt_ids: list[int], token_ids: list[int]) -> list[int] | None:
+        """None for an adapter that is served apart on a CPU, and where no room is left."""
+        if self._ranks_nothing:
+            return None
+        (positions,) = self._ranked([prompt_ids], [token_ids], 1)
+        return None if positions is None else ranked_likelihood("", token_ids, positions).argmax_ids
+
+    @property
+    def _ranks_nothing(self) -> bool:
+        """vLLM 0.32 fails at likelihoods and an adapter together on a CPU."""
+        from edge_eval_lib import models
+
+        return self.lora is not None and models.default_device() == "cpu"
+
+    def _ranked(
+        self, prompts: list[list[int]], answers: list[list[int]], batch_size: int
+    ) -> list[list[dict[int, tuple[float, int]]] | None]:
+        """Log-likelihood and rank of each answer's tokens, and of the likeliest, by position; None
+        where prompt and answer leave no room."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        asked = SamplingParams(
             temperature=0.0,
             max_tokens=1,
             prompt_logprobs=1,
@@ -237,27 +264,23 @@ class VllmEngine(ChatTokenizer):
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         told: dict[int, Any] = {}
-        for start in range(0, len(examples), batch_size):
-            for i in range(start, min(start + batch_size, len(examples))):
-                ids = self.encode(examples[i].messages) + answers[i]
+        for start in range(0, len(prompts), batch_size):
+            for i in range(start, min(start + batch_size, len(prompts))):
+                ids = prompts[i] + answers[i]
                 if len(ids) < self.room:  # vLLM generates a token after it
                     prompt = {"prompt_token_ids": ids}
-                    self.engine.add_request(str(i), prompt, ranked, lora_request=self.lora)
+                    self.engine.add_request(str(i), prompt, asked, lora_request=self.lora)
             while self.engine.has_unfinished_requests():
                 for output in self.engine.step():
                     told[int(output.request_id)] = output.prompt_logprobs[1:]
         return [
-            Likelihood(example.id, math.nan, [])
-            if i not in told
-            else ranked_likelihood(
-                example.id,
-                answer,
-                [
-                    {token: (entry.logprob, entry.rank) for token, entry in position.items()}
-                    for position in told[i][-len(answer) :]
-                ],
-            )
-            for i, (example, answer) in enumerate(zip(examples, answers, strict=True))
+            [
+                {token: (entry.logprob, entry.rank) for token, entry in position.items()}
+                for position in told[i][-len(answer) :]
+            ]
+            if i in told
+            else None
+            for i, answer in enumerate(answers)
         ]
 
     def executed_dtype(self) -> str:

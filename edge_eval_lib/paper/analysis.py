@@ -26,7 +26,7 @@ from edge_eval_lib.frontier import front_draws, hypervolume, non_dominated
 from edge_eval_lib.metrics import system_density
 from edge_eval_lib.published import MODEL, VARIANT, Published
 from edge_eval_lib.study import outputs_root
-from edge_eval_lib.uncertainty import ratio_interval
+from edge_eval_lib.uncertainty import ratio_interval, single_run_spread
 
 SETUP_HOURS = (0.0, 8.0, 80.0)
 OBJECTIVES: dict[str, Literal["min", "max"]] = {
@@ -784,14 +784,10 @@ def short_name(row: pd.Series) -> str:
 def measurement_spread(paper: Paper) -> pd.Series:
     """Relative standard deviation of one serving run, from pairs that should be alike.
 
-    LoRA-INT4 and QLoRA-INT4 of one model and task serve weights of the same shape; half the
-    variance of the logarithm of their ratio is a run's. The only replication there is: 18 pairs.
+    LoRA-INT4 and QLoRA-INT4 are the only replication there is: 18 pairs (`single_run_spread`).
     """
-    int4 = paper.variants[paper.variants["precision"] == "int4"].set_index([*MODEL, "task"])
-    lora, qlora = (int4[int4["method"] == m] for m in ("lora", "qlora"))
     columns = ["energy_per_request_j", "throughput_tok_s", "ttft_ms", "tpot_ms"]
-    logs = np.log(qlora[columns] / lora[columns])
-    return (logs.std() / np.sqrt(2)).rename("relative_sd")
+    return single_run_spread(paper.variants, columns)["relative_sd"]
 
 
 SPREADS = ("passes", "prompts")

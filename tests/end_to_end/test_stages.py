@@ -295,6 +295,9 @@ def test_in_float32_a_batch_gives_each_request_the_answer_it_gets_alone(engines,
     alone = engine.serve(prompts, output_tokens=12, concurrency=1)
     batched = engine.serve(prompts, output_tokens=12, concurrency=len(prompts))
     assert [g.token_ids for g in alone] == [g.token_ids for g in batched]
+    for generation in alone:  # read in one pass, every token is the likeliest after the others
+        read = engine.most_likely(generation.prompt_ids, generation.token_ids)
+        assert read == generation.token_ids
     single = engine.likelihoods(examples.evaluation, batch_size=1)
     together = engine.likelihoods(examples.evaluation, batch_size=6)
     for one, other in zip(single, together, strict=True):

@@ -105,7 +105,8 @@ def test_density_draws_intervals_where_there_are_any(one_model, paper):
 def test_adaptation_labels_its_ratios():
     table = tables.adaptation_table(published.observations())
     shown = texts(figures.adaptation_energy(table, STAMP))
-    assert "×8.51" in shown
+    assert "×8.5" in shown
+    assert "×8.51" not in shown  # of one adaptation each
     assert "llama-1B  rag" in shown
     assert "[MJ]" in shown
     assert STAMP in shown
@@ -210,3 +211,78 @@ def test_png_and_svg_are_written_the_same_every_time(tmp_path, one_model):
     first = paths[1].read_bytes()
     figures.save_figure(figures.system_density(one_model), tmp_path / "new" / "density")
     assert paths[1].read_bytes() == first
+
+
+# --- what can be trusted ----------------------------------------------------------------------
+
+
+def markers(figure):
+    return [
+        line for axis in figure.axes for line in axis.lines if line.get_marker() not in ("", "None")
+    ]
+
+
+@pytest.mark.parametrize("draw", OF_VARIANTS, ids=lambda f: f.__name__)
+def test_doubtful_rows_are_hollow_and_told(draw, one_model):
+    doubtful = one_model["precision"] == "int8"
+    validity = np.where(doubtful, "warning: warmed up (serve at 8)", "ok")
+    figure = draw(one_model.assign(validity=validity))
+    hollow = [line for line in markers(figure) if line.get_markerfacecolor() == "white"]
+    assert 0 < len(hollow) < len(markers(figure))
+    assert "Hollow markers" in texts(figure)
+    sound = draw(one_model.assign(validity="ok"))
+    assert not [line for line in markers(sound) if line.get_markerfacecolor() == "white"]
+    assert "Hollow" not in texts(sound)
+
+
+@pytest.mark.parametrize("draw", OF_VARIANTS, ids=lambda f: f.__name__)
+def test_rows_computed_otherwise_are_told_under_the_picture(draw, one_model):
+    dtypes = np.where(one_model["precision"] == "int4", "bfloat16", "float32")
+    shown = texts(draw(one_model.assign(executed_dtype=dtypes), stamp=STAMP))
+    assert "Mixed executed dtypes: float32 (FP16, INT8); bfloat16 (INT4)." in shown
+    assert "Mixed" not in texts(draw(one_model.assign(executed_dtype="float32")))
+
+
+def test_the_range_of_an_estimate_is_drawn(one_model):
+    row = one_model.iloc[:1]
+    ends = row.assign(ipw_estimate_lo=row["ipw"] / 3, ipw_estimate_hi=row["ipw"] * 2)
+    figure = figures.roi_ipw_quadrants(ends)
+    (pale,) = [line for line in figure.axes[0].lines if line.get_alpha() == 0.18]
+    assert list(pale.get_xdata()) == pytest.approx([row["ipw"].iloc[0] / 3, row["ipw"].iloc[0] * 2])
+    assert "range of an estimate" in texts(figure)
+    assert "range of an estimate" not in texts(figures.roi_ipw_quadrants(row))
+
+
+def test_less_than_one_request_is_said_so(one_model):
+    figure = figures.roi_ipw_quadrants(one_model.assign(n_break=0.004))
+    figure.draw_without_rendering()
+    assert {line.get_ydata()[0] for line in markers(figure)} == {1}
+    heights = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert "< 1" in heights
+    assert not [text for text in heights if text.startswith("0")]
+    assert "late" not in texts(figure)
+
+
+@pytest.mark.parametrize(("count", "boxes"), [(19, False), (20, True)])
+def test_few_requests_are_dots_without_a_box(count, boxes):
+    requests = pd.DataFrame({"variant": "llama-1B_rag_lora_fp16", "ttft_ms": np.arange(count) + 9.0,
+                             "tpot_ms": 5.0})  # fmt: skip
+    figure = figures.latency_distributions(requests)
+    assert bool(figure.axes[0].lines) == boxes
+    assert sum(len(c.get_offsets()) for c in figure.axes[0].collections) == count
+    assert ("whiskers" in texts(figure)) == boxes
+
+
+def test_a_log_axis_says_so(one_model):
+    assert "log" in figures.system_density(one_model).axes[0].get_xlabel()
+    assert "log" in figures.lifecycle_energy(one_model).axes[0].get_xlabel()
+
+
+def test_only_the_reasons_of_a_figures_own_columns_are_given(one_model):
+    empty = one_model.assign(
+        q_ret_pct=np.nan, notes="keep_warm_s: no idle power is known; q_ret_pct: lora/fp16 scored 0"
+    )
+    shown = texts(figures.quality_stability(empty))
+    assert "Q_ret: lora/fp16 scored 0" in shown
+    assert "idle power" not in shown
+    assert "q_ret_pct" not in shown

@@ -141,6 +141,34 @@ def test_two_files_stand_side_by_side(file, tmp_path):
     assert (tmp_path / "comparison" / "comparison.svg").is_file()
 
 
+def test_a_comparison_says_what_its_rows_do_not_share(file, tmp_path):
+    mine = results_file.write(file, tmp_path / "mine.json")
+    rows = [r.model_copy(update={"executed_dtype": "float16", "host": "1 x Tesla T4"})
+            for r in file.variants]  # fmt: skip
+    theirs = results_file.write(
+        file.model_copy(update={"variants": rows}), tmp_path / "theirs.json"
+    )
+    text = results_file.compare([str(mine), str(theirs)], tmp_path / "comparison")
+    assert "Mixed executed dtypes: float32 (mine); float16 (theirs)" in text.replace(
+        "; bfloat16 (mine)", ""
+    )
+    assert "Mixed hosts" in text
+    assert "mine: 12 of its rows are doubtful" in text
+    table = pd.read_csv(tmp_path / "comparison" / "comparison.csv")
+    assert table["notes"].str.contains("float16").all()
+    assert "Mixed hosts" in (tmp_path / "comparison" / "comparison.svg").read_text()
+    alone = results_file.side_by_side({"a": file.variants, "b": file.variants})
+    assert alone["notes"].isna().all()
+
+
+def test_files_of_earlier_versions_are_still_read(file, tmp_path):
+    later = {"executed_dtype", "instruction_set", "validity", "prices"}
+    rows = [{k: v for k, v in r.model_dump().items() if k not in later} for r in file.variants]
+    again = results_file.read(saved(tmp_path, file, variants=rows))
+    assert again.variants[0].executed_dtype is None
+    assert again.variants[0].figures == file.variants[0].figures
+
+
 def test_a_missing_figure_stays_empty_in_the_comparison(file, tmp_path):
     bare = [
         row.model_copy(

@@ -104,7 +104,15 @@ def make_study(root, energy=100.0, reason=None, study=STUDY) -> None:
         if run.stage == "adapt":
             factor = 1.2 if run.parameters["method"] == "qlora" else 1.0
             value = None if energy is None else energy * factor
-            notebook(path, **scraps, **window("adapt", value, reason=reason))
+            loading = None if energy is None else 30.0
+            notebook(
+                path,
+                **scraps,
+                **window("adapt", value, reason=reason),
+                **window("base_load", loading, 2.0, reason=reason),
+                executed_dtype="float32",
+                instruction_set="AVX2",
+            )
         elif run.stage == "compress":
             windows = window("fp16", 5.0, 1.0) | window("int8", 2.0, 0.5) | window("int4", 3.0, 0.5)
             notebook(path, **scraps, merge_base="fp16", **windows)
@@ -115,7 +123,13 @@ def make_study(root, energy=100.0, reason=None, study=STUDY) -> None:
                 engine="transformers",
                 gpus=0,
                 memory_nominal_gb=0.27,
+                executed_dtype="bfloat16" if key["precision"] == "int4" else "float32",
+                instruction_set="AVX2",
+                batch_agreement=0.75 if key["precision"] == "int4" else 1.0,
                 **window("load", 80.0, 3.0),
+                load_import_energy_j=50.0,
+                load_import_energy_lo_j=25.0,
+                load_import_energy_hi_j=100.0,
                 load_import_s=2.0,
                 load_place_s=1.0,
                 idle_bare_power_w=10.0,
@@ -165,8 +179,14 @@ def test_every_serving_run_is_an_observation_a_concurrency(results):
     assert len(results.observations) == 15 * 2
     assert len(results.headline) == 15
     row = results.headline[results.headline["run"] == "smollm2-135M_rag_qlora_int4_r01"].iloc[0]
-    assert row["adapt_energy_j"] == 120
-    assert (row["adapt_energy_lo_j"], row["adapt_energy_hi_j"]) == (60, 240)
+    assert row["adapt_energy_j"] == 120 + 30  # training, and loading the base
+    assert (row["adapt_energy_lo_j"], row["adapt_energy_hi_j"]) == (75, 300)
+    assert (row["adapt_train_energy_j"], row["adapt_train_s"]) == (120, 10)
+    assert (row["adapt_s"], row["adapt_power_w"]) == (12, 150 / 12)
+    assert (row["compress_energy_lo_j"], row["compress_energy_hi_j"]) == (4, 16)
+    assert row["load_model_energy_j"] == 80 - 50
+    assert (row["executed_dtype"], row["instruction_set"]) == ("bfloat16", "AVX2")
+    assert row["batch_agreement"] == 0.75
     assert row["adapt_peak_memory_gb"] == 3.3
     assert row["compress_energy_j"] == 5 + 3
     assert row["compress_s"] == 1.5
@@ -199,13 +219,106 @@ def test_tables_are_those_of_the_design(results):
         "variants": 12, "frontier": 1, "adaptation": 3, "serving": 30, "reference": 15,
         "cold_starts": 5, "checks": len(results.checks),
     }  # fmt: skip
-    assert found["adaptation"]["energy_ratio"].tolist() == pytest.approx([1.2] * 3)
+    assert found["adaptation"]["energy_ratio"].tolist() == pytest.approx([150 / 130] * 3)
+    assert found["adaptation"]["train_energy_ratio"].tolist() == pytest.approx([1.2] * 3)
+    assert set(found["adaptation"]["executed_dtype"]) == {"float32"}
     adapted = found["reference"][found["reference"]["method"] != "none"]
     assert adapted["score_difference"].tolist() == pytest.approx([0.2] * 12)
     assert adapted["gold_nll_difference"].tolist() == pytest.approx([-0.2] * 12)
     variants = found["variants"]
     assert (variants["c_tax"] == 20).all()
+    assert (variants["c_tax_model"] == 30 / 4).all()
+    assert set(variants["prices"]) == set(found["frontier"]["prices"]) == {STUDY.prices}
+    for name in ("variants", "serving"):
+        assert {"executed_dtype", "instruction_set", "batch_agreement"} <= set(found[name])
     assert (variants["q_ret_pct"] == 100).all()
+
+
+def test_a_run_that_did_not_tell_the_libraries_part_says_so(tmp_path):
+    make_study(tmp_path)
+    for path in (tmp_path / "runs" / "serve").glob("*.ipynb"):
+        path.write_bytes(path.read_bytes().replace(b"load_import_energy", b"an_older_name"))
+    for path in (tmp_path / "runs" / "adapt").glob("*.ipynb"):
+        path.write_bytes(path.read_bytes().replace(b"base_load_", b"an_older_name_"))
+    variants = synthesis.result_tables(synthesis.load_results(STUDY, tmp_path))["variants"]
+    assert variants[["c_tax_model", "load_model_energy_j"]].isna().all(axis=None)
+    assert variants["c_tax"].notna().all()
+    assert variants["notes"].str.contains("load_model_energy_j: this run did not tell").all()
+    assert variants["adapt_energy_j"].isna().all()
+    assert (variants["adapt_train_energy_j"] > 0).all()
+    assert variants["notes"].str.contains("adapt_energy_j: this run did not record the load").all()
+
+
+def test_answers_that_did_not_change_bound_nothing(results):
+    found = synthesis.result_tables(results)["variants"]
+    assert found[["q_ret_pct_lo", "q_ret_pct_hi"]].isna().all(axis=None)
+    fp16 = (found["method"] == "lora") & (found["precision"] == "fp16")
+    assert found.loc[~fp16, "notes"].str.contains("q_ret_pct: no answer changed").all()
+    assert found.loc[fp16, "notes"].str.contains("q_ret_pct: 100 by definition").all()
+    assert not any("held" in text or "hold" in text for text in synthesis.quality_text(
+        results.answers
+    ))  # fmt: skip
+    assert any("not bounded" in text for text in synthesis.quality_text(results.answers))
+
+
+def test_coverage_is_that_of_the_studys_own_answers(results):
+    answers = results.answers.copy()
+    changed = (answers["precision"] == "int4") & (answers["prompt_id"] == "p5")
+    answers.loc[changed, "score"] = 0.1
+    (covered, unbounded) = synthesis.coverage_text(answers)
+    assert "6 prompts; 83% scored the same as LoRA-FP16's, 17% worse; 0% of" in covered
+    assert "INT8" in unbounded
+    assert "INT4" not in unbounded
+
+
+def test_a_comparison_of_two_dtypes_says_so_in_table_figure_and_sentence(results, tmp_path):
+    found = synthesis.result_tables(results)
+    int4 = found["variants"][found["variants"]["precision"] == "int4"]
+    told = "q_ret_pct: executed dtype bfloat16, that of lora/fp16 float32"
+    assert int4["notes"].str.contains(told, regex=False).all()
+    assert any("bfloat16 (INT4)" in text for text in synthesis.warnings_of(results, found))
+    drawn = synthesis.result_figures(results, found)
+    for name in ("roi_ipw_quadrants", "system_density", "lifecycle_energy",
+                 "latency_distributions"):  # fmt: skip
+        shown = [text.get_text() for text in drawn[name].figure.findobj(Text)]
+        assert any("Mixed executed dtypes" in text for text in shown), name
+    shown = [text.get_text() for text in drawn["adaptation_energy"].figure.findobj(Text)]
+    assert not any("Mixed" in text for text in shown)
+
+
+def test_the_scatter_of_one_run_is_told_and_numbers_are_rounded_to_it(tmp_path):
+    make_study(tmp_path)
+    for path in (tmp_path / "runs" / "serve").glob("*_qlora_int4_*.requests.parquet"):
+        requests = pd.read_parquet(path)
+        requests.assign(tpot_ms=122.14).to_parquet(path)  # a fifth more, in logarithms
+    results = synthesis.load_results(STUDY, tmp_path)
+    html = synthesis.write_results(results, tmp_path).read_text()
+    (told,) = [w for w in synthesis.warnings_of(results, synthesis.result_tables(results))
+               if "alike" in w]  # fmt: skip
+    # Three pairs of INT4 a fifth apart, three of FP16 the same: sqrt(0.2^2 / 2 / 2) = 10 %.
+    assert "TPOT 10 %" in told
+    assert "64.0" not in html
+    assert "122" not in html.split("Serving at every concurrency")[-1].split("</table>")[0]
+
+
+def test_doubtful_rows_are_told_first_and_the_frontier_shows_them(results, tmp_path):
+    found = synthesis.result_tables(results)
+    assert found["frontier"]["validity"].tolist() == ["warning: 6 of 6 INT4 variants (temperature)"]
+    told = synthesis.warnings_of(results, found)
+    assert any("12 of 12 variants are doubtful" in text and "temperature" in text for text in told)
+    drawn = synthesis.result_figures(results, found)
+    shown = [t.get_text() for t in drawn["roi_ipw_quadrants"].figure.findobj(Text)]
+    assert any("Hollow" in text for text in shown)
+
+
+def test_the_five_figures_are_explained_where_they_first_stand(results, tmp_path):
+    html = synthesis.write_results(results, tmp_path).read_text()
+    first = html.split('id="section-1"')[1].split("</section>")[0]
+    for name in ("N_break =", "IPW =", "ρ_sys =", "Q_ret =", "C_tax ="):
+        assert name in first
+    assert STUDY.prices in first
+    assert "keep_warm_s:" not in html
+    assert "q_ret_pct:" not in html
 
 
 def test_keeping_warm_pays_for_as_long_as_a_load_lasts_it(results):

@@ -335,6 +335,128 @@ def test_frontier_tells_what_is_empty():
     assert np.isnan(row["ipw"])
 
 
+def int4(method="lora", task="rag", **figures) -> dict:
+    return observation(precision="int4", method=method, task=task, score=0.5) | figures
+
+
+def frontier_of(rows: list[dict], **options) -> pd.Series:
+    table = tables.variants_table(pd.DataFrame(rows), None, PAPER)
+    return tables.frontier_table(table, **options).iloc[0]
+
+
+@pytest.mark.parametrize("doubt", ["warning: warmed up (serve at 8)",
+                                   "ok; invalid: interference (serve at 8)"])  # fmt: skip
+def test_the_best_figure_is_never_a_doubtful_rows_while_there_is_another(doubt):
+    best = int4(energy_per_request_j=1.0, validity=doubt)
+    rows = [best, int4("qlora", energy_per_request_j=4.0, validity="ok")]
+    row = frontier_of(rows)
+    assert row["ipw"] == pytest.approx(0.5 / 4)
+    worst = "invalid" if "invalid" in doubt else "warning"
+    assert row["validity"].startswith(f"{worst}: 1 of 2 INT4 variants (")
+    alone = frontier_of([best])
+    assert alone["ipw"] == pytest.approx(0.5)
+    assert alone["validity"].startswith(f"{worst}: 1 of 1")
+
+
+def test_invalid_rows_are_left_out_of_means_too_and_told():
+    rows = [
+        int4(throughput_tok_s=1.0, validity="invalid: interference (serve at 8)"),
+        int4("qlora", throughput_tok_s=60.0, validity="ok"),
+    ]
+    row = frontier_of(rows)
+    assert row["rho_sys"] == pytest.approx(60 / 0.5)
+    assert "left out as invalid: 1 of 2" in row["notes"]
+    assert "left out" not in (frontier_of(rows[:1])["notes"] or "")
+
+
+def test_the_frontier_says_what_noise_cannot_order():
+    rows = [
+        int4(method, size=size, energy_per_request_j=energy, throughput_tok_s=speed)
+        for size, energy, speed in (("1B", 4.0, 60.0), ("3B", 4.4, 30.0), ("8B", 40.0, 28.0))
+        for method in ("lora", "qlora")
+    ]
+    table = tables.variants_table(pd.DataFrame(rows), None, PAPER)
+    spread = pd.DataFrame({"relative_sd": [0.1] * 3}, ["energy_per_request_j", "rho_sys", "c_tax"])
+    told = tables.frontier_table(table, spread=spread).set_index("size")["not_ordered"]
+    assert "IPW: not told from llama-3B" in told["1B"]
+    assert "llama-8B" not in told["1B"].split("ρ_sys")[0]
+    assert "ρ_sys: not told from llama-8B" in told["3B"]
+    assert "IPW: the largest of 2 variants, 1 of them within noise of it" in told["1B"]
+
+
+def test_the_range_of_an_estimate_reaches_the_metrics():
+    ranges = {
+        f"{name}_energy_{end}_j": factor * value
+        for name, value in {"adapt": 1000.0, "compress": 10.0, "load": 81.0}.items()
+        for end, factor in (("lo", 0.5), ("hi", 3.0))
+    }
+    ranges |= {"energy_per_request_lo_j": 4.1 / 2, "energy_per_request_hi_j": 4.1 * 3}
+    row = tables.variants_table(pd.DataFrame([observation(score=0.6) | ranges]), None, PAPER).iloc[
+        0
+    ]
+    assert row["ipw_estimate_lo"] == pytest.approx(0.6 / 4.1 / 3)
+    assert row["ipw_estimate_hi"] == pytest.approx(0.6 / 4.1 * 2)
+    assert row["score_per_watt_estimate_lo"] == pytest.approx(0.03 / 3)
+    thrice = tables.variants_table(
+        pd.DataFrame([observation(score=0.6, adapt_energy_j=3000.0, energy_per_request_j=12.3)]),
+        None, PAPER,
+    ).iloc[0]  # fmt: skip
+    assert row["n_break_estimate_hi"] == pytest.approx(thrice["n_break"])
+    least, most = (row[f"n_break_full_estimate_{end}"] for end in ("lo", "hi"))
+    assert least < row["n_break_full"] < most
+    assert not any(c.startswith("c_tax_estimate") for c in row.index)  # it cancels
+    measured = tables.variants_table(pd.DataFrame([observation(score=0.6)]), None, PAPER).iloc[0]
+    assert np.isnan(measured["ipw_estimate_lo"])
+
+
+def test_a_tax_of_the_model_alone_stands_beside_with_its_interval():
+    runs = pd.DataFrame(
+        [observation(r, score=0.5, load_model_energy_j=20.0 + r) for r in (1, 2, 3)]
+    )
+    row = tables.variants_table(runs, None, PAPER).iloc[0]
+    assert row["c_tax_model"] == pytest.approx(22 / 4.2)
+    assert row["c_tax_model_lo"] < row["c_tax_model"] < row["c_tax_model_hi"]
+
+
+def test_adaptation_tells_the_ratio_with_and_without_loading_and_its_dtypes():
+    rows = [
+        observation(method=m, precision=p, adapt_energy_j=load + train, adapt_train_energy_j=train,
+                    adapt_executed_dtype=dtype, score=0.5)
+        for m, p, load, train, dtype in (
+            ("lora", "fp16", 10.0, 100.0, "float32"), ("qlora", "int4", 40.0, 120.0, "bfloat16"),
+        )
+    ]  # fmt: skip
+    row = tables.adaptation_table(pd.DataFrame(rows)).iloc[0]
+    assert row["energy_ratio"] == pytest.approx(160 / 110)
+    assert row["train_energy_ratio"] == pytest.approx(1.2)
+    assert row["executed_dtype"] == "float32; bfloat16"
+    assert "ratios: LoRA computed in float32, QLoRA in bfloat16" in row["notes"]
+
+
+@pytest.mark.parametrize("column", list(tables.MIXED))
+def test_what_rows_do_not_share_is_told(column):
+    table = pd.DataFrame({"precision": ["fp16", "int4"], column: ["one", "other"]})
+    (told,) = tables.mixed(table)
+    assert "one" in told
+    assert "other" in told
+    assert tables.mixed(table.assign(**{column: "one"})) == []
+    assert tables.mixed(table.assign(**{column: ["one", None]})) == []
+
+
+def test_break_even_below_one_request_is_said_so_to_people():
+    table = pd.DataFrame({"n_break": [0.004, 0.0, 1.4], "n_break_full": [1234567.0, 0.5, np.inf]})
+    shown = tables.readable(table, digits=2)
+    assert shown["N_break [requests]"].tolist() == ["< 1", "< 1", "1.4"]
+    full = shown["N_break, full accounting [requests]"].tolist()
+    assert full == ["1,200,000", "< 1", "never"]
+
+
+def test_digits_are_no_more_than_asked_for():
+    assert [tables.format_number(v, 2) for v in (64.3, 0.1234, 1234.0, 9.96)] == [
+        "64", "0.12", "1,200", "10",
+    ]  # fmt: skip
+
+
 def test_unknown_rule_is_refused(paper):
     with pytest.raises(ValueError, match="rule"):
         tables.frontier_table(paper, rule="mode")

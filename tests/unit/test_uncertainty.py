@@ -1,6 +1,7 @@
 """Intervals: published values, limits and what they refuse. Coverage: test_coverage_simulation."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +12,9 @@ from edge_eval_lib.uncertainty import (
     paired_ratio_interval,
     prompts_needed,
     ratio_interval,
+    resampled_coverage,
     simulated_coverage,
+    single_run_spread,
 )
 
 A = [4.10, 4.22, 4.18, 4.25, 4.15, 4.30, 4.20, 4.12, 4.28, 4.20]
@@ -197,3 +200,63 @@ def test_prompts_needed_refuses_by_name(change, message):
 def test_simulated_coverage_refuses_by_name(change, message):
     with pytest.raises(ValueError, match=message):
         simulated_coverage(**{"prompts": 24, **change})
+
+
+# --- pairs that are alike ---------------------------------------------------------------------
+
+KEY = {"family": "a", "size": "1B", "engine": "x", "host": "h", "executed_dtype": "float32"}
+
+
+def served(task, method, precision, figure, **other):
+    return KEY | {"task": task, "method": method, "precision": precision, "tok_s": figure} | other
+
+
+def test_the_spread_of_a_run_is_found_from_pairs_of_the_same_arithmetic():
+    generator = np.random.default_rng(3)
+    rows = [
+        served(f"t{i}", method, precision, 100 * np.exp(0.15 * generator.standard_normal()))
+        for i in range(400)
+        for method, precision in (("lora", "int4"), ("qlora", "int4"))
+    ]
+    found = single_run_spread(pd.DataFrame(rows), ["tok_s"]).loc["tok_s"]
+    assert found["relative_sd"] == pytest.approx(0.15, rel=0.1)
+    assert found["pairs"] == 400
+
+
+def test_one_pair_tells_a_spread_and_the_base_beside_lora_is_one():
+    rows = [served("t", "none", "fp16", 100.0), served("t", "lora", "fp16", 100.0 * np.exp(0.2))]
+    found = single_run_spread(pd.DataFrame(rows), ["tok_s"]).loc["tok_s"]
+    assert (found["relative_sd"], found["pairs"]) == (pytest.approx(0.2 / np.sqrt(2)), 1)
+
+
+def test_means_of_runs_scatter_less_than_one_run():
+    rows = [
+        served("t", m, "int4", f, repetitions=4) for m, f in (("lora", 100.0), ("qlora", 110.0))
+    ]
+    found = single_run_spread(pd.DataFrame(rows), ["tok_s"]).loc["tok_s", "relative_sd"]
+    assert found == pytest.approx(2 * np.log(1.1) / np.sqrt(2))
+
+
+@pytest.mark.parametrize(
+    "other", [{"executed_dtype": "bfloat16"}, {"host": "g"}, {"engine": "y"}, {"tok_s": np.nan}]
+)
+def test_pairs_that_are_not_alike_tell_no_spread(other):
+    rows = [served("t", "lora", "int4", 100.0), served("t", "qlora", "int4", 90.0) | other]
+    found = single_run_spread(pd.DataFrame(rows), ["tok_s"]).loc["tok_s"]
+    assert np.isnan(found["relative_sd"])
+    assert found["pairs"] == 0
+    alone = single_run_spread(pd.DataFrame(rows[:1]), ["tok_s"]).loc["tok_s"]
+    assert alone["pairs"] == 0
+
+
+def test_coverage_falls_where_few_answers_change_for_the_worse():
+    reference = np.linspace(0.3, 1.0, 24)
+    many = reference * np.where(np.arange(24) % 2, 0.7, 1.1)
+    few = np.where(np.arange(24) == 5, 0.2, 1.0) * reference
+    assert resampled_coverage(many, reference) > 0.9
+    # No answer that changed is drawn in (23/24)^24 = 36 % of samples.
+    assert resampled_coverage(few, reference) < 0.68
+    with pytest.raises(ValueError, match="of one ratio"):
+        resampled_coverage(reference, reference)
+    with pytest.raises(ValueError, match="at least two"):
+        resampled_coverage([1.0], [0.5])

@@ -289,6 +289,9 @@ def power(watts=lambda t: 20.0, seconds=25.0, devices=(0,)):
 NO_POWER = power().iloc[:0]
 
 
+P95_NOTE = "ttft_p95_ms: of 10 requests; it takes 20; tpot_p95_ms: of 10 requests; it takes 20"
+
+
 def test_the_whole_window_of_static_batches():
     figures = workload.serving_figures(record(), requests(), power())
     assert figures["window"] == "whole"
@@ -302,7 +305,7 @@ def test_the_whole_window_of_static_batches():
     assert figures["tpot_ms"] == pytest.approx(1000)
     assert figures["input_tokens_per_request"] == 14.5
     assert figures["verdict"] == "ok"
-    assert figures["notes"] is None
+    assert figures["notes"] == P95_NOTE
 
 
 def test_a_steady_state_has_its_own_seconds_tokens_and_energy():
@@ -391,7 +394,7 @@ def test_failed_requests_are_told_apart_with_their_reasons():
     assert figures["failed_requests"] == 3
     assert figures["energy_per_request_j"] == 50  # what failed took energy, and answered nobody
     told = "failed_requests: 2 x HTTP 503: busy, 1 x ended after 1 of 4 tokens"
-    assert figures["notes"] == told
+    assert figures["notes"] == f"{P95_NOTE}; {told}"
 
 
 def test_an_open_loop_has_no_steady_state():
@@ -507,11 +510,51 @@ def test_a_window_in_which_nothing_was_answered_ends_the_run():
         workload.serve_all(Batching(most=1), [[13]], vllm_settings(), 7, Batching(most=1))
 
 
-def test_batches_are_compared_with_the_same_prompts_alone():
-    alone = requests(count=2, slots=1)
-    batched = requests(count=4, slots=2)
+class Reader:
+    """Likeliest tokens by prompt; None tells nothing. Prompts are their example's number."""
+
+    def __init__(self, likeliest):
+        self.likeliest = likeliest
+        self.asked = []
+
+    def encode(self, messages):
+        return [messages]
+
+    def most_likely(self, prompt_ids, token_ids):
+        self.asked += prompt_ids
+        return self.likeliest(prompt_ids[0], token_ids)
+
+
+def test_every_batched_answer_is_compared_with_the_one_alone():
+    alone, batched = requests(count=2, slots=1), requests(count=4, slots=2)
     table = pd.concat([alone, batched], ignore_index=True)
-    assert workload.batch_agreement(table, 2) == 1.0
+    examples = [Example(name, number, "") for number, name in enumerate(batched["prompt_id"])]
+    same = Reader(lambda _, tokens: list(tokens))
+    found = workload.batch_agreement(table, 2, same, examples)
+    assert found == workload.BatchAgreement(1.0, 4, 2)
+    assert same.asked == [2, 3]  # the others were served alone
+
+    other = Reader(lambda number, tokens: [9] * len(tokens) if number == 3 else list(tokens))
+    assert workload.batch_agreement(table, 2, other, examples).batch_agreement == 0.75
     table.at[0, "token_ids"] = [6, 6, 6, 6]
-    assert workload.batch_agreement(table, 2) == 0.5
-    assert workload.batch_agreement(batched, 2) is None
+    assert workload.batch_agreement(table, 2, other, examples).batch_agreement == 0.5
+
+
+def test_batches_that_cannot_be_compared_have_no_agreement():
+    batched = requests(count=4, slots=2)
+    examples = [Example(name, number, "") for number, name in enumerate(batched["prompt_id"])]
+    mute = Reader(lambda *_: None)
+    assert workload.batch_agreement(batched, 2, mute, examples).batch_agreement is None
+    alone = requests(count=2, slots=1)
+    partly = pd.concat([alone, batched], ignore_index=True)
+    assert workload.batch_agreement(partly, 2, mute, examples) == workload.BatchAgreement(1.0, 2, 2)
+    assert workload.batch_agreement(alone, 1, mute, examples).batch_agreement is None
+
+
+@pytest.mark.parametrize(("count", "known"), [(19, False), (20, True)])
+def test_a_95th_percentile_takes_twenty_requests(count, known):
+    figures = workload.serving_figures(record(), requests(count=count), power())
+    assert (figures["ttft_p95_ms"] is not None) == known
+    assert (figures["tpot_p95_ms"] is not None) == known
+    assert ("ttft_p95_ms: of 19 requests; it takes 20" in (figures["notes"] or "")) != known
+    assert figures["ttft_ms"] > 0
