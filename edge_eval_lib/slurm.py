@@ -158,8 +158,7 @@ def _keep_failure(stage: str, name: str, reason: str) -> None:
 
     at = _place(stage, name)
     if not at.failure.is_file():
-        at.failure.parent.mkdir(parents=True, exist_ok=True)
-        runner.write_atomically(at.failure, {"stage": stage, "name": name, "reason": reason})
+        runner.write_failure(at, reason)
 
 
 def _tell(*command: str) -> str:

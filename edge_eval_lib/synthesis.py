@@ -31,7 +31,7 @@ import orjson
 import pandas as pd
 from matplotlib.figure import Figure
 
-from edge_eval_lib import figures, harness, runner, scraps, tables
+from edge_eval_lib import figures, harness, records, runner, scraps, tables
 from edge_eval_lib.economics.keep_warm import keep_warm_s
 from edge_eval_lib.economics.prices import load_price_book
 from edge_eval_lib.errors import UserError
@@ -301,10 +301,7 @@ def _power(notebook: str) -> pd.DataFrame:
 
 
 def _beside(notebook: str, what: str, columns: list[str] | None = None) -> pd.DataFrame:
-    path = Path(notebook).with_suffix(f".{what}.parquet")
-    if not path.is_file():
-        raise UserError(f"{path.name} is missing beside {notebook}; run that stage again.")
-    return pd.read_parquet(path, columns=columns)
+    return records.read_raw(notebook, what, columns)
 
 
 def checks_of(runs: pd.DataFrame) -> pd.DataFrame:
@@ -783,6 +780,12 @@ def open_results(study: str) -> Results:
     if not os.environ.get("EDGE_EVAL_RUN") and next(served, None) is None:
         runner.ensure(loaded, [r for r in loaded.runs() if r.stage in ("score", "harness")])
     return load_results(loaded)
+
+
+def report_directory(study: Study) -> Path:
+    """Where the notebook writes tables, figures and report: by hand, to the lab."""
+    by_hand = "EDGE_EVAL_RUN" not in os.environ
+    return runner.lab_directory(study) if by_hand else study.directory
 
 
 def finish() -> None:
