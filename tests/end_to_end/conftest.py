@@ -61,6 +61,10 @@ elif misdeed == "raise":
     raise ValueError("the first line\\nand a second one")
 elif misdeed == "sleep":
     time.sleep(120)
+elif misdeed == "fill":
+    with (Path(os.environ["EDGE_EVAL_RUN_DIRECTORY"]) / "fill.bin").open("wb") as file:
+        while True:
+            file.write(bytes(1 << 16))
 elif misdeed == "nap":
     time.sleep(3)
 """
