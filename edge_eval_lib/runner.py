@@ -65,8 +65,9 @@ def find_run(study: Study, stage: str, name: str) -> Run:
     """The grid's run of that name, or the synthesis or paper run; UserError if there is none."""
     if stage == "synthesis":
         prices = find_beside(study.path, "prices.yaml").read_text(encoding="utf-8")
-        content = {"study": study.model_dump(), "prices": prices}
         needs = tuple((run.stage, run.name) for run in study.runs())
+        content = {"study": study.model_dump(), "prices": prices}
+        content |= {"failures": _failures(study, needs)}
     elif stage == "paper":
         beside = outputs_root() / "embedded" / "tables" / "adaptation.csv"  # shown in the report
         files = [*sorted((project_root() / "params" / "published").glob("*")), beside]
@@ -78,6 +79,17 @@ def find_run(study: Study, stage: str, name: str) -> Run:
     code = [*library.rglob("*.py"), *(library / "templates").glob("*"), notebook_source(stage)]
     settings = {"stage": stage, **content, "code": _content_hash(code)}
     return Run(stage, stage, {}, settings, needs)
+
+
+def _failures(study: Study, keys: Iterable[records.Key]) -> dict[str, str]:
+    """Why runs failed that are not done, as the report tells it."""
+    found = {}
+    for key in keys:
+        at = place(study, *key)
+        failure = None if at.settings.is_file() or at.stage == "score" else read_failure(at)
+        if failure:
+            found["/".join(key)] = failure["reason"]
+    return found
 
 
 def _content_hash(files: Iterable[Path]) -> str:
@@ -229,9 +241,10 @@ def ensure(study: Study, runs: list[Run]) -> None:
 def read_failure(at: Place) -> dict[str, Any] | None:
     """What is known of a run's last, failed attempt; None if it did not fail."""
     try:
-        return orjson.loads(at.failure.read_bytes())
-    except (FileNotFoundError, orjson.JSONDecodeError):
+        failure = orjson.loads(at.failure.read_bytes())
+    except (OSError, orjson.JSONDecodeError):
         return None
+    return failure if isinstance(failure, dict) and "reason" in failure else None
 
 
 def die_with_parent(signal_number: int) -> None:

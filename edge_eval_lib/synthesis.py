@@ -27,7 +27,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import orjson
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -322,12 +321,12 @@ def checks_of(runs: pd.DataFrame) -> pd.DataFrame:
 
 def _failures(directory: Path, completed: set[tuple[str, str]]) -> pd.DataFrame:
     """Failed runs that have not completed since: stage, run, reason."""
-    rows = [
-        {"stage": path.parent.name, "run": path.stem}
-        | {"reason": orjson.loads(path.read_bytes()).get("reason")}
-        for path in sorted(directory.glob("*/*.json"))
-        if (path.parent.name, path.stem) not in completed
-    ]
+    rows = []
+    for path in sorted(directory.glob("*/*.json")):
+        key = (path.parent.name, path.stem)
+        failure = runner.read_failure(records.Place(directory.parent, *key))
+        if key not in completed and failure is not None:
+            rows.append({"stage": key[0], "run": key[1], "reason": failure["reason"]})
     return pd.DataFrame(rows, columns=["stage", "run", "reason"])
 
 

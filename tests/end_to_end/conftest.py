@@ -32,10 +32,11 @@ from edge_eval_lib.study import load_study
 
 def make_artefacts(run, misdeed):
     # Adapter and weights of a few bytes, the same every time unless they are to be others.
-    loaded = load_study(study)
     stage, name = run.split("/")
-    paths = loaded.run(stage, name).artefacts if stage in ("adapt", "compress") else ()
-    for path in paths:
+    if stage not in ("adapt", "compress"):
+        return
+    loaded = load_study(study)
+    for path in loaded.run(stage, name).artefacts:
         content = (path + " other" * (misdeed == "other")).encode()
         header = json.dumps({"a": {"dtype": "U8", "shape": [len(content)],
                                    "data_offsets": [0, len(content)]}}).encode()
