@@ -366,12 +366,15 @@ def measured_runs(study: Study) -> pd.DataFrame:
     return pd.read_parquet(path)
 
 
-def write_results(study: Study, runs: pd.DataFrame) -> Path:
-    """Write tables/*.csv, figures/* and report.html from the measured runs; the report's path."""
+def write_results(study: Study, runs: pd.DataFrame, directory: Path | None = None) -> Path:
+    """Write tables/*.csv, figures/* and report.html from the measured runs; the report's path.
+
+    To the study's outputs, or to `directory`.
+    """
     found, compared = effects(runs), against_plain_lora(runs)
     judged, why = verdict(runs, compared)
     picture = draw(found, runs)
-    directory = study.directory
+    directory = directory or study.directory
     for name, table in {"runs": runs, "effects": found, "cells": compared}.items():
         tables.write_table(table, directory / "tables" / f"ablation_{name}.csv")
     figures.save_figure(picture, directory / "figures" / "ablation_effects")

@@ -9,9 +9,11 @@ A notebook stays until a new one takes its place.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -104,11 +106,13 @@ def _make(study: Study, profile: str | None) -> dict[Key, str]:
     reported, although something failed.
     """
     failed: dict[Key, str] = {}
+    tried: list[Key] = []
     for _ in range(MOST_PASSES):
         undone = _put_away(study)
         todo = _possible(study, undone, failed)
-        if not todo:
+        if not todo or todo == tried:  # made, and out of date at once: files change meanwhile
             break
+        tried = todo
         failed |= _pass(study, profile, todo, everything=True)
     served = (study.directory / "runs" / "serve").glob("*.ipynb")
     todo = [key for key in _put_away(study) if key[0] in COLLECTING and key[0] != "paper"]
@@ -177,13 +181,15 @@ def _note_failure(at: records.Place, reason: str) -> None:
 def _why_stopped(study: Study, code: int) -> str:
     """Why Snakemake ended without a word about a run."""
     if shutil.disk_usage(study.directory).free < FULL_DISK_BYTES:
-        return f"There is no space left on the disk of {study.directory}."
+        return _no_space(study)
     if code < 0:
         return f"Snakemake, which schedules the runs, was killed by {signal.Signals(-code).name}."
     log = study.directory / "snakemake.log"
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    telling = [line.strip() for line in lines if "Error" in line or "Exception" in line]
-    said = f": {telling[-1]}" if telling else ""
+    errors = [
+        number for number, line in enumerate(lines) if re.search(r"Error\b|Exception\b", line)
+    ]
+    said = f": {' '.join(' '.join(lines[errors[-1] :][:2]).split())}" if errors else ""
     return f"Snakemake, which schedules the runs, ended with exit code {code}{said} (see {log})."
 
 
@@ -209,18 +215,25 @@ def make_ablation(study: Study, repetitions: int | None, rerun: str | None) -> N
     with _locked(study):
         _claim(study, repetitions)
         run = study.run("ablation", "ablation")
+        records.adopt(study, run)
         if rerun in ("all", "ablation") or not plan.finished_runs(study, [run]):
             SAY(f"{study.name}: one run, of {study.repetitions} repetitions of every combination")
             runner.run_one(study, run.stage, run.name)
+        elif not (study.directory / "report.html").is_file():
+            _report_ablation(study)
     SAY(_where(study))
+
+
+def _report_ablation(study: Study) -> None:
+    from edge_eval_lib import ablation
+
+    ablation.write_results(study, ablation.measured_runs(study))
 
 
 def make_report(study: Study) -> None:
     """Tables, figures and report from the runs that there are."""
     if study.ablation is not None:
-        from edge_eval_lib import ablation
-
-        ablation.write_results(study, ablation.measured_runs(study))
+        _report_ablation(study)
         SAY(_where(study))
         return
     with _locked(study):
@@ -269,7 +282,16 @@ def _locked(study: Study) -> Iterator[None]:
         file.truncate()
         file.write(str(os.getpid()))
         file.flush()
-        yield
+        try:
+            yield
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise UserError(_no_space(study)) from error
+            raise
+
+
+def _no_space(study: Study) -> str:
+    return f"There is no space left on the disk of {study.directory}."
 
 
 def _made_by(study: Study) -> dict[str, Any] | None:
@@ -337,7 +359,10 @@ def _put_away(study: Study) -> dict[Key, str]:
     return undone
 
 
-def _what_failed(study: Study, left: Collection[Key], failed: dict[Key, str]) -> str:
+def _what_failed(study: Study, left: dict[Key, str], failed: dict[Key, str]) -> str:
+    if not failed:  # something else changes what runs are made of while they are made
+        listed = "; ".join(f"{stage} {name} {why}" for (stage, name), why in left.items())
+        return f"{study.name} is not complete: {listed}. Run make all once more."
     told = []
     for key, reason in list(failed.items())[:MOST_TOLD]:
         notebook = runner.place(study, *key).failed_notebook

@@ -247,7 +247,7 @@ class Run:
             return (f"artefacts/adapters/{self.name}",)
         if self.stage == "compress":
             return tuple(f"artefacts/models/{self.name}_{p}" for p in self.precisions)
-        if self.stage in ("synthesis", "paper", "ablation"):
+        if self.stage in ("synthesis", "paper"):
             return ("tables", "figures", "report.html")
         return ()
 
