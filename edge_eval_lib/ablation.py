@@ -21,7 +21,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from edge_eval_lib import adapt, figures, hardware, models, published, runner, stage, tables
+from edge_eval_lib import (
+    adapt,
+    figures,
+    hardware,
+    models,
+    published,
+    records,
+    runner,
+    stage,
+    tables,
+)
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.report import Report, Section, render_report
 from edge_eval_lib.study import Study
@@ -363,7 +373,7 @@ def measured_runs(study: Study) -> pd.DataFrame:
     path = runner.raw_file(study, "ablation", "ablation", "runs.parquet")
     if not path.is_file():
         raise UserError(f"{study.name} was not run yet; run `make all STUDY={study.name}` first.")
-    return pd.read_parquet(path)
+    return records.read_raw(runner.place(study, "ablation", "ablation").notebook, "runs")
 
 
 def write_results(study: Study, runs: pd.DataFrame, directory: Path | None = None) -> Path:
