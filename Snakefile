@@ -2,14 +2,16 @@
 #
 #   snakemake --profile profiles/local --directory outputs/embedded --config study=embedded
 #
-# A run is done when its settings file is there, which is written when its notebook is published.
-# `make all` removes the settings files that are out of date and calls this (edge_eval_lib/grid.py).
+# A run is done when its record is there, which is written when its notebook is published. `make all`
+# puts away the records that hold no more and calls this (edge_eval_lib/grid.py). Inputs are named
+# where they are missing alone: they order the runs, and no date of a file makes one again.
+import os
 import shlex
 import sys
 from urllib.parse import unquote
 
-from edge_eval_lib import grid, memory_fit, runner
-from edge_eval_lib.study import load_study, project_root
+from edge_eval_lib import grid, memory_fit
+from edge_eval_lib.study import load_study
 
 study = load_study(unquote(str(config["study"])), config.get("repetitions"))
 everything = config.get("everything", True)  # False: score and report on the runs that there are
@@ -19,9 +21,6 @@ if workflow.exec_mode == workflow.exec_mode.DEFAULT:  # not in a job on another 
 RUNS = {(run.stage, run.name): run for run in study.runs()}
 HARNESS = [f"settings/{stage}/{name}.json" for stage, name in RUNS if stage == "harness"]
 FITS = memory_fit.fits(study)
-LIBRARY = project_root() / "edge_eval_lib"
-# Tables are cheap: any edit of the library makes them again, and never a measured run.
-REPORT_CODE = [*LIBRARY.rglob("*.py"), *(LIBRARY / "templates").glob("*")]
 
 
 def word(text):
@@ -42,9 +41,13 @@ def devices(stage):
 
 def needed(stage):
     """The runs that a run needs, by the run's wildcards."""
-    return lambda wildcards: [
+    return lambda wildcards: missing(
         f"settings/{of}/{name}.json" for of, name in RUNS[stage, wildcards.name].needs
-    ]
+    )
+
+
+def missing(files):
+    return [file for file in files if not os.path.exists(file)]
 
 
 # Serving starts when everything is prepared, in the random order that the study's seed draws.
@@ -114,9 +117,9 @@ if everything:
 rule score:
     input:
         (
-            [f"settings/{stage}/{name}.json" for stage, name in RUNS["score", "score"].needs]
+            missing(f"settings/{of}/{name}.json" for of, name in RUNS["score", "score"].needs)
             if everything
-            else grid.served_notebooks(study)
+            else []
         ),
     output:
         "settings/score/score.json",
@@ -128,31 +131,10 @@ rule score:
 
 rule synthesis:
     input:
-        "settings/score/score.json",
-        HARNESS if everything else "failures.json",
-        runner.notebook_source("synthesis"),
-        REPORT_CODE,
+        missing(["settings/score/score.json", *(HARNESS if everything else [])]),
     output:
         "settings/synthesis/synthesis.json",
     resources:
         machine=1,
     shell:
         RUN + "synthesis synthesis"
-
-
-if runner.notebook_source("paper").is_file():
-
-    rule paper:
-        input:
-            runner.notebook_source("paper"),
-            (project_root() / "params" / "published").glob("*"),
-            REPORT_CODE,
-            # The paper's report shows the embedded study's figures beside its own.
-            ["settings/synthesis/synthesis.json"] if study.name == "embedded" else [],
-        output:
-            str(runner.place(study, "paper", "paper").settings),
-        priority: -len(ORDER)  # nothing waits for it
-        resources:
-            machine=1,
-        shell:
-            RUN + "paper paper"

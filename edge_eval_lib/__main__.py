@@ -128,11 +128,17 @@ def unpack(
 
 
 @app.command()
-def rebuild(study: StudyName, variant: str) -> None:
+def rebuild(
+    study: StudyName,
+    variant: str,
+    target: Annotated[
+        Path | None, typer.Option(help="where to, instead of the study's artefacts")
+    ] = None,
+) -> None:
     """Build a variant's weights again from its adapter, if they were deleted."""
     from edge_eval_lib import grid, stage
 
-    stage.rebuild_weights(grid.open_study(study), variant)
+    stage.rebuild_weights(grid.open_study(study), variant, target)
 
 
 @app.command()

@@ -21,7 +21,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from edge_eval_lib import adapt, figures, hardware, models, published, runner, stage, tables
+from edge_eval_lib import (
+    adapt,
+    figures,
+    hardware,
+    models,
+    published,
+    records,
+    runner,
+    stage,
+    tables,
+)
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.report import Report, Section, render_report
 from edge_eval_lib.study import Study
@@ -365,15 +375,18 @@ def measured_runs(study: Study) -> pd.DataFrame:
         raise UserError(
             f"{study.name} was not run yet; run `make all STUDY={study.argument}` first."
         )
-    return pd.read_parquet(path)
+    return records.read_raw(runner.place(study, "ablation", "ablation").notebook, "runs")
 
 
-def write_results(study: Study, runs: pd.DataFrame) -> Path:
-    """Write tables/*.csv, figures/* and report.html from the measured runs; the report's path."""
+def write_results(study: Study, runs: pd.DataFrame, directory: Path | None = None) -> Path:
+    """Write tables/*.csv, figures/* and report.html from the measured runs; the report's path.
+
+    To the study's outputs, or to `directory`.
+    """
     found, compared = effects(runs), against_plain_lora(runs)
     judged, why = verdict(runs, compared)
     picture = draw(found, runs)
-    directory = study.directory
+    directory = directory or study.directory
     for name, table in {"runs": runs, "effects": found, "cells": compared}.items():
         tables.write_table(table, directory / "tables" / f"ablation_{name}.csv")
     figures.save_figure(picture, directory / "figures" / "ablation_effects")

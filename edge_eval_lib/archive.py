@@ -6,10 +6,9 @@ import os
 import shutil
 import tempfile
 import zipfile
-from datetime import datetime
 from pathlib import Path
 
-from edge_eval_lib import runner, scraps
+from edge_eval_lib import records
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.study import Study, outputs_root
 
@@ -39,9 +38,7 @@ def pack(study: Study, target: Path) -> Path:
 def unpack(study: Study, source: Path) -> int:
     """Take over outputs of the study from a zip file, or from a directory it was unpacked into.
 
-    Returns how many finished runs came. Times of files are lost on many ways (uploads, notebook
-    services that unpack by themselves) and decide what runs again, so that they are set anew, each
-    run's from its own record. UserError if the study has runs here, or none there.
+    Returns how many finished runs came. UserError if the study has runs here, or none there.
     """
     if (study.directory / "runs").is_dir():
         raise UserError(
@@ -62,14 +59,5 @@ def unpack(study: Study, source: Path) -> int:
             raise UserError(f"{source} holds no runs of the study {study.name}.")
         outputs_root().mkdir(parents=True, exist_ok=True)
         shutil.copytree(found, study.directory, dirs_exist_ok=True)
-    return sum(_restore_time(runner.place(study, run.stage, run.name)) for run in study.runs())
-
-
-def _restore_time(at: runner.Place) -> bool:
-    """Give a run's files the time at which it started; whether it is there."""
-    if not (at.settings.is_file() and at.notebook.is_file()):
-        return False
-    started = datetime.fromisoformat(scraps.read_scraps(at.notebook)["started"]).timestamp()
-    for path in (at.notebook, at.settings):
-        os.utime(path, (started, started))
-    return True
+    runs = study.runs()
+    return len(runs) - len(records.survey(study, runs))

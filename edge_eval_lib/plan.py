@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from edge_eval_lib import memory_fit, models, runner, scraps
+from edge_eval_lib import memory_fit, models, records, runner, scraps
 from edge_eval_lib.economics.memory import LORA_MODULES
 from edge_eval_lib.economics.prices import JOULES_PER_KWH, load_price_book
 from edge_eval_lib.errors import UserError
@@ -117,27 +117,16 @@ def read_finished(notebook: Path) -> Finished | None:
 
 
 def finished_runs(study: Study, runs: Iterable[Run]) -> dict[tuple[str, str], Finished]:
-    """Those of `runs` that are published, complete, and made with their present settings."""
+    """Those of `runs` that are done: published, whole, and made as they would be made now."""
+    runs = list(runs)
+    undone = records.survey(study, runs)
     found = {}
     for run in runs:
-        at = runner.place(study, run.stage, run.name)
-        if not at.notebook.is_file() or not _is_current(study, run):
-            continue
-        finished = read_finished(at.notebook)
-        if finished is not None:
-            found[run.stage, run.name] = finished
+        if (run.stage, run.name) not in undone:
+            finished = read_finished(runner.place(study, run.stage, run.name).notebook)
+            if finished is not None:
+                found[run.stage, run.name] = finished
     return found
-
-
-def _is_current(study: Study, run: Run) -> bool:
-    """As Snakemake will see it: made with these settings, and after the runs that it needs."""
-    at = runner.place(study, run.stage, run.name)
-    try:
-        made = at.settings.stat().st_mtime
-        needed = (runner.place(study, *name).settings.stat().st_mtime for name in run.needs)
-        return at.settings.read_bytes() == run.settings_json and all(n <= made for n in needed)
-    except OSError:
-        return False
 
 
 def estimate(study: Study, runs: list[Run], finished: dict[tuple[str, str], Finished]) -> Estimate:
@@ -243,7 +232,7 @@ def _published_cost(
         return _with_waiting(study, hardware, cost, idles=1)
     if run.stage == "compress":
         names = [(*adapter, "merge", None)]
-        names += [(*adapter, "quantize", q) for q in run.settings["precisions"] if q != "fp16"]
+        names += [(*adapter, "quantize", q) for q in run.precisions if q != "fp16"]
         rows = [table["compression"].get(name) for name in names]
         if rows[0] is None:
             return None
@@ -361,7 +350,7 @@ def model_s(study: Study, run: Run, hardware: Hardware) -> tuple[float, float]:
         waiting_s = START_S + load_s + _idle_s(study, hardware, 1)
         return slower * operations / operations_per_s, waiting_s
     if run.stage == "compress":
-        written_gb = sum(_weights_gb(model, p) for p in {"fp16", *run.settings["precisions"]})
+        written_gb = sum(_weights_gb(model, p) for p in {"fp16", *run.precisions})
         return (load_s * 2 + written_gb) / DISK_GB_S / 2, START_S + load_s
     precision = run.parameters["precision"]
     if run.stage == "harness":
@@ -413,7 +402,7 @@ def disk_gb(study: Study, run: Run) -> float:
         return 0.0
     model = study.model(run.parameters["model"])
     if run.stage == "compress":
-        return sum(_weights_gb(model, precision) for precision in run.settings["precisions"])
+        return sum(_weights_gb(model, precision) for precision in run.precisions)
     try:
         modules = study.training.target_modules
         modules = LORA_MODULES if modules == "all-linear" else modules

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
+import hashlib
 import os
 import shutil
 import signal
@@ -19,8 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
@@ -28,8 +29,9 @@ from typing import IO, Any
 import orjson
 import psutil
 
-from edge_eval_lib import redaction, scraps
+from edge_eval_lib import records, redaction, scraps
 from edge_eval_lib.errors import UserError
+from edge_eval_lib.records import Place, place, write_atomically
 from edge_eval_lib.study import NOTEBOOKS, Run, Study, find_beside, outputs_root, project_root
 
 # What every kernel is told: nothing leaves this machine unasked, and hashing is repeatable.
@@ -55,58 +57,45 @@ LONGEST_REASON = 400
 PR_SET_PDEATHSIG = 1
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where one run's files go, below the outputs of its study (or of the paper's report)."""
-
-    directory: Path
-    stage: str
-    name: str
-
-    @property
-    def notebook(self) -> Path:
-        """The published notebook: it exists if and only if the run is finished."""
-        return self.directory / "runs" / self.stage / f"{self.name}.ipynb"
-
-    @property
-    def settings(self) -> Path:
-        """The settings that the published notebook was made with; what Snakemake looks for."""
-        return self.directory / "settings" / self.stage / f"{self.name}.json"
-
-    @property
-    def running(self) -> Path:
-        """Scratch directory while the run executes."""
-        return self.directory / "running" / self.stage / self.name
-
-    @property
-    def failed_notebook(self) -> Path:
-        return self.directory / "failed" / self.stage / f"{self.name}.ipynb"
-
-    @property
-    def failure(self) -> Path:
-        """Why the last attempt failed."""
-        return self.failed_notebook.with_suffix(".json")
-
-
 class RunFailed(UserError):
     """A run's notebook did not reach its end; the message is the reason, in one sentence."""
-
-
-def place(study: Study, stage: str, name: str) -> Place:
-    """Where the run of that stage and name has its files."""
-    directory = outputs_root() / "paper" if stage == "paper" else study.directory
-    return Place(directory, stage, name)
 
 
 def find_run(study: Study, stage: str, name: str) -> Run:
     """The grid's run of that name, or the synthesis or paper run; UserError if there is none."""
     if stage == "synthesis":
         prices = find_beside(study.path, "prices.yaml").read_text(encoding="utf-8")
-        content = {"stage": stage, "study": study.model_dump(), "prices": prices}
-        return Run(stage, stage, {}, content)
-    if stage == "paper":
-        return Run(stage, stage, {}, {"stage": stage})
-    return study.run(stage, name)
+        needs = tuple((run.stage, run.name) for run in study.runs())
+        content = {"study": study.model_dump(), "prices": prices}
+        content |= {"failures": _failures(study, needs)}
+    elif stage == "paper":
+        beside = outputs_root() / "embedded" / "tables" / "adaptation.csv"  # shown in the report
+        files = [*sorted((project_root() / "params" / "published").glob("*")), beside]
+        content, needs = {"figures": _content_hash(files)}, ()
+    else:
+        return study.run(stage, name)
+    # Tables are cheap: any edit of the library makes them again, and never a measured run.
+    library = Path(__file__).parent
+    code = [*library.rglob("*.py"), *(library / "templates").glob("*"), notebook_source(stage)]
+    settings = {"stage": stage, **content, "code": _content_hash(code)}
+    return Run(stage, stage, {}, settings, needs)
+
+
+def _failures(study: Study, keys: Iterable[records.Key]) -> dict[str, str]:
+    """Why runs failed that are not done, as the report tells it."""
+    found = {}
+    for key in keys:
+        at = place(study, *key)
+        failure = None if at.settings.is_file() or at.stage == "score" else read_failure(at)
+        if failure:
+            found["/".join(key)] = failure["reason"]
+    return found
+
+
+def _content_hash(files: Iterable[Path]) -> str:
+    """Identifies the content of those of the files that are there, in whatever order."""
+    found = sorted(records.sha256(file) for file in files if file.is_file())
+    return hashlib.sha256("".join(found).encode()).hexdigest()[:16]
 
 
 def study_argument(study: Study) -> str:
@@ -116,14 +105,19 @@ def study_argument(study: Study) -> str:
     return str(study.path)
 
 
+def lab_directory(study: Study) -> Path:
+    """Where notebooks that are run by hand write, as the study's own runs do below its outputs."""
+    return outputs_root() / "lab" / study.name
+
+
 def run_directory(study: Study) -> Path:
     """Where a notebook writes its raw data, as FILE.parquet.
 
     In a run the file is published beside the notebook, as NAME.FILE.parquet. By hand, in
-    JupyterLab, it stays in the study's directory `lab`.
+    JupyterLab, it stays in the lab.
     """
     told = os.environ.get("EDGE_EVAL_RUN_DIRECTORY")
-    directory = Path(told) if told else study.directory / "lab"
+    directory = Path(told) if told else lab_directory(study) / "raw"
     directory.mkdir(parents=True, exist_ok=True)
     return directory
 
@@ -146,36 +140,67 @@ def run_one(study: Study, stage: str, name: str) -> Path:
     source = notebook_source(stage)
     if not source.is_file():
         raise UserError(f"There is no notebook {source}.")
-    asked_at = time.time()
-    unmeasured = contextlib.nullcontext(thread_environment())
-    device = unmeasured if stage in UNMEASURED else _device(study, run)
-    with device as device_environment:
-        if at.notebook.is_file() and at.notebook.stat().st_mtime > asked_at:
+    before = records.read(at)
+    with _its_own(study, run, at) as device_environment:
+        made_meanwhile = records.read(at)
+        if made_meanwhile not in (None, before) and not records.survey(study, [run]):
             return at.notebook  # somebody else made it while this process waited
-        shutil.rmtree(at.running, ignore_errors=True)  # left by a process that was killed
-        raw = at.running / "raw"
-        raw.mkdir(parents=True)
-        parameters = {} if stage == "paper" else {"study": study_argument(study), **run.parameters}
-        environment = {
-            **os.environ,
-            **ENVIRONMENT,
-            **device_environment,
-            "EDGE_EVAL_RUN": f"{stage}/{name}",
-            "EDGE_EVAL_RUN_DIRECTORY": str(raw),
-            "EDGE_EVAL_SETTINGS_HASH": run.settings_hash,
-        }
-        if not _needs_hub(study, stage):
-            environment |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
         started = time.monotonic()
-        notebook = at.running / "notebook.ipynb"
-        reason = _execute(source, notebook, parameters, environment, at.running)
-        if reason is None and not scraps.is_complete(notebook):
-            reason = "The notebook ended without recording run_complete in its last cell."
+        reason = None
+        try:
+            reason = _try_run(study, run, at, source, device_environment)
+            if reason is None:
+                _publish(at, run, study)
+        except OSError as error:
+            reason = _sentence("OSError", str(error))
         if reason is not None:
-            _keep_failure(at, run, reason, time.monotonic() - started)
-            raise RunFailed(reason)
-        _publish(at, run)
+            _keep_failure(at, run, _explained(reason, at), time.monotonic() - started)
+            raise RunFailed(f"{stage} {name}: {_explained(reason, at)}")
     return at.notebook
+
+
+def _try_run(
+    study: Study, run: Run, at: Place, source: Path, device_environment: dict[str, str]
+) -> str | None:
+    """Execute the run's notebook below `running/`; None, or why it did not reach its end."""
+    shutil.rmtree(at.running, ignore_errors=True)  # left by a process that was killed
+    raw = at.running / "raw"
+    raw.mkdir(parents=True)
+    parameters = {} if run.stage == "paper" else {"study": study_argument(study), **run.parameters}
+    environment = {
+        **os.environ,
+        **ENVIRONMENT,
+        **device_environment,
+        "EDGE_EVAL_RUN": f"{run.stage}/{run.name}",
+        "EDGE_EVAL_RUN_DIRECTORY": str(raw),
+        "EDGE_EVAL_SETTINGS_HASH": run.settings_hash,
+        # A home directory may be full or read-only.
+        "IPYTHONDIR": str(at.running / "ipython"),
+        "JUPYTER_RUNTIME_DIR": str(at.running / "jupyter"),
+    }
+    if not _needs_hub(study, run.stage):
+        environment |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    notebook = at.running / "notebook.ipynb"
+    reason = _execute(source, notebook, parameters, environment, at)
+    if reason is None and not scraps.is_complete(notebook):
+        return "The notebook ended without recording run_complete in its last cell."
+    return reason
+
+
+@contextlib.contextmanager
+def _its_own(study: Study, run: Run, at: Place) -> Iterator[dict[str, str]]:
+    """What the run must have to itself: its device; for the paper's report, which belongs to no
+    study, the right to write it. Yields the environment that selects the device."""
+    if run.stage not in UNMEASURED:
+        with _device(study, run) as environment:
+            yield environment
+        return
+    with contextlib.ExitStack() as stack:
+        if run.stage == "paper":
+            at.directory.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context((at.directory / ".lock").open("a+", encoding="utf-8"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield thread_environment()
 
 
 def require(study: Study, stage: str, name: str) -> Path:
@@ -202,7 +227,12 @@ def ensure(study: Study, runs: list[Run]) -> None:
         print(f"{run.stage}  {run.name} is needed first ...", flush=True)
         command = [sys.executable, "-m", "edge_eval_lib", "run", str(study.path)]
         command += [run.stage, run.name, "--repetitions", str(study.repetitions)]
-        done = subprocess.run(command, capture_output=True, text=True)
+        held = release_device()  # which the run needs for itself
+        try:
+            done = subprocess.run(command, capture_output=True, text=True)
+        finally:
+            if held is not None:
+                hold_device(*held)
         if done.returncode:
             lines = done.stderr.strip().splitlines()
             raise UserError(lines[-1] if lines else f"{run.stage} {run.name} was stopped.")
@@ -211,9 +241,10 @@ def ensure(study: Study, runs: list[Run]) -> None:
 def read_failure(at: Place) -> dict[str, Any] | None:
     """What is known of a run's last, failed attempt; None if it did not fail."""
     try:
-        return orjson.loads(at.failure.read_bytes())
-    except (FileNotFoundError, orjson.JSONDecodeError):
+        failure = orjson.loads(at.failure.read_bytes())
+    except (OSError, orjson.JSONDecodeError):
         return None
+    return failure if isinstance(failure, dict) and "reason" in failure else None
 
 
 def disturbance(at: Place) -> str | None:
@@ -252,18 +283,42 @@ _LIBC = ctypes.CDLL(None)  # before any fork: a forked child must not import
 # --- the device -----------------------------------------------------------------------------
 
 
+_by_hand: list[tuple[contextlib.ExitStack, tuple[Study, Run]]] = []
+
+
+def hold_device(study: Study, run: Run) -> None:
+    """Keep other runs off this machine's devices while a notebook is run by hand.
+
+    Until `release_device`, or the end of this process. Says who has them while it waits.
+    """
+    if not _by_hand:
+        stack = contextlib.ExitStack()
+        stack.enter_context(_device(study, run, every=True))
+        _by_hand.append((stack, (study, run)))
+
+
+def release_device() -> tuple[Study, Run] | None:
+    """Let others have what `hold_device` holds; for whom it was held, None for nobody."""
+    if not _by_hand:
+        return None
+    stack, held_for = _by_hand.pop()
+    stack.close()
+    return held_for
+
+
 @contextlib.contextmanager
-def _device(study: Study, run: Run) -> Iterator[dict[str, str]]:
+def _device(study: Study, run: Run, every: bool = False) -> Iterator[dict[str, str]]:
     """Hold the GPUs that the run needs, or the machine if it has none; yields what selects them.
 
-    The locks lie in one directory a user, whatever the checkout, and end with the process.
+    The locks lie in one directory a user, whatever the checkout, and end with the process. `every`
+    takes all GPUs: nobody has told a notebook that is run by hand which one is its own.
     """
     from edge_eval_lib import memory_fit
 
     selecting = devices()
     names = list(selecting)
-    count = 1
-    if len(names) > 1:
+    count = len(names) if every else 1
+    if len(names) > 1 and not every:
         count = min(len(names), memory_fit.devices_needed(memory_fit.fits(study), run))
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(_lock_file(name)) for name in names]
@@ -277,7 +332,8 @@ def _device(study: Study, run: Run) -> Iterator[dict[str, str]]:
         for file in (files[number] for number in held):
             file.seek(0)
             file.truncate()
-            file.write(f"{study.name} {run.stage} {run.name} (process {os.getpid()})")
+            how = ", by hand" if every else ""
+            file.write(f"{study.name} {run.stage} {run.name} (process {os.getpid()}{how})")
             file.flush()
         chosen = [selecting[names[number]] for number in held]
         # Each names the same variables; what differs is the GPU.
@@ -386,7 +442,7 @@ def _execute(
     notebook: Path,
     parameters: dict[str, Any],
     environment: dict[str, str],
-    scratch: Path,
+    at: Place,
 ) -> str | None:
     """Execute `source` to `notebook`; None, or why it did not reach its end."""
     scraps.skip_uri_grammar()
@@ -401,11 +457,15 @@ def _execute(
         def write(self, buf: str, path: str) -> None:
             super().write(redaction.redact_json(buf), path)
 
-    papermill_io.register(str(scratch), RedactingHandler())
+    papermill_io.register(str(at.running), RedactingHandler())
     kernels: list[subprocess.Popen[bytes]] = []
+    parent = os.getppid()
 
     class RunKernelManager(AsyncKernelManager):
         """Starts this very Python, with the run's environment, and lets it not outlive us."""
+
+        def _connection_dir_default(self) -> str:
+            return environment["JUPYTER_RUNTIME_DIR"]
 
         def format_kernel_cmd(self, extra_arguments: list[str] | None = None) -> list[str]:
             command = super().format_kernel_cmd(extra_arguments)
@@ -423,7 +483,10 @@ def _execute(
         for kernel in kernels:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(kernel.pid, signal.SIGKILL)
-        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(at.running, ignore_errors=True)
+        if os.getppid() != parent:  # nobody asked for it: what started this process was killed
+            with contextlib.suppress(OSError):
+                write_failure(at, "It was stopped: the process that scheduled it was killed.")
         os._exit(128 + signal_number)
 
     kills_before = _out_of_memory_kills()
@@ -488,42 +551,58 @@ def _out_of_memory_kills() -> int:
 # --- publication ----------------------------------------------------------------------------
 
 
-def _publish(at: Place, run: Run) -> None:
+def _publish(at: Place, run: Run, study: Study) -> None:
     """Move the run's files to `runs/`; a notebook there never stands beside another run's data."""
     at.notebook.parent.mkdir(parents=True, exist_ok=True)
     at.settings.parent.mkdir(parents=True, exist_ok=True)
+    before = records.last(at)
     at.settings.unlink(missing_ok=True)
+    at.outdated.unlink(missing_ok=True)
     at.notebook.unlink(missing_ok=True)
     for old in at.notebook.parent.glob(f"{at.name}.*.parquet"):
         old.unlink()
     for file in (at.running / "raw").iterdir():
         file.rename(at.notebook.with_name(f"{at.name}.{file.name}"))
     (at.running / "notebook.ipynb").rename(at.notebook)
-    write_atomically(at.settings, run.settings)
-    shutil.rmtree(at.running)
+    shutil.rmtree(at.running, ignore_errors=True)
+    records.write(study, run, before)
     at.failure.unlink(missing_ok=True)
     at.failed_notebook.unlink(missing_ok=True)
 
 
 def _keep_failure(at: Place, run: Run, reason: str, seconds: float) -> None:
-    at.failure.parent.mkdir(parents=True, exist_ok=True)
     executed = at.running / "notebook.ipynb"
-    if executed.is_file():
-        executed.rename(at.failed_notebook)
-    shutil.rmtree(at.running)
+    try:
+        at.failure.parent.mkdir(parents=True, exist_ok=True)
+        if executed.is_file():
+            executed.rename(at.failed_notebook)
+        shutil.rmtree(at.running, ignore_errors=True)
+        write_failure(at, reason, run.settings_hash, seconds)
+    except OSError:  # the disk is full: the reason is worth more than the notebook
+        shutil.rmtree(at.running, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            at.failed_notebook.unlink(missing_ok=True)
+            write_failure(at, reason, run.settings_hash, seconds)
+
+
+def write_failure(
+    at: Place, reason: str, settings_hash: str | None = None, seconds: float | None = None
+) -> None:
+    """Keep why a run's last attempt failed."""
+    at.failure.parent.mkdir(parents=True, exist_ok=True)
     why = {
-        "stage": run.stage,
-        "name": run.name,
-        "reason": reason,
-        "settings_hash": run.settings_hash,
-        "seconds": round(seconds, 1),
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "stage": at.stage,
+        "name": at.name,
+        "reason": redaction.redact(reason),
+        "settings_hash": settings_hash,
+        "seconds": None if seconds is None else round(seconds, 1),
+        "at": datetime.now(UTC).isoformat(timespec="microseconds"),  # tells two attempts apart
     }
     write_atomically(at.failure, why)
 
 
-def write_atomically(path: Path, content: dict[str, Any]) -> None:
-    """Write a mapping as JSON such that a reader sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
-    temporary.rename(path)
+def _explained(reason: str, at: Place) -> str:
+    """A full disk is told with its place, whoever noticed it."""
+    if os.strerror(errno.ENOSPC) in reason:
+        return f"There is no space left on the disk of {at.directory}: {reason}"
+    return reason

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from edge_eval_lib.errors import UserError
+from edge_eval_lib.records import read_raw
 from edge_eval_lib.scraps import collect
 from edge_eval_lib.stage import task_examples
 from edge_eval_lib.study import Study
@@ -193,7 +194,7 @@ def score_runs(study: Study) -> pd.DataFrame:
         task: {e.id: e for e in task_examples(study, task)[2].evaluation} for task in study.tasks
     }
     for _, scraps in served_runs(study).iterrows():
-        answers = pd.read_parquet(Path(scraps["notebook"]).with_suffix(".answers.parquet"))
+        answers = read_raw(scraps["notebook"], "answers")
         asked = [examples[scraps["task"]][prompt_id] for prompt_id in answers["prompt_id"]]
         random = study.model(f"{scraps['family']}-{scraps['size']}").source == "random"
         given = [None] * len(asked) if random else answers["answer"].tolist()

@@ -154,13 +154,11 @@ def _place(stage: str, name: str) -> Place:
 
 def _keep_failure(stage: str, name: str, reason: str) -> None:
     """Write why the run failed, unless it has written that itself."""
-    from edge_eval_lib import redaction, runner
+    from edge_eval_lib import runner
 
     at = _place(stage, name)
     if not at.failure.is_file():
-        at.failure.parent.mkdir(parents=True, exist_ok=True)
-        why = {"stage": stage, "name": name, "reason": redaction.redact(reason)}
-        runner.write_atomically(at.failure, why)
+        runner.write_failure(at, reason)
 
 
 def _tell(*command: str) -> str:

@@ -51,6 +51,7 @@ RESERVED_NAMES = (
     "models",
     "paper",
     "comparison",
+    "lab",
 )  # directories below outputs/ that belong to no study
 # Bounds beyond which a number is a slip: everything that a study asks for must end one day.
 MOST_REPETITIONS = 1000
@@ -321,6 +322,18 @@ class Run:
     parameters: dict[str, Any]
     settings: dict[str, Any] = field(compare=False, repr=False)
     needs: tuple[tuple[str, str], ...] = ()
+    precisions: tuple[str, ...] = ()  # what a compress run is to make
+
+    @property
+    def artefacts(self) -> tuple[str, ...]:
+        """What the run writes beside its notebook, below the study's outputs."""
+        if self.stage == "adapt":
+            return (f"artefacts/adapters/{self.name}",)
+        if self.stage == "compress":
+            return tuple(f"artefacts/models/{self.name}_{p}" for p in self.precisions)
+        if self.stage in ("synthesis", "paper"):
+            return ("tables", "figures", "report.html")
+        return ()
 
     @property
     def settings_json(self) -> bytes:
@@ -597,12 +610,11 @@ def _enumerate_runs(study: Study) -> list[Run]:
         if first.method == "none":  # the base itself is served: nothing to adapt or compress
             continue
         adapt = base | {"method": first.method, "training": study.training.model_dump()}
-        precisions = [v.precision for v in variants]
         compressor: dict[str, Any] = {}
         if study.workload.engine == "vllm":
             compressor = {"calibration_examples": study.calibration_examples}
-        compress = adapt | {"precisions": precisions} | compressor
-        prepared[adapter] = adapt | compressor
+        compress = adapt | compressor
+        prepared[adapter] = compress
         runs.append(Run("adapt", adapter, parameters, {"stage": "adapt", **adapt}))
         runs.append(
             Run(
@@ -611,6 +623,8 @@ def _enumerate_runs(study: Study) -> list[Run]:
                 parameters,
                 {"stage": "compress", **compress},
                 needs=(("adapt", adapter),),
+                # Not a setting: one more leaves the others as they are.
+                precisions=tuple(v.precision for v in variants),
             )
         )
     serving = []

@@ -31,11 +31,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import orjson
 import pandas as pd
 from matplotlib.figure import Figure
 
-from edge_eval_lib import figures, harness, runner, scraps, tables
+from edge_eval_lib import figures, harness, records, runner, scraps, tables
 from edge_eval_lib.economics.keep_warm import keep_warm_s
 from edge_eval_lib.economics.prices import PriceBook, Prices, load_price_book
 from edge_eval_lib.errors import UserError
@@ -365,10 +364,7 @@ def _power(notebook: str) -> pd.DataFrame:
 
 
 def _beside(notebook: str, what: str, columns: list[str] | None = None) -> pd.DataFrame:
-    path = Path(notebook).with_suffix(f".{what}.parquet")
-    if not path.is_file():
-        raise UserError(f"{path.name} is missing beside {notebook}; run that stage again.")
-    return pd.read_parquet(path, columns=columns)
+    return records.read_raw(notebook, what, columns)
 
 
 def checks_of(runs: pd.DataFrame) -> pd.DataFrame:
@@ -389,12 +385,12 @@ def checks_of(runs: pd.DataFrame) -> pd.DataFrame:
 
 def _failures(directory: Path, completed: set[tuple[str, str]]) -> pd.DataFrame:
     """Failed runs that have not completed since: stage, run, reason."""
-    rows = [
-        {"stage": path.parent.name, "run": path.stem}
-        | {"reason": orjson.loads(path.read_bytes()).get("reason")}
-        for path in sorted(directory.glob("*/*.json"))
-        if (path.parent.name, path.stem) not in completed
-    ]
+    rows = []
+    for path in sorted(directory.glob("*/*.json")):
+        key = (path.parent.name, path.stem)
+        failure = runner.read_failure(records.Place(directory.parent, *key))
+        if key not in completed and failure is not None:
+            rows.append({"stage": key[0], "run": key[1], "reason": failure["reason"]})
     return pd.DataFrame(rows, columns=["stage", "run", "reason"])
 
 
@@ -1039,6 +1035,12 @@ def open_results(study: str) -> Results:
     if not os.environ.get("EDGE_EVAL_RUN") and next(served, None) is None:
         runner.ensure(loaded, [r for r in loaded.runs() if r.stage in ("score", "harness")])
     return load_results(loaded)
+
+
+def report_directory(study: Study) -> Path:
+    """Where the notebook writes tables, figures and report: by hand, to the lab."""
+    by_hand = "EDGE_EVAL_RUN" not in os.environ
+    return runner.lab_directory(study) if by_hand else study.directory
 
 
 def finish() -> None:

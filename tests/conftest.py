@@ -1,1 +1,18 @@
-"""Makes tests/tiny.py importable as `tiny` from every test."""
+"""Makes tests/tiny.py importable as `tiny` from every test, and keeps tests and studies apart."""
+
+import os
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _locks_of_the_tests_own(tmp_path_factory):
+    """Device locks are one a user and machine: a study that runs here meanwhile would be waited
+    for, and would wait. Whatever a test starts inherits this."""
+    before = os.environ.get("XDG_RUNTIME_DIR")
+    os.environ["XDG_RUNTIME_DIR"] = str(tmp_path_factory.mktemp("locks"))
+    yield
+    if before is None:
+        del os.environ["XDG_RUNTIME_DIR"]
+    else:
+        os.environ["XDG_RUNTIME_DIR"] = before

@@ -26,8 +26,24 @@ from tiny import TINY_SHAPE, tiny_study
 from edge_eval_lib.study import NOTEBOOKS, project_root
 
 MISDEEDS = """
-import os, resource, signal, time
+import os, resource, signal, struct, time
 from edge_eval_lib import scraps
+from edge_eval_lib.study import load_study
+
+def make_artefacts(run, misdeed):
+    # Adapter and weights of a few bytes, the same every time unless they are to be others.
+    stage, name = run.split("/")
+    if stage not in ("adapt", "compress"):
+        return
+    loaded = load_study(study)
+    for path in loaded.run(stage, name).artefacts:
+        content = (path + " other" * (misdeed == "other")).encode()
+        header = json.dumps({"a": {"dtype": "U8", "shape": [len(content)],
+                                   "data_offsets": [0, len(content)]}}).encode()
+        target = loaded.directory / path
+        target.mkdir(parents=True, exist_ok=True)
+        data = struct.pack("<Q", len(header)) + header + content
+        (target / "model.safetensors").write_bytes(data)
 
 run = os.environ["EDGE_EVAL_RUN"]
 misdeed = json.loads(Path(os.environ["MISDEEDS"]).read_text()).get(run)
@@ -36,6 +52,7 @@ scraps.record("run", run.split("/")[1])
 scraps.record("threads", os.environ.get("OMP_NUM_THREADS"))
 scraps.record("settings_hash", os.environ["EDGE_EVAL_SETTINGS_HASH"])
 (Path(os.environ["EDGE_EVAL_RUN_DIRECTORY"]) / "raw.parquet").write_text(run)
+make_artefacts(run, misdeed)
 if misdeed == "kill":
     os.kill(os.getpid(), signal.SIGKILL)
 elif misdeed == "memory":
@@ -45,6 +62,10 @@ elif misdeed == "raise":
     raise ValueError("the first line\\nand a second one")
 elif misdeed == "sleep":
     time.sleep(120)
+elif misdeed == "fill":
+    with (Path(os.environ["EDGE_EVAL_RUN_DIRECTORY"]) / "fill.bin").open("wb") as file:
+        while True:
+            file.write(bytes(1 << 16))
 elif misdeed == "nap":
     time.sleep(3)
 """
@@ -111,7 +132,8 @@ class Grid:
         self.study.write_text(yaml.safe_dump(content), encoding="utf-8")
 
     def misbehave(self, **misdeeds: str) -> None:
-        """serve__NAME="kill" has that run kill its kernel; nothing given: all behave."""
+        """serve__NAME="kill" has that run kill its kernel, adapt__NAME="other" has it make another
+        adapter; nothing given: all behave."""
         named = {run.replace("__", "/", 1): what for run, what in misdeeds.items()}
         Path(self.environment["MISDEEDS"]).write_text(json.dumps(named), encoding="utf-8")
 
@@ -189,7 +211,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Grid:
 def grid(finished: Grid, tmp_path: Path) -> Iterator[Grid]:
     """A finished grid of the test's own; whatever it started is ended after the test."""
     directory = tmp_path / "grid"
-    shutil.copytree(finished.directory, directory)  # keeps the times that decide what is outdated
+    shutil.copytree(finished.directory, directory, copy_function=shutil.copyfile)  # other dates
     copy = Grid(directory)
     (copy.outputs / "study.json").unlink()  # it names the original's study file
     yield copy

@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -17,6 +21,7 @@ import yaml
 from conftest import Grid, wait_for
 
 from edge_eval_lib import runner, scraps
+from edge_eval_lib.study import NOTEBOOKS
 
 INT8 = "tinyllama-0.1M_rag_lora_int8_r01"
 ADAPTER = "tinyllama-0.1M_rag_lora"
@@ -127,13 +132,28 @@ def test_rerun_keeps_each_finished_run_until_a_new_one_takes_its_place(grid: Gri
     assert {run for run in EVERY_RUN if grid.published()[run] == before[run]} == kept
     assert_nothing_half_made(grid)
 
-    grid.misbehave()
+    grid.misbehave(**{f"adapt__{ADAPTER}": "other", f"compress__{ADAPTER}": "other"})
     assert grid.all().returncode == 0
     after = grid.published()
     assert {run for run in EVERY_RUN if after[run] == before[run]} == {
         "preflight/preflight",
         "serve/tinyllama-0.1M_rag_none_fp16_r01",  # the base needs no adapter
     }
+
+
+def test_the_same_adapter_made_again_leaves_what_was_made_from_it(grid: Grid):
+    before = grid.published()
+    damaged = grid.outputs / "artefacts" / "adapters" / ADAPTER / "model.safetensors"
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[: len(content) // 2])
+    mended = grid.all()
+    assert mended.returncode == 0, mended.stderr
+    assert f"adapt  {ADAPTER} is damaged: artefacts/adapters/{ADAPTER}" in mended.stdout
+    assert executed(mended.stdout) == [f"adapt/{ADAPTER}", "synthesis/synthesis"]
+    assert damaged.read_bytes() == content
+    after = grid.published()
+    made = {f"adapt/{ADAPTER}", "synthesis/synthesis"}
+    assert {run for run in EVERY_RUN if after[run] != before[run]} == made
 
 
 def test_what_needs_a_failed_run_waits_and_the_rest_goes_on(grid: Grid):
@@ -167,6 +187,158 @@ def test_a_corrupt_executed_notebook_is_made_again(grid: Grid, damage: bytes):
     assert "damaged" in mended.stdout
     assert executed(mended.stdout) == [f"serve/{INT8}", "score/score", "synthesis/synthesis"]
     assert set(grid.published()) == EVERY_RUN
+
+
+def test_whatever_is_damaged_is_found_and_made_again(grid: Grid):
+    weights = grid.outputs / "artefacts" / "models" / f"{ADAPTER}_int8" / "model.safetensors"
+    raw = grid.outputs / "runs" / "serve" / f"{INT8}.raw.parquet"
+    report = grid.outputs / "report.html"
+    whole = {path: path.read_bytes() for path in (weights, raw, report)}
+    before = grid.published()
+    weights.write_bytes(whole[weights][:40])
+    raw.unlink()
+    report.unlink()
+    mended = grid.all()
+    assert mended.returncode == 0, mended.stderr
+    assert {path: path.read_bytes() for path in whole} == whole
+    made = {f"compress/{ADAPTER}", f"serve/{INT8}", "score/score", "synthesis/synthesis"}
+    after = grid.published()
+    assert {run for run in EVERY_RUN if after[run] != before[run]} == made
+    assert executed(grid.all().stdout) == []
+
+
+def kill_runner(grid: Grid, run: str) -> None:
+    """SIGKILL to the process of a run, when its notebook executes."""
+    wait_for((grid.outputs / "running" / run / "raw" / "raw.parquet").is_file)
+    (process,) = [
+        p
+        for p in grid.processes()
+        if "run" in p.cmdline()
+        and run.split("/")[1] in p.cmdline()
+        and "snakemake" not in " ".join(p.cmdline())
+    ]
+    process.kill()
+
+
+def kill_scheduler(grid: Grid, run: str) -> None:
+    wait_for((grid.outputs / "running" / run / "raw" / "raw.parquet").is_file)
+    for process in grid.processes():
+        if "snakemake" in process.cmdline():
+            process.kill()
+
+
+@pytest.mark.parametrize(
+    ("kill", "reason"),
+    [
+        (kill_runner, "Its process was killed before it could say why."),
+        (kill_scheduler, "It was stopped: the process that scheduled it was killed."),
+    ],
+)
+def test_a_killed_process_is_named_with_its_run(grid: Grid, kill, reason: str):
+    grid.misbehave(**{f"serve__{INT8}": "sleep"})
+    grid.forget("serve", INT8)
+    process = grid.start(grid.command("all", str(grid.study)))
+    kill(grid, f"serve/{INT8}")
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 1
+    assert f"  serve  {INT8}: {reason}" in output
+    assert "Elapsed" not in output
+    assert_told_without_traceback(output)
+    assert set(grid.published()) == EVERY_RUN - {f"serve/{INT8}"}
+    assert reason in grid.call("status", str(grid.study)).stdout
+    assert not list((grid.outputs / "running").glob("*/*"))
+
+
+@pytest.mark.parametrize("kill", [kill_runner, kill_scheduler])
+def test_a_second_pass_that_completes_everything_is_a_success(grid: Grid, kill):
+    grid.misbehave(synthesis__synthesis="sleep")
+    (grid.outputs / "report.html").unlink()
+    process = grid.start(grid.command("all", str(grid.study)))
+    wait_for((grid.outputs / "running" / "synthesis" / "synthesis" / "raw" / "raw.parquet").is_file)
+    grid.misbehave()
+    kill(grid, "synthesis/synthesis")
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    assert set(grid.published()) == EVERY_RUN
+    assert not list(grid.outputs.glob("failed/*/*.json"))
+
+
+@contextlib.contextmanager
+def small_disk(directory: Path, size: str) -> Iterator[None]:
+    """A file system of that size at `directory`, its content copied there."""
+    content = directory.with_name(f"{directory.name}-content")
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount a small file system")
+    shutil.copytree(directory, content, copy_function=shutil.copyfile)
+    options = ["-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(directory)]
+    if subprocess.run(["mount", *options], capture_output=True).returncode:
+        pytest.skip("this process may not mount a file system")
+    try:
+        shutil.copytree(content, directory, dirs_exist_ok=True)
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(directory)], check=True)
+
+
+@pytest.mark.parametrize("run", [f"serve/{INT8}", "synthesis/synthesis"])
+def test_a_full_disk_is_told_with_run_and_place(grid: Grid, run: str):
+    stage, name = run.split("/")
+    grid.forget(stage, name)
+    grid.misbehave(**{f"{stage}__{name}": "fill"})
+    with small_disk(grid.outputs, "24m"):
+        failed = grid.all()
+        assert failed.returncode == 1
+        assert f"  {stage}  {name}: There is no space left on the disk of" in failed.stderr
+        assert str(grid.outputs) in failed.stderr
+        assert_told_without_traceback(failed.stdout + failed.stderr)
+        assert not list(grid.outputs.glob("*/*/.*.json.*"))
+        grid.misbehave()
+        for path in grid.outputs.rglob("fill.bin"):
+            path.unlink()
+        mended = grid.all()
+        assert mended.returncode == 0, mended.stdout + mended.stderr
+        assert set(grid.published()) == EVERY_RUN
+
+
+def test_a_disk_that_is_full_already_is_told_with_run_and_place(grid: Grid):
+    grid.forget("serve", INT8)
+    with small_disk(grid.outputs, "24m"):
+        with contextlib.suppress(OSError), (grid.outputs / "ballast").open("wb", 0) as file:
+            while True:
+                file.write(b"0" * 4096)
+        failed = grid.all()
+        assert failed.returncode == 1
+        assert "no space left" in failed.stderr.lower()
+        assert str(grid.outputs) in failed.stderr
+        assert_told_without_traceback(failed.stdout + failed.stderr)
+        (grid.outputs / "ballast").unlink()
+        mended = grid.all()
+        assert mended.returncode == 0, mended.stdout + mended.stderr
+        assert set(grid.published()) == EVERY_RUN
+
+
+def test_a_home_directory_that_cannot_be_written_is_no_obstacle(grid: Grid):
+    grid.forget("serve", INT8)
+    for name in [name for name in grid.environment if name.startswith(("XDG_CACHE", "XDG_CONFIG"))]:
+        del grid.environment[name]
+    grid.environment["HOME"] = "/proc/nonexistent"
+    done = grid.all()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert set(grid.published()) == EVERY_RUN
+
+
+def test_two_at_a_time_make_the_paper_s_report_once(grid: Grid):
+    notebook = grid.directory / "notebooks" / NOTEBOOKS["score"]
+    shutil.copy(notebook, grid.directory / "notebooks" / NOTEBOOKS["paper"])
+    grid.misbehave(paper__paper="nap")
+    both = [grid.start(grid.command("paper")) for _ in range(2)]
+    for process in both:
+        output, _ = process.communicate(timeout=240)
+        assert process.returncode == 0, output
+    paper = grid.outputs.parent / "paper"
+    assert (paper / "runs" / "paper" / "paper.ipynb").is_file()
+    assert not list(paper.glob("failed/*/*"))
+    assert grid.all().returncode == 0
 
 
 def test_ctrl_c_stops_everything_with_one_line(grid: Grid):

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from tiny import tiny_study
 
-from edge_eval_lib import archive, plan, runner
+from edge_eval_lib import archive, plan, records, runner
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.study import load_study
 
@@ -38,7 +38,10 @@ def study(tmp_path, monkeypatch):
         for file in (at.notebook, at.settings):
             file.parent.mkdir(parents=True, exist_ok=True)
         at.notebook.write_text(json.dumps(notebook))
-        at.settings.write_bytes(run.settings_json)
+        for artefact in run.artefacts:
+            (study.directory / artefact).mkdir(parents=True)
+            (study.directory / artefact / "model.txt").write_text(run.name)
+        records.write(study, run)
         os.utime(at.settings, (1e9 + number, 1e9 + number))
     weights = study.directory / "artefacts" / "models" / "x" / "model.safetensors"
     adapter = study.directory / "artefacts" / "adapters" / "x" / "adapter_model.safetensors"
@@ -80,7 +83,7 @@ def test_a_run_that_was_not_finished_is_still_left(study, tmp_path, monkeypatch)
     runner.place(study, last.stage, last.name).notebook.unlink()
     packed = archive.pack(study, tmp_path / "outputs.zip")
     move_on(study, tmp_path, monkeypatch)
-    assert archive.unpack(study, packed) == len(study.runs()) - 1
+    assert archive.unpack(study, packed) == len(study.runs()) - 2  # its score is out of date, too
     assert (last.stage, last.name) not in plan.finished_runs(study, study.runs())
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_eval_lib import runner
+from edge_eval_lib import records, runner
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.study import Study, load_study
 
@@ -35,7 +35,7 @@ def test_published_and_running_files_never_share_a_directory(study: Study):
 def test_raw_data_go_where_the_run_is_told_else_to_the_lab(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    assert runner.run_directory(study) == study.directory / "lab"
+    assert runner.run_directory(study) == study.directory.parent / "lab" / "embedded" / "raw"
     monkeypatch.setenv("EDGE_EVAL_RUN_DIRECTORY", str(tmp_path / "raw"))
     assert runner.run_directory(study) == tmp_path / "raw"
     assert (tmp_path / "raw").is_dir()
@@ -54,10 +54,16 @@ def test_publishing_replaces_a_run_and_its_raw_data_together(study: Study):
         (at.running / "raw").mkdir(parents=True)
         (at.running / "raw" / raw).write_text(text)
         (at.running / "notebook.ipynb").write_text(text)
-        runner._publish(at, run)
+        runner._publish(at, run, study)
         assert at.notebook.read_text() == text
         assert [path.name for path in at.notebook.parent.glob("*.parquet")] == [f"{run.name}.{raw}"]
-        assert at.settings.read_bytes() == run.settings_json
+        record = records.read(at)
+        assert record["settings"] == run.settings
+        assert set(record["products"]) == {
+            f"runs/adapt/{run.name}.ipynb",
+            f"runs/adapt/{run.name}.{raw}",
+        }
+        assert records.survey(study, [run]) == {}
         assert not at.running.exists()
 
 
@@ -74,7 +80,7 @@ def test_a_failure_is_kept_with_its_notebook_until_the_run_succeeds(study: Study
     assert not at.running.exists()
     (at.running / "raw").mkdir(parents=True)
     (at.running / "notebook.ipynb").write_text("whole")
-    runner._publish(at, run)
+    runner._publish(at, run, study)
     assert runner.read_failure(at) is None
     assert not at.failed_notebook.exists()
 
