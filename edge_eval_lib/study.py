@@ -505,10 +505,13 @@ class Study(Strict):
         return (self.path.parent / self.harness.task_directory).resolve()
 
     def with_repetitions(self, repetitions: int) -> Study:
-        """The same study with another number of serving repetitions."""
+        """The same study with another number of serving repetitions; UserError for too many."""
         study = self.model_copy(update={"repetitions": repetitions})
         study._path = self._path
-        return study
+        try:
+            return study._not_endless()
+        except ValueError as error:
+            raise UserError(f"{self.path}: {error}.") from None
 
     @cached_property
     def measured_hash(self) -> str:

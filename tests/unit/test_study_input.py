@@ -276,3 +276,11 @@ def test_the_longest_names_make_files_that_every_file_system_takes(tmp_path: Pat
     (tmp_path / "mine.yaml").write_text(text)
     longest = max((run.name for run in load_study(tmp_path / "mine.yaml").runs()), key=len)
     assert len(f".{longest}.answers.parquet.4194304") < 255
+
+
+def test_a_number_of_repetitions_that_never_ends_is_refused_at_once():
+    study = load_study("embedded")
+    for refused in (lambda: study.with_repetitions(10**9), lambda: load_study("embedded", 10**9)):
+        with pytest.raises(UserError, match="repetitions"):
+            refused()
+    assert study.with_repetitions(1000).repetitions == 1000
