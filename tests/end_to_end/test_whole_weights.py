@@ -29,6 +29,7 @@ TRAINING = Training(
     compute_dtype="float32",
     gradient_checkpointing=False,
 )
+SCALES = ("absmax", "quant_map", "nested_absmax", "nested_quant_map")
 LAYER = "model.layers.1.mlp.down_proj"
 
 
@@ -91,6 +92,7 @@ CONFIGURED = {
     "mistral": ({"model_type": "mistral"}, "declares LlamaForCausalLM"),
     "vocabulary": (
         {"vocab_size": 2000},
+        r"embedding has 1024 tokens, but config\.json says 2000|"
         r"of another shape: model\.embed_tokens\.weight \(\[1024, 64\] instead of \[2000, 64\]\)",
     ),
     "smaller vocabulary": ({"vocab_size": 512}, "token 1023, but config.json gives the model 512"),
@@ -263,9 +265,7 @@ def test_compressed_weights_that_lost_a_tensor_are_refused(precision, compressed
         models.load_model(directory, "float32")
 
 
-@pytest.mark.parametrize(
-    "lost", ["SCB", "weight.absmax", "weight.quant_map", "weight.nested_absmax"]
-)
+@pytest.mark.parametrize("lost", ["SCB", *(f"weight.{part}" for part in SCALES)])
 def test_a_quantised_layer_without_its_scales_is_refused(lost, compressed, tmp_path):
     precision = "int8" if lost == "SCB" else "int4"
     directory = shutil.copytree(compressed[precision].directory, tmp_path / precision)
@@ -282,7 +282,7 @@ def test_the_bytes_of_nf4_layers_are_foretold(compressed, llama):
 
 
 def test_weights_that_overflow_do_not_leave_compress(copy, adapter, tmp_path):
-    change(copy / "model.safetensors", lambda t: t[f"{LAYER}.weight"].fill_(60_000.0))
+    change(copy / "model.safetensors", lambda t: t["model.embed_tokens.weight"].fill_(99.0))
     change(copy / "model.safetensors", lambda t: t["model.norm.weight"].fill_(60_000.0))
     with torch.no_grad():
         model = models.load_model(copy, "float16")
@@ -297,7 +297,7 @@ def test_damaged_weights_of_a_variant_are_built_again(tmp_path):
     adapt.save_adapter(model, stage.adapter_directory(study, variant.adapter))
     directory = stage.weights_to_serve(study, variant)
     file = directory / "model.safetensors"
-    whole = load_file(file)
+    whole = {name: value.clone() for name, value in load_file(file).items()}
     file.write_bytes(file.read_bytes()[:-100])
     assert stage.weights_to_serve(study, variant) == directory
     again = load_file(file)

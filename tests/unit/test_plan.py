@@ -5,7 +5,7 @@ from statistics import median
 
 import pytest
 import yaml
-from tiny import TINY_SHAPE, make_local_copy, tiny_study
+from tiny import TINY_SHAPE, make_local_copy, make_tiny_model, tiny_study
 
 from edge_eval_lib import memory_fit, models, plan, published, runner
 from edge_eval_lib.economics.memory import shape_from_config
@@ -472,8 +472,5 @@ def test_an_endpoint_is_asked_for_before_the_first_run(tmp_path, monkeypatch):
 
 def test_a_local_study_asks_no_hub(tmp_path, monkeypatch):
     monkeypatch.setattr(models, "hub_problem", lambda model: pytest.fail("the hub was asked"))
-    path = tmp_path / "tiny.yaml"
-    study = tiny_study(tmp_path)
-    study["models"][0] |= {"source": "random", "config": TINY_SHAPE | {"model_type": "llama"}}
-    path.write_text(yaml.safe_dump(study))
-    plan.require_possible(load_study(path))
+    monkeypatch.setenv("EDGE_EVAL_OUTPUTS", str(tmp_path / "outputs"))
+    plan.require_possible(load_study(make_tiny_study(tmp_path)))
