@@ -5,7 +5,7 @@ from statistics import median
 
 import pytest
 import yaml
-from tiny import TINY_SHAPE, make_local_copy, make_tiny_model, tiny_study
+from tiny import make_local_copy, make_tiny_study, tiny_study
 
 from edge_eval_lib import memory_fit, models, plan, published, runner
 from edge_eval_lib.economics.memory import shape_from_config
