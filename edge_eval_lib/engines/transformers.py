@@ -83,9 +83,10 @@ class TransformersEngine(ChatTokenizer):
         )
 
     def likelihoods(self, examples: Iterable[Example], batch_size: int) -> list[Likelihood]:
-        from edge_eval_lib.likelihood import gold_likelihoods
+        from edge_eval_lib.likelihood import gold_likelihoods, require_numbers
 
-        return gold_likelihoods(self.model, self.tokenizer, examples, batch_size)
+        found = gold_likelihoods(self.model, self.tokenizer, examples, batch_size)
+        return require_numbers(found, self.directory)
 
     def executed_dtype(self) -> str:
         from edge_eval_lib import models

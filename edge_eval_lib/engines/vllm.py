@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_eval_lib import hardware
+from edge_eval_lib import hardware, weights
 from edge_eval_lib.economics.memory import kv_cache_bytes_per_token
 from edge_eval_lib.engines.base import Generation, KvCache
 from edge_eval_lib.engines.tokens import ChatTokenizer, ranked_likelihood
@@ -60,6 +60,8 @@ class VllmEngine(ChatTokenizer):
         self.compute_dtype = compute_dtype
         self.prefix_caching = prefix_caching
         self.adapter = adapter
+        if adapter is not None:
+            weights.require_numbers(weights.read_tensors(adapter))  # vLLM itself takes NaN
         self.lora: Any = None
         self.most_blocks = 0
         self.share_prefixes = False
@@ -222,7 +224,7 @@ class VllmEngine(ChatTokenizer):
         from vllm.sampling_params import RequestOutputKind
 
         from edge_eval_lib import models
-        from edge_eval_lib.likelihood import Likelihood
+        from edge_eval_lib.likelihood import Likelihood, require_numbers
 
         examples = list(examples)
         on_cpu = models.default_device() == "cpu"
@@ -244,7 +246,7 @@ class VllmEngine(ChatTokenizer):
             while self.engine.has_unfinished_requests():
                 for output in self.engine.step():
                     told[int(output.request_id)] = output.prompt_logprobs[1:]
-        return [
+        found = [
             ranked_likelihood(
                 example.id,
                 answer,
@@ -255,6 +257,7 @@ class VllmEngine(ChatTokenizer):
             )
             for i, (example, answer) in enumerate(zip(examples, answers, strict=True))
         ]
+        return require_numbers(found, self.directory)
 
     def executed_dtype(self) -> str:
         """`int8` where weights and activations are quantised, else what vLLM computes in."""
