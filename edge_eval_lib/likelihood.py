@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_eval_lib import models
+from edge_eval_lib.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -68,6 +71,18 @@ def gold_likelihoods(
             likelihoods.append(
                 Likelihood(example.id, -gold.mean().item(), scores.argmax(-1).tolist())
             )
+    return likelihoods
+
+
+def require_numbers(likelihoods: list[Likelihood], directory: Path) -> list[Likelihood]:
+    """The likelihoods; UserError if one is no number: the model's logits were none."""
+    wrong = [one.prompt_id for one in likelihoods if not math.isfinite(one.nll)]
+    if wrong:
+        raise UserError(
+            f"{directory}: the likelihood of the gold answer to {wrong[0]} is no number, so the "
+            "model's logits are NaN or infinite; its weights overflow training.compute_dtype, or "
+            "are damaged."
+        )
     return likelihoods
 
 

@@ -407,6 +407,8 @@ def cold_starts(results: Results) -> pd.DataFrame:
     runs[columns] = runs[columns].astype(float)
     groups = runs.groupby([*tables.MODEL, "method", "precision"], sort=False)
     table = groups.mean().assign(loads=groups.size())
+    # A first token that took too little to be told apart is left out of no mean: it is empty.
+    table["load_first_token_s"] = groups["load_first_token_s"].mean(skipna=False)
     known = table[["load_energy_j", "idle_bare_power_w", "idle_loaded_power_w"]].notna().all(axis=1)
     table["keep_warm_s"] = float("nan")
     if known.any():

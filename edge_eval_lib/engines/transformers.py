@@ -96,7 +96,7 @@ class TransformersEngine(ChatTokenizer):
 
     def likelihoods(self, examples: Iterable[Example], batch_size: int) -> list[Likelihood]:
         from edge_eval_lib import models
-        from edge_eval_lib.likelihood import Likelihood, gold_likelihoods
+        from edge_eval_lib.likelihood import Likelihood, gold_likelihoods, require_numbers
 
         examples = list(examples)
         lengths = [models.count_tokens(self.tokenizer, example) for example in examples]
@@ -104,7 +104,7 @@ class TransformersEngine(ChatTokenizer):
         told = gold_likelihoods(
             self.model, self.tokenizer, itertools.compress(examples, fits), batch_size
         )
-        in_order = iter(told)
+        in_order = iter(require_numbers(told, self.directory))
         return [
             next(in_order) if fit else Likelihood(example.id, math.nan, [])
             for example, fit in zip(examples, fits, strict=True)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_eval_lib import hardware
+from edge_eval_lib import hardware, weights
 from edge_eval_lib.economics.memory import kv_cache_bytes_per_token
 from edge_eval_lib.engines.base import Generation, KvCache
 from edge_eval_lib.engines.tokens import ChatTokenizer, ranked_likelihood
@@ -60,6 +60,8 @@ class VllmEngine(ChatTokenizer):
         self.compute_dtype = compute_dtype
         self.prefix_caching = prefix_caching
         self.adapter = adapter
+        if adapter is not None:
+            weights.require_numbers(weights.read_tensors(adapter))  # vLLM itself takes NaN
         self.lora: Any = None
         self.most_blocks = 0
         self.share_prefixes = False
@@ -219,7 +221,7 @@ class VllmEngine(ChatTokenizer):
     def likelihoods(self, examples: Iterable[Example], batch_size: int) -> list[Likelihood]:
         """NaN for an adapter that is served apart on a CPU."""
         from edge_eval_lib import models
-        from edge_eval_lib.likelihood import Likelihood
+        from edge_eval_lib.likelihood import Likelihood, require_numbers
 
         examples = list(examples)
         if self._ranks_nothing:
@@ -227,11 +229,14 @@ class VllmEngine(ChatTokenizer):
         answers = [models.answer_ids(self.tokenizer, example.answer) for example in examples]
         prompts = [self.encode(example.messages) for example in examples]
         ranked = self._ranked(prompts, answers, batch_size)
-        return [
-            Likelihood(example.id, math.nan, [])
-            if positions is None
-            else ranked_likelihood(example.id, answer, positions)
+        found = [
+            None if positions is None else ranked_likelihood(example.id, answer, positions)
             for example, answer, positions in zip(examples, answers, ranked, strict=True)
+        ]
+        require_numbers([each for each in found if each is not None], self.directory)
+        return [
+            Likelihood(example.id, math.nan, []) if each is None else each
+            for example, each in zip(examples, found, strict=True)
         ]
 
     def most_likely(self, prompt_ids: list[int], token_ids: list[int]) -> list[int] | None:

@@ -290,6 +290,16 @@ def test_weights_that_overflow_do_not_leave_compress(copy, adapter, tmp_path):
         models.require_logits(model, "x")
 
 
+def test_logits_that_are_no_numbers_are_not_served(copy):
+    change(copy / "model.safetensors", lambda t: t["model.embed_tokens.weight"].fill_(99.0))
+    change(copy / "model.safetensors", lambda t: t["model.norm.weight"].fill_(60_000.0))
+    engine = open_engine("transformers", copy, "float16")
+    engine.load()
+    examples = load_task("rag", train_examples=1, evaluation_examples=2, seed=1).evaluation
+    with pytest.raises(UserError, match=r"likelihood of the gold answer .* is no number"):
+        engine.likelihoods(examples, 2)
+
+
 def test_damaged_weights_of_a_variant_are_built_again(tmp_path):
     study = load_study(make_tiny_study(tmp_path))
     base, variant = models.model_directory(study.models[0]), study.variants()[2]

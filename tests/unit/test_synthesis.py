@@ -1,5 +1,7 @@
 """Synthesis: executed notebooks become observations, tables, figures and one report."""
 
+from dataclasses import replace
+
 import orjson
 import pandas as pd
 import pytest
@@ -327,6 +329,17 @@ def test_keeping_warm_pays_for_as_long_as_a_load_lasts_it(results):
     assert pd.isna(table.loc[("lora", "int8"), "keep_warm_s"])
     assert table.loc[("lora", "int8"), "loads"] == 3
     assert table.loc[("lora", "int8"), "load_import_s"] == 2
+
+
+def test_first_tokens_have_a_mean_only_where_every_one_was_told_apart(results):
+    serve = results.runs["stage"] == "serve"
+    runs = results.runs.assign(load_first_token_s=results.runs["stage"].map({"serve": 0.5}))
+    some = runs.index[serve & (runs["precision"] == "fp16") & (runs["method"] == "lora")][0]
+    runs.loc[some, "load_first_token_s"] = None
+    table = synthesis.cold_starts(replace(results, runs=runs))
+    table = table.set_index(["method", "precision"])["load_first_token_s"]
+    assert pd.isna(table["lora", "fp16"])
+    assert table["lora", "int8"] == 0.5
 
 
 def test_keep_warm_time_stands_beside_each_variant_or_says_why_not(results):
