@@ -137,7 +137,11 @@ def rebuild_weights(study: Study, variant_name: str) -> None:
 
 
 def task_examples(study: Study, task: str) -> tuple[list[Example], list[Example], TaskData]:
-    """Training examples, held-out examples (never trained on), and the whole task."""
+    """Training examples, held-out examples (never trained on), and the whole task.
+
+    Held out are the first that the seed draws, so that they are the same however many are trained
+    on: training settings are chosen on them.
+    """
     data = study.data
     loaded = load_task(
         task,
@@ -146,7 +150,7 @@ def task_examples(study: Study, task: str) -> tuple[list[Example], list[Example]
         evaluation_examples=data.evaluation_examples,
         seed=study.seed,
     )
-    return loaded.train[: data.train_examples], loaded.train[data.train_examples :], loaded
+    return loaded.train[data.heldout_examples :], loaded.train[: data.heldout_examples], loaded
 
 
 def record_outcome(outcome: Any) -> None:
