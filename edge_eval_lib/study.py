@@ -111,6 +111,11 @@ class Data(Strict):
     heldout_examples: Count
     evaluation_examples: Count
 
+    @property
+    def heldout_told(self) -> int:
+        """Of how many held-out examples a run tells the loss; all of them are never trained on."""
+        return min(self.heldout_examples, 8)
+
 
 class Training(Strict):
     """LoRA and QLoRA share every one of these: the methods differ in the base's precision alone."""
