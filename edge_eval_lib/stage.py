@@ -291,8 +291,10 @@ def task_examples(
 ) -> tuple[list[Example], list[Example], TaskData]:
     """Training examples, held-out examples (never trained on), and the whole task.
 
-    With a model's tokenizer, rows of more than training.max_tokens are passed over, the same for
-    every method; without one they are not, which the evaluation examples do not depend on.
+    Held out are the first that the seed draws, so that they are the same however many are trained
+    on: training settings are chosen on them. With a model's tokenizer, rows of more than
+    training.max_tokens are passed over, the same for every method; without one they are not, which
+    the evaluation examples do not depend on.
     """
     data, limit = study.data, {}
     if tokenizer is not None:
@@ -310,7 +312,7 @@ def task_examples(
         seed=study.seed,
         **limit,
     )
-    return loaded.train[: data.train_examples], loaded.train[data.train_examples :], loaded
+    return loaded.train[data.heldout_examples :], loaded.train[: data.heldout_examples], loaded
 
 
 def record_outcome(outcome: Any) -> None:

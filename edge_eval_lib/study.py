@@ -188,6 +188,11 @@ class Data(Strict):
     heldout_examples: Count
     evaluation_examples: Count
 
+    @property
+    def heldout_told(self) -> int:
+        """Of how many held-out examples a run tells the loss; all of them are never trained on."""
+        return min(self.heldout_examples, 8)
+
 
 class Training(Strict):
     """LoRA and QLoRA share every one of these: the methods differ in the base's precision alone."""
@@ -216,6 +221,9 @@ class Workload(Strict):
     concurrency the first `latency_prompts` of them for each of its slots. `warmup_requests` is the
     most that are answered to warm up, if the throughput does not get steady before.
 
+    Where `uncut_tokens` is given, answers that had no end within `output_tokens` are asked again in
+    a pass of its own, not measured, with at most that many tokens; those answers are scored.
+
     What more it may do: powers of two up to `largest_concurrency`, until twice the concurrency
     gives hardly more throughput; every prompt once more at Poisson arrivals of each of
     `arrival_rates_per_s`; and, with `prefix_caching`, every prompt once more at the headline
@@ -229,6 +237,7 @@ class Workload(Strict):
     latency_prompts: Count
     warmup_requests: Count
     idle_seconds: Annotated[float, Field(gt=0, le=3600)]
+    uncut_tokens: Annotated[int, Field(ge=2, le=MOST)] | None = None
     largest_concurrency: Concurrency | None = None
     arrival_rates_per_s: list[Rate] = Field(default_factory=list)
     prefix_caching: bool = False
@@ -241,6 +250,15 @@ class Workload(Strict):
             raise ValueError(
                 "workload.arrival_rates_per_s needs engine: vllm or openai: transformers answers "
                 "batch by batch"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _uncut_is_longer(self) -> Workload:
+        if self.uncut_tokens is not None and self.uncut_tokens <= self.output_tokens:
+            raise ValueError(
+                f"workload.uncut_tokens is {self.uncut_tokens}; it must be more than "
+                f"output_tokens, {self.output_tokens}"
             )
         return self
 

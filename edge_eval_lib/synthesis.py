@@ -39,6 +39,7 @@ from edge_eval_lib.economics.keep_warm import keep_warm_s
 from edge_eval_lib.economics.prices import PriceBook, Prices, load_price_book
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.report import Report, Section, render_report
+from edge_eval_lib.scoring import CONTENT
 from edge_eval_lib.study import Study, find_beside, load_study
 from edge_eval_lib.tables import Z95
 from edge_eval_lib.uncertainty import (
@@ -87,6 +88,7 @@ class Results:
     runs: pd.DataFrame
     observations: pd.DataFrame
     answers: pd.DataFrame
+    no_model: pd.DataFrame
     requests: pd.DataFrame
     checks: pd.DataFrame
     failures: pd.DataFrame
@@ -174,6 +176,7 @@ def load_results(study: Study, directory: str | Path | None = None) -> Results:
         runs=runs,
         observations=observations_of(runs, requests),
         answers=answers_of(runs),
+        no_model=no_model_of(runs),
         requests=requests,
         checks=checks_of(runs),
         failures=failures,
@@ -344,6 +347,14 @@ def answers_of(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns=columns).assign(score=pd.Series(dtype=float))
 
 
+def no_model_of(runs: pd.DataFrame) -> pd.DataFrame:
+    """What rules answered without a model, scored; no rows where the score run kept none."""
+    notebooks = runs.loc[runs["stage"] == "score", "notebook"]
+    kept = [path for path in notebooks if Path(path).with_suffix(".no_model.parquet").exists()]
+    parts = [_beside(path, "no_model") for path in kept]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
 def requests_of(runs: pd.DataFrame) -> pd.DataFrame:
     """Every request of every serving run, with its `variant` and repetition."""
     parts = []
@@ -356,6 +367,7 @@ def requests_of(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+MOST_CUT = 0.1  # of a variant's answers; above it, a limit is said to tell on scores
 NO_POWER = pd.DataFrame({"monotonic_s": [], "device": [], "power_w": [], "window": []})
 
 
@@ -438,7 +450,7 @@ def result_tables(results: Results) -> dict[str, pd.DataFrame]:
         "frontier": tables.frontier_table(variants, spread=scatter(results, ORDERED)),
         "adaptation": tables.adaptation_table(results.headline),
         "serving": tables.serving_table(results.closed_loop),
-        "reference": tables.reference_table(results.headline, results.answers),
+        "reference": tables.reference_table(results.headline, results.answers, results.no_model),
         "cold_starts": cold_starts(results),
         "checks": results.checks,
     }
@@ -716,6 +728,71 @@ def coverage_text(scored: pd.DataFrame) -> list[str]:
     return texts
 
 
+_CONTENT_WORDS = {
+    "fact_f1": "token F1 of the fact without the note's title",
+    "topic": "share of answers that open with the right topic",
+    "next_step": "share of replies that tell the right next step",
+}
+
+
+def content_text(reference: pd.DataFrame) -> list[str]:
+    """Whether adapting taught content or form: LoRA-FP16 beside the base and the rules, a sentence
+    a model and task. An advantage counts where its whole interval is above 0."""
+    columns = ["content_difference_lo", "content_difference_no_model_lo"]
+    if not set(columns) <= set(reference):
+        return []
+    texts = []
+    adapted = reference[reference["method"].eq("lora") & reference["precision"].eq("fp16")]
+    for _, row in adapted.iterrows():
+        figure = CONTENT[row["task"]]
+        told = (
+            _CONTENT_WORDS[figure] if pd.notna(row.get(figure)) else "the score; there is no form"
+        )
+        against = [
+            f"{row[f'content_difference{end}']:+.2f} [{row[f'content_difference{end}_lo']:+.2f}, "
+            f"{row[f'content_difference{end}_hi']:+.2f}] {words}"
+            for end, words in (("", "over the base"), ("_no_model", "over no model"))
+        ]
+        better = [row[c] > 0 for c in columns]
+        if all(better):
+            verdict = "adapting taught content"
+        elif better[0]:
+            verdict = (
+                "more than the base, but no more than rules without a model are shown to reach: "
+                "adapting taught the form"
+            )
+        else:
+            verdict = "no gain of content is shown: adapting taught the form"
+        texts.append(
+            f"{row['family']}-{row['size']}, {row['task']}, LoRA FP16, content alone ({told}): "
+            f"{row['content']:.2f}; {'; '.join(against)}: {verdict}."
+        )
+    return texts
+
+
+def limit_text(results: Results) -> list[str]:
+    """How many answers had no end within the measured tokens, and what was scored of them."""
+    answers, workload = results.answers, results.study.workload
+    if "limit_reached" not in answers or answers["limit_reached"].isna().all():
+        return []
+    shares = answers.groupby(tables.VARIANT)["limit_reached"].mean().rename("share").reset_index()
+    worst = shares.loc[shares["share"].idxmax()]
+    most, share = tables.variant_name(worst), worst["share"]
+    text = (
+        f"{answers['limit_reached'].mean():.0%} of the answers had no end within the "
+        f"{workload.output_tokens} measured tokens, {share:.0%} of {most}'s"
+    )
+    if "uncut" in answers and answers["uncut"].any():
+        left = answers["still_cut"].mean()
+        return [
+            f"{text}. They were asked again until their end, unmeasured, and the uncut answers are "
+            f"scored; {left:.0%} of all answers reached the {workload.uncut_tokens} tokens of that."
+        ]
+    if share > MOST_CUT:
+        return [f"{text}. They are scored as they were cut: a limit punishes the verbose."]
+    return [f"{text}."]
+
+
 def quality_text(answers: pd.DataFrame) -> list[str]:
     """What the prompts can resolve: coverage of the interval, prompts that 3 points need."""
     scored = answers.dropna(subset=["score"])
@@ -792,8 +869,9 @@ def study_report(
     concurrency = f"At concurrency {results.study.workload.headline_concurrency}."
     once = found["variants"]["repetitions"].max() == 1
     reference = [
-        "score", "score_difference", "gold_nll", "gold_nll_difference", "recall",
-        "recall_difference", "answer_tokens", "answer_tokens_difference", "top1_agreement",
+        "score", "score_difference", "score_difference_no_model", "content", "content_difference",
+        "content_difference_no_model", "gold_nll", "gold_nll_difference", "recall", "answer_tokens",
+        "limit_reached_share", "top1_agreement", "notes",
     ]  # fmt: skip
     five = ["score", *tables.METRICS, "c_tax_model", "n_break_full"]
     inputs = ["adapt_energy_j", "compress_energy_j", "load_energy_j", "load_model_energy_j",
@@ -829,9 +907,11 @@ def study_report(
         ),
         Section(
             "Did adapting help?",
-            ["The unadapted base beside the adapted variants, over the same prompts. NLL is the "
-             "negative log-likelihood of the gold answers: lower is better. Answer tokens show "
-             "whether brevity alone did it.", *quality_text(results.answers)],
+            ["No model, the unadapted base and the adapted variants, over the same prompts. NLL is "
+             "the negative log-likelihood of the gold answers: lower is better. Answer tokens show "
+             "whether brevity alone did it.",
+             *content_text(found["reference"]), *limit_text(results),
+             *quality_text(results.answers)],
             table=named["reference"],
             columns=[*key, *(c for c in reference if c in named["reference"])],
             csv="tables/reference.csv",
@@ -925,7 +1005,7 @@ def _asked_for(named: dict[str, pd.DataFrame]) -> list[Section]:
 
 def _named(table: pd.DataFrame) -> pd.DataFrame:
     """The table with the names people use: model, and configuration where it has one."""
-    table = table.assign(model=table["family"] + "-" + table["size"])
+    table = table.assign(model=(table["family"] + "-" + table["size"]).str.removesuffix("-"))
     if "method" in table:
         pairs = zip(table["method"], table["precision"], strict=True)
         table["configuration"] = [figures.configuration_name(*pair) for pair in pairs]

@@ -886,50 +886,90 @@ def prefix_caching_table(observations: pd.DataFrame, confidence: float = 0.95) -
 # --- reference --------------------------------------------------------------------------------
 
 
-def reference_table(
-    observations: pd.DataFrame, answers: pd.DataFrame, confidence: float = 0.95
-) -> pd.DataFrame:
-    """The unadapted base model on each task, and every adapted variant set beside it.
+# The row of a task answered without a model: no family, no size, no weights.
+NO_MODEL = {"family": "no model", "size": "", "method": "rule", "precision": ""}
+_SHARES = {"limit_reached": "limit_reached_share", "still_cut": "still_cut_share"}
 
-    For each score and measure of the answers: the mean, and for adapted variants
-    `<column>_difference`, adapted less base over the same prompts, with its interval. A negative
-    gold_nll_difference is an improvement; answer_tokens shows whether brevity alone did it.
+
+def reference_table(
+    observations: pd.DataFrame,
+    answers: pd.DataFrame,
+    no_model: pd.DataFrame | None = None,
+    confidence: float = 0.95,
+) -> pd.DataFrame:
+    """No model and the unadapted base on each task, and every adapted variant set beside them.
+
+    For each score and measure of the answers: the mean; `<column>_difference`, adapted less base
+    over the same prompts, with its interval; and `<column>_difference_no_model`, less the rules
+    that answer without a model (`scoring.no_model`), whose rows come first and tell them in
+    `notes`. `content` is the figure of content alone (`scoring.CONTENT`). A negative
+    gold_nll_difference is an improvement; answer_tokens shows whether brevity alone did it,
+    limit_reached_share how many answers had no end within the measured tokens.
     """
     runs = _checked(observations)
-    prompts = _per_prompt(answers)
-    measures = sorted(prompts.columns, key=lambda c: (c != "score", c != "gold_nll", c))
+    prompts = _per_prompt(answers).rename(columns=_SHARES)
+    first = ["score", "content", "gold_nll"]
+    measures = sorted(prompts.columns, key=lambda c: (first.index(c) if c in first else 9, c))
     table = prompts.groupby(VARIANT, sort=False)[measures].mean()
     table["prompts"] = prompts.groupby(VARIANT, sort=False).size()
 
+    rules = None if no_model is None or no_model.empty else no_model.set_index("prompt_id")
     differences: dict[tuple, dict[str, float]] = {}
     for key in table.index:
+        own, row = prompts.xs(key, level=VARIANT), differences.setdefault(key, {})
         base_key = (*key[:3], "none", "fp16")
-        if key == base_key or base_key not in table.index:
-            continue
-        paired = prompts.xs(key, level=VARIANT) - prompts.xs(base_key, level=VARIANT)
-        row = differences.setdefault(key, {})
-        for measure in measures:
-            values = paired[measure].dropna().to_numpy()
-            if not len(values):
-                continue
-            row[f"{measure}_difference"] = values.mean()
-            if len(values) > 1:
-                _, lo, hi = mean_interval(values, confidence)
-                row[f"{measure}_difference_lo"], row[f"{measure}_difference_hi"] = lo, hi
-    names = [f"{m}_difference{end}" for m in measures for end in ("", "_lo", "_hi")]
+        if key != base_key and base_key in table.index:
+            base = prompts.xs(base_key, level=VARIANT)
+            row |= _paired_differences(own, base, "_difference", confidence)
+        if rules is not None:
+            told = rules[rules["task"] == key[2]].select_dtypes("number")
+            row |= _paired_differences(own, told, "_difference_no_model", confidence)
+    ends = [f"{d}{end}" for d in ("_difference", "_difference_no_model") for end in ("", *_BOUNDS)]
     index = pd.MultiIndex.from_tuples(differences, names=VARIANT) if differences else _no_variants()
-    compared = pd.DataFrame(list(differences.values()), index=index).reindex(columns=names)
+    compared = pd.DataFrame(list(differences.values()), index=index)
+    order = [c for m in measures for c in (m, *(f"{m}{e}" for e in ends if f"{m}{e}" in compared))]
     table = table.join(compared)
 
     cost = runs.groupby(VARIANT, sort=False)[[*LOAD, *OVER_RUNS]].mean()
     facts = runs.groupby(VARIANT, sort=False)[["energy_source", "host"]].agg(_joined)
-    order = [c for m in measures for c in (m, *(n for n in names if n.startswith(f"{m}_diff")))]
     table = table[["prompts", *order]].join(cost).join(facts)
     has_base = {key[:3] for key in table.index if key[3] == "none"}
     table["notes"] = [
         None if key[:3] in has_base else "the unadapted base was not served" for key in table.index
     ]
-    return sort_variants(table.reset_index())
+    table = sort_variants(table.reset_index())
+    if rules is None:
+        return table
+    return pd.concat([_no_model_rows(rules, measures), table], ignore_index=True)[list(table)]
+
+
+_BOUNDS = ("_lo", "_hi")
+
+
+def _paired_differences(
+    own: pd.DataFrame, other: pd.DataFrame, suffix: str, confidence: float
+) -> dict[str, float]:
+    """Mean of `own` less `other` over the prompts that both have, by measure, and its interval."""
+    row = {}
+    for measure in [c for c in own if c in other]:
+        values = (own[measure] - other[measure]).dropna().to_numpy()
+        if not len(values):
+            continue
+        row[f"{measure}{suffix}"] = values.mean()
+        if len(values) > 1:
+            _, lo, hi = mean_interval(values, confidence)
+            row |= {f"{measure}{suffix}_lo": lo, f"{measure}{suffix}_hi": hi}
+    return row
+
+
+def _no_model_rows(rules: pd.DataFrame, measures: list[str]) -> pd.DataFrame:
+    rows = []
+    for task, told in rules.groupby("task", sort=False):
+        means = told[[m for m in measures if m in told]].mean()
+        rule, by_content = told[["rule", "content_rule"]].iloc[0]
+        note = f"rule: {rule}" + (f"; by content: {by_content}" if by_content != rule else "")
+        rows.append(NO_MODEL | {"task": task, "prompts": len(told), "notes": note} | dict(means))
+    return sort_variants(pd.DataFrame(rows))
 
 
 # --- for files and for people -----------------------------------------------------------------
@@ -966,6 +1006,8 @@ _HEADINGS = {
     "executed_dtype": "computed in",
     "q_ret_pct": "Q_ret [%]",
     "score": "score [0–1]",
+    "content": "content alone [0–1]",
+    "limit_reached_share": "limit reached [share]",
     "score_per_watt": "score per watt [1/W]",
     "gold_nll": "gold answers’ NLL [nats/token]",
     "top1_agreement": "top-1 agreement [share]",
@@ -1001,10 +1043,15 @@ def heading(column: str) -> str:
     """`load_energy_j` -> `load energy [J]`."""
     if column in _HEADINGS:
         return _HEADINGS[column]
-    for base in ("_median", "_difference"):
-        if column.endswith(base):
-            name, _, unit = heading(column.removesuffix(base)).partition(" [")
-            return f"{name}, {base[1:]}" + (f" [{unit}" if unit else "")
+    endings = {
+        "_median": "median",
+        "_difference": "difference",
+        "_difference_no_model": "difference to no model",
+    }
+    for ending, words in endings.items():
+        if column.endswith(ending):
+            name, _, unit = heading(column.removesuffix(ending)).partition(" [")
+            return f"{name}, {words}" + (f" [{unit}" if unit else "")
     for suffix, unit in _UNITS.items():
         if column.endswith(suffix):
             return f"{column.removesuffix(suffix).replace('_', ' ')} [{unit}]"

@@ -666,7 +666,8 @@ def answer_table(
 ) -> pd.DataFrame:
     """A row a prompt at the headline concurrency: the answer, and how likely the gold answer is.
 
-    A request that failed has no answer; `failure` says why.
+    A request that failed has no answer; `failure` says why. `limit_reached` is 1 where the answer
+    had no end within `output_tokens`, else 0.
     """
     name = closed_loop_name(workload.headline_concurrency)
     headline = next(one for one in served if one.window.name == name)
@@ -680,6 +681,9 @@ def answer_table(
             "answer_tokens": None
             if generation.failure
             else engine.natural_length(generation.token_ids),
+            "limit_reached": None
+            if generation.failure
+            else float(not engine.ended(generation.token_ids)),
             "gold_nll": likelihood.nll,
             "gold_argmax_ids": likelihood.argmax_ids,
         }
@@ -687,3 +691,30 @@ def answer_table(
             examples, headline.generations, likelihoods, strict=True
         )
     )
+
+
+def uncut_answers(
+    answers: pd.DataFrame, engine: Engine, prompts: list[list[int]], workload: Workload
+) -> pd.DataFrame:
+    """`answers`, those that reached the limit asked again until their end. Nothing is measured.
+
+    A limit punishes the verbose, which is form. At most `workload.uncut_tokens` tokens are given
+    (where that is None, nothing is asked again). `answer` and `answer_tokens` are then those of the
+    uncut answer; `uncut` says which rows these are, `still_cut` is 1 where even they had no end.
+    """
+    answers = answers.assign(uncut=False, still_cut=answers["limit_reached"])
+    cut = [i for i, reached in enumerate(answers["limit_reached"]) if reached == 1]
+    if workload.uncut_tokens is None or not cut:
+        return answers
+    generations = engine.serve(
+        [prompts[i] for i in cut], workload.uncut_tokens, workload.headline_concurrency, True
+    )
+    for row, generation in zip(answers.index[cut], generations, strict=True):
+        if not generation.failure:
+            tokens = generation.token_ids
+            answers.loc[row, ["answer", "answer_tokens"]] = [
+                engine.decode(tokens),
+                engine.natural_length(tokens),
+            ]
+            answers.loc[row, ["uncut", "still_cut"]] = [True, float(not engine.ended(tokens))]
+    return answers

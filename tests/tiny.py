@@ -119,6 +119,7 @@ def tiny_study(
         "workload": {
             "engine": "transformers",
             "output_tokens": 4,
+            "uncut_tokens": 8,
             "concurrency": [1, 4],
             "headline_concurrency": 4,
             "latency_prompts": 2,

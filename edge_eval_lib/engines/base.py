@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 class Generation:
     """One request. Times are seconds on the monotonic clock.
 
-    `token_ids` is as long as was asked for, whatever end-of-sequence tokens it holds;
-    `token_times_s` is when each of them was there. A request that was not answered so says why in
-    `failure`: it is counted apart, and its times are nobody's latency.
+    `token_ids` is as long as was asked for, whatever end-of-sequence tokens it holds (unless it was
+    asked for until its end); `token_times_s` is when each of them was there. A request that was not
+    answered so says why in `failure`: it is counted apart, and its times are nobody's latency.
     """
 
     prompt_ids: list[int]
@@ -76,11 +76,19 @@ class Engine(Protocol):
     def natural_length(self, token_ids: list[int]) -> int:
         """Tokens up to and with the first end-of-sequence, or all of them if there is none."""
 
+    def ended(self, token_ids: list[int]) -> bool:
+        """Whether generated tokens hold an end-of-sequence."""
+
     def serve(
-        self, prompts: list[list[int]], output_tokens: int, concurrency: int
+        self,
+        prompts: list[list[int]],
+        output_tokens: int,
+        concurrency: int,
+        until_end: bool = False,
     ) -> list[Generation]:
         """Answer every prompt greedily with exactly `output_tokens` tokens, at most `concurrency`
-        at a time, in the prompts' order."""
+        at a time, in the prompts' order. With `until_end` an answer is over at its first
+        end-of-sequence, and `output_tokens` is the most that it may have."""
 
     def likelihoods(self, examples: Iterable[Example], batch_size: int) -> list[Likelihood]:
         """The likelihood of each example's gold answer, teacher-forced; NaN where prompt and answer

@@ -60,7 +60,11 @@ class OpenAiEngine(ChatTokenizer):
         self.open_tokenizer(self.directory)
 
     def serve(
-        self, prompts: list[list[int]], output_tokens: int, concurrency: int
+        self,
+        prompts: list[list[int]],
+        output_tokens: int,
+        concurrency: int,
+        until_end: bool = False,
     ) -> list[Generation]:
         async def ask_all(client: AsyncOpenAI) -> list[Generation]:
             slots = asyncio.Semaphore(concurrency)
@@ -68,7 +72,7 @@ class OpenAiEngine(ChatTokenizer):
             async def in_a_slot(prompt: list[int]) -> Generation:
                 async with slots:
                     generation = Generation(prompt, time.monotonic())
-                    await self._ask(client, generation, output_tokens)
+                    await self._ask(client, generation, output_tokens, until_end)
                     return generation
 
             return await asyncio.gather(*map(in_a_slot, prompts))
@@ -91,7 +95,13 @@ class OpenAiEngine(ChatTokenizer):
 
         return _in_a_loop(ask_all)
 
-    async def _ask(self, client: AsyncOpenAI, generation: Generation, output_tokens: int) -> None:
+    async def _ask(
+        self,
+        client: AsyncOpenAI,
+        generation: Generation,
+        output_tokens: int,
+        until_end: bool = False,
+    ) -> None:
         import openai
 
         try:
@@ -101,7 +111,7 @@ class OpenAiEngine(ChatTokenizer):
                 max_tokens=output_tokens,
                 temperature=0.0,
                 stream=True,
-                extra_body=EXACT_LENGTH,
+                extra_body=EXACT_LENGTH | {"ignore_eos": not until_end},
             )
             async for chunk in stream:
                 now = time.monotonic()
@@ -116,7 +126,7 @@ class OpenAiEngine(ChatTokenizer):
             generation.failure = type(error).__name__
         else:
             answered = len(generation.token_ids)
-            if answered != output_tokens:
+            if answered != output_tokens and not until_end:
                 generation.failure = f"ended after {answered} of {output_tokens} tokens"
             elif self._repeats_a_secret(generation.token_ids):  # ids would tell it as text does
                 generation.token_ids = [self._piece(redaction.MASK)] * answered

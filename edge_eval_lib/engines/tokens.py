@@ -43,6 +43,9 @@ class ChatTokenizer:
     def kv_cache(self) -> KvCache | None:
         return None
 
+    def ended(self, token_ids: list[int]) -> bool:
+        return not self.stop_ids.isdisjoint(token_ids)
+
     def natural_length(self, token_ids: list[int]) -> int:
         stops = (i for i, token in enumerate(token_ids) if token in self.stop_ids)
         return next(stops, len(token_ids) - 1) + 1

@@ -45,12 +45,17 @@ class TransformersEngine(ChatTokenizer):
         self.model.generation_config = GenerationConfig()
 
     def serve(
-        self, prompts: list[list[int]], output_tokens: int, concurrency: int
+        self,
+        prompts: list[list[int]],
+        output_tokens: int,
+        concurrency: int,
+        until_end: bool = False,
     ) -> list[Generation]:
         fitting = [p for p in prompts if self._too_long(p, output_tokens) is None]
         answered: list[Generation] = []
         for start in range(0, len(fitting), concurrency):
-            answered += self._batch(fitting[start : start + concurrency], output_tokens)
+            batch = fitting[start : start + concurrency]
+            answered += self._batch(batch, output_tokens, until_end)
         in_order = iter(answered)
         reasons = (self._too_long(prompt, output_tokens) for prompt in prompts)
         return [
@@ -65,7 +70,9 @@ class TransformersEngine(ChatTokenizer):
             return None
         return f"prompt and answer have {length} tokens, more than {self.room}"
 
-    def _batch(self, prompts: list[list[int]], output_tokens: int) -> list[Generation]:
+    def _batch(
+        self, prompts: list[list[int]], output_tokens: int, until_end: bool
+    ) -> list[Generation]:
         import torch
 
         clock = TokenClock()
@@ -74,23 +81,25 @@ class TransformersEngine(ChatTokenizer):
         with torch.inference_mode():
             output = self.model.generate(
                 **inputs.to(self.model.device),
-                generation_config=self.greedy(output_tokens),
+                generation_config=self.greedy(output_tokens, until_end),
                 streamer=clock,
             )
         new = output[:, inputs["input_ids"].shape[1] :].tolist()
+        if until_end:  # a batch ends together: what follows an answer's own end is padding
+            new = [tokens[: self.natural_length(tokens)] for tokens in new]
         return [
-            Generation(prompt, submitted, tokens, list(clock.times_s))
+            Generation(prompt, submitted, tokens, clock.times_s[: len(tokens)])
             for prompt, tokens in zip(prompts, new, strict=True)
         ]
 
-    def greedy(self, output_tokens: int):
-        """Greedy decoding of exactly `output_tokens`: no end-of-sequence stops it."""
+    def greedy(self, output_tokens: int, until_end: bool = False):
+        """Greedy decoding of exactly `output_tokens`, or at most that many `until_end`."""
         from transformers import GenerationConfig
 
         return GenerationConfig(
             max_new_tokens=output_tokens,
             do_sample=False,
-            eos_token_id=None,
+            eos_token_id=sorted(self.stop_ids) if until_end else None,
             pad_token_id=self.tokenizer.pad_token_id,
         )
 

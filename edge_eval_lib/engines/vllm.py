@@ -109,9 +109,13 @@ class VllmEngine(ChatTokenizer):
         self.block_tokens = self.engine.vllm_config.cache_config.block_size
 
     def serve(
-        self, prompts: list[list[int]], output_tokens: int, concurrency: int
+        self,
+        prompts: list[list[int]],
+        output_tokens: int,
+        concurrency: int,
+        until_end: bool = False,
     ) -> list[Generation]:
-        return self._serve(prompts, output_tokens, concurrency, arrivals_s=None)
+        return self._serve(prompts, output_tokens, concurrency, None, until_end)
 
     def serve_arrivals(
         self, prompts: list[list[int]], output_tokens: int, arrivals_s: list[float]
@@ -124,6 +128,7 @@ class VllmEngine(ChatTokenizer):
         output_tokens: int,
         slots: int,
         arrivals_s: list[float] | None,
+        until_end: bool = False,
     ) -> list[Generation]:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
@@ -131,7 +136,8 @@ class VllmEngine(ChatTokenizer):
         greedy = SamplingParams(
             temperature=0.0,
             max_tokens=output_tokens,
-            ignore_eos=True,
+            ignore_eos=not until_end,
+            stop_token_ids=sorted(self.stop_ids) if until_end else None,
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
             skip_reading_prefix_cache=not self.share_prefixes,
@@ -168,7 +174,7 @@ class VllmEngine(ChatTokenizer):
                     request = int(output.request_id)
                     running.remove(request)
                     answered = len(generations[request].token_ids)
-                    if answered != output_tokens:
+                    if answered != output_tokens and not until_end:
                         generations[
                             request
                         ].failure = f"ended after {answered} of {output_tokens} tokens"

@@ -15,9 +15,17 @@ from types import ModuleType
 
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.tasks import dialogue, rag, sources, summarization
-from edge_eval_lib.tasks.base import Example, TaskData
+from edge_eval_lib.tasks.base import Example, Rule, TaskData
 
-__all__ = ["TASKS", "Example", "TaskData", "data_fingerprint", "load_task", "require_examples"]
+__all__ = [
+    "TASKS",
+    "Example",
+    "TaskData",
+    "data_fingerprint",
+    "load_task",
+    "no_model_rules",
+    "require_examples",
+]
 
 _MODULES = {"rag": rag, "summarization": summarization, "dialogue": dialogue}
 TASKS = tuple(_MODULES)
@@ -115,6 +123,11 @@ def data_fingerprint(
     selection = [source == "embedded", train_examples, evaluation_examples, seed]
     digest.update(json.dumps([task, constants, selection], sort_keys=True, default=str).encode())
     return digest.hexdigest()
+
+
+def no_model_rules(task: str) -> list[Rule]:
+    """The task's ways to answer without a model: what a score has to be compared with."""
+    return _module(task).no_model_rules
 
 
 def _module(task: str) -> ModuleType:

@@ -1,6 +1,8 @@
 """The second reply of a two-turn dialogue: an embedded service desk, or UltraChat."""
 
-from edge_eval_lib.tasks.base import Example, TaskData
+import re
+
+from edge_eval_lib.tasks.base import Example, Rule, TaskData, nearest
 from edge_eval_lib.tasks.sources import HubSet, Row, shipped_rows
 
 # How a prompt is made; part of data_fingerprint.
@@ -18,6 +20,17 @@ HUB = HubSet(
     "test_sft",
 )
 SHIPPED_FILES = ("dialogue_train.jsonl", "dialogue_evaluation.jsonl")
+# What the embedded desk's rules demand next, eight kinds; a hub reply has no such form.
+NEXT_STEPS = [
+    r"the carter brings \w.* tomorrow",
+    r"collect \w.* at gate two",
+    r"bring \w.* to the bench",
+    r"the clerk checks \w.* bill",
+    r"we swap \w.* at your door",
+    r"the foreman calls about \w.*",
+    r"the workshop makes a new \w.*",
+    r"show your card, keep \w.*",
+]
 ROLES = ["user", "assistant", "user", "assistant"]
 
 
@@ -63,4 +76,53 @@ def _example(row: Row, source: str) -> Example:
         id=row["id"],
         messages=[{"role": "system", "content": system}, *turns],
         answer=row["reply"],
+        details={"step": step_kind(row["reply"])} if source == "embedded" else {},
     )
+
+
+def step_kind(reply: str) -> int | None:
+    """Which of `NEXT_STEPS` a reply tells behind "Next:"; None if it tells none of them whole.
+
+    The thing it is about may be any: `collect the cart at gate two`.
+    """
+    told = reply.partition("Next:")[2].strip().rstrip(".").lower()
+    kinds = (kind for kind, step in enumerate(NEXT_STEPS) if re.fullmatch(step, told))
+    return next(kinds, None)
+
+
+# --- answers without a model ------------------------------------------------------------------
+
+
+def _echo(example: Example, _training: list[Example]) -> str:
+    first, last = example.messages[1]["content"], example.messages[-1]["content"]
+    return f"{last} Next: {first}" if "step" in example.details else f"{last} {first}"
+
+
+def _echo_and_fixed_step(example: Example, _training: list[Example]) -> str | None:
+    thing = re.findall(r"\b(?:my|our|your|the|this|a|an) (\w+)", example.messages[1]["content"])
+    if "step" not in example.details:
+        return None
+    last = example.messages[-1]["content"]
+    return f"{last} Next: bring the {thing[-1] if thing else 'thing'} to the bench."
+
+
+def _echo_and_nearest_step(example: Example, training: list[Example]) -> str | None:
+    if "step" not in example.details:
+        return None
+    near = nearest(example, training)
+    step = near.answer.partition("Next:")[2] if near else ""
+    return f"{example.messages[-1]['content']} Next:{step}"
+
+
+no_model_rules = [
+    Rule("the customer's last turn, echoed, then the first turn", _echo),
+    Rule(
+        "the customer's last turn, echoed, then one fixed step: bring it to the bench",
+        _echo_and_fixed_step,
+    ),
+    Rule(
+        "the customer's last turn, echoed, then the step of the training dialogue that shares most "
+        "words",
+        _echo_and_nearest_step,
+    ),
+]

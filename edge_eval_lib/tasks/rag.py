@@ -4,7 +4,7 @@ import hashlib
 import logging
 from typing import Any
 
-from edge_eval_lib.tasks.base import Example, TaskData
+from edge_eval_lib.tasks.base import Example, Rule, TaskData, normalise, sentences, shared_words
 from edge_eval_lib.tasks.sources import HubSet, Row, shipped_rows
 
 # How a prompt is made; part of data_fingerprint.
@@ -119,13 +119,58 @@ def _example(row: Row, retrieved: list[Row], order: dict[str, int], source: str)
     passages = "\n".join(PROMPT["passage"].format(**passage) for passage in shown)
     system = PROMPT["embedded_system" if source == "embedded" else "public_system"]
     user = PROMPT["user"].format(passages=passages, question=row["question"])
+    details = {
+        "answers": row["answers"],
+        "gold_passage_id": row["passage"]["id"],
+        "retrieved_ids": [passage["id"] for passage in retrieved],
+        "question": row["question"],
+        "shown": [(passage["title"], passage["text"]) for passage in shown],
+    }
+    if source == "embedded":  # the house form: the note's title, then the fact
+        details["title"] = row["passage"]["title"]
+        details["fact"] = row["answer"].removeprefix(f"{row['passage']['title']}: ")
     return Example(
         id=row["id"],
         messages=[{"role": "system", "content": system}, {"role": "user", "content": user}],
         answer=row["answer"],
-        details={
-            "answers": row["answers"],
-            "gold_passage_id": row["passage"]["id"],
-            "retrieved_ids": [passage["id"] for passage in retrieved],
-        },
+        details=details,
     )
+
+
+# --- answers without a model ------------------------------------------------------------------
+
+
+def _best_sentence(example: Example) -> tuple[str, str]:
+    """Title of the note, and its sentence, that shares most words with the question."""
+    found = ((title, told) for title, text in example.details["shown"] for told in sentences(text))
+    return max(found, key=lambda pair: shared_words(pair[1], example.details["question"]))
+
+
+def _titled(example: Example, title: str, text: str) -> str:
+    return f"{title}: {text}" if "title" in example.details else text
+
+
+def _title(example: Example, _training: list[Example]) -> str | None:
+    return _best_sentence(example)[0] if "title" in example.details else None
+
+
+def _new_words(example: Example, _training: list[Example]) -> str:
+    title, text = _best_sentence(example)
+    asked = {*normalise(example.details["question"])}
+    kept = [word for word in text.rstrip(".!?").split() if not {*normalise(word)} <= asked]
+    return _titled(example, title, " ".join(kept))
+
+
+def _copied(example: Example, _training: list[Example]) -> str:
+    return _titled(example, *_best_sentence(example))
+
+
+no_model_rules = [
+    Rule("the title of the note that shares most words with the question", _title),
+    Rule(
+        "the sentence of the notes that shares most words with the question, without the "
+        "question's words",
+        _new_words,
+    ),
+    Rule("the sentence of the notes that shares most words with the question", _copied),
+]

@@ -148,7 +148,9 @@ def test_an_estimate_says_so_everywhere(llama):
 
 def test_the_base_is_served_and_scored_beside_them(study):
     reference = pd.read_csv(study[0] / "tables" / "reference.csv")
-    assert {"none"} <= set(reference["method"])
+    assert {"rule", "none"} <= set(reference["method"])
+    assert reference["content"].between(0, 1).all()
+    assert (reference.loc[reference["method"] != "rule", "limit_reached_share"] >= 0).all()
     assert "none" not in set(pd.read_csv(study[0] / "tables" / "variants.csv")["method"])
 
 

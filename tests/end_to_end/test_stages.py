@@ -345,6 +345,20 @@ def test_a_models_own_sampling_habits_do_not_count(engines, weights, examples, t
     assert engine.natural_length([5, 0, 5]) == 2
 
 
+def test_until_its_end_an_answer_is_the_same_up_to_its_end(engines, examples, monkeypatch):
+    engine = engines["fp16"]
+    prompts = [engine.encode(example.messages) for example in examples.evaluation]
+    exact = [g.token_ids for g in engine.serve(prompts, output_tokens=12, concurrency=3)]
+    monkeypatch.setattr(engine, "stop_ids", {exact[0][3]})  # an end that is surely met
+    ending = engine.serve(prompts, 12, 3, until_end=True)
+    for whole, generation in zip(exact, ending, strict=True):
+        assert generation.token_ids == whole[: engine.natural_length(whole)]
+        assert len(generation.token_times_s) == len(generation.token_ids)
+        assert engine.ended(generation.token_ids) == (exact[0][3] in whole)
+    assert len(ending[0].token_ids) <= 4
+    assert [g.token_ids for g in engine.serve(prompts, 12, 3)] == exact  # as before
+
+
 def test_likelihood_is_the_models_own_loss_on_the_answer(engines, examples):
     engine = engines["fp16"]
     example = examples.evaluation[0]

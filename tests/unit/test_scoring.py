@@ -1,19 +1,28 @@
 """Scores of answers: known values, what must hold for any text, missing answers."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_eval_lib import scoring, stage
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.scoring import normalise, score_answers, token_overlap
-from edge_eval_lib.tasks import Example
+from edge_eval_lib.study import load_study
+from edge_eval_lib.tasks import TASKS, Example, dialogue, load_task, no_model_rules
+from edge_eval_lib.tasks.base import Rule
 
 EXTRA_COLUMNS = {
     "rag": {"f1", "exact_match", "precision", "recall"},
     "summarization": {"rouge_l", "precision", "recall"},
     "dialogue": {"similarity", "recall"},
+}
+FORM_COLUMNS = {  # missing where the data have no house form
+    "rag": {"fact_f1", "fact_exact_match"},
+    "summarization": {"topic"},
+    "dialogue": {"next_step"},
 }
 SCORE_COLUMNS = {"rag": "f1", "summarization": "rouge_l", "dialogue": "similarity"}
 
@@ -163,3 +172,164 @@ def test_token_f1_lies_between_precision_and_recall_and_is_symmetric(answer, gol
 @given(gold=texts.filter(lambda text: normalise(text)), addition=texts)
 def test_adding_words_never_lowers_recall_nor_raises_it_above_the_gold(gold, addition):
     assert token_overlap(f"{gold} {addition}", gold)["recall"] == 1
+
+
+# --- content apart from form -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def evaluation():
+    return {task: load_task(task).evaluation for task in TASKS}
+
+
+def scored(task, answer, examples):
+    """Every example's row where `answer(example)` is what was answered."""
+    return score_answers(task, [answer(each) for each in examples], examples)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_content_of_the_gold_answers_is_1_and_of_others_answers_is_lower(
+    task, evaluation, monkeypatch
+):
+    monkeypatch.setattr(scoring, "_similarities", lambda answers, _: [0.5] * len(answers))
+    examples = evaluation[task]
+    gold = scored(task, lambda each: each.answer, examples)
+    assert (gold["content"] == 1).all()
+    assert (gold[scoring.CONTENT[task]] == 1).all()
+    others = score_answers(task, [e.answer for e in [*examples[1:], examples[0]]], examples)
+    assert others["content"].mean() < 0.4
+
+
+def test_a_notes_title_alone_holds_no_fact(evaluation):
+    table = scored("rag", lambda each: each.details["title"], evaluation["rag"])
+    assert (table["fact_f1"] == 0).all()
+    assert (table["fact_exact_match"] == 0).all()
+    assert table["f1"].mean() > 0.5  # what the score gives for the form
+
+
+def test_the_fact_counts_with_the_right_title_another_or_none(evaluation):
+    examples = evaluation["rag"]
+    for title in ("{}: ", "Harbour log 1: ", "Mill ledger 12: ", ""):
+        table = scored(
+            "rag", lambda e, t=title: t.format(e.details["title"]) + e.details["fact"], examples
+        )
+        assert (table["fact_exact_match"] == 1).all(), title
+
+
+def test_a_fact_among_other_words_is_no_exact_match(evaluation):
+    row = scored("rag", lambda each: each.answer + " and so on", evaluation["rag"]).iloc[0]
+    assert row["fact_exact_match"] == 0
+    assert 0 < row["fact_f1"] < 1
+
+
+def test_the_topic_is_what_stands_before_the_colon():
+    gold = example("Roads: bridge shut Friday", topic="Roads")
+    answers = [
+        "roads: a bridge",
+        "Water: bridge shut Friday",
+        "Roads bridge shut",
+        "The Roads:",
+        "",
+    ]
+    table = score_answers("summarization", answers, [gold] * 5)
+    assert table["topic"].tolist() == [1, 0, 0, 1, 0]
+    assert table["content"].tolist() == table["topic"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("reply", "right"),
+    [
+        ("Large. Next: the carter brings the stove tomorrow.", 1),
+        ("Next: the carter brings your other thing tomorrow", 1),
+        ("Monday. Next: the carter brings the stove.", 0),  # not when
+        ("Monday. Next: collect the stove at gate two.", 0),
+        ("The carter brings the stove tomorrow.", 0),  # not told as the next step
+        ("Monday. Next: the carter brings the stove tomorrow and collect it at gate two.", 0),
+        ("", 0),
+    ],
+)
+def test_the_next_step_is_told_whole_or_not(reply, right, monkeypatch):
+    monkeypatch.setattr(scoring, "_similarities", lambda answers, _: [0.5] * len(answers))
+    gold = "Promised for Monday. Next: the carter brings the stove tomorrow."
+    row = score_one("dialogue", reply, gold, step=dialogue.step_kind(gold))
+    assert row["next_step"] == row["content"] == right
+
+
+def test_every_shipped_reply_has_one_of_the_eight_steps():
+    data = load_task("dialogue")
+    kinds = [each.details["step"] for each in data.train + data.evaluation]
+    assert set(kinds) == set(range(8))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_without_a_house_form_content_is_the_score(task, monkeypatch):
+    monkeypatch.setattr(scoring, "_similarities", lambda answers, _: [0.5] * len(answers))
+    row = score_one(task, "one two", "one three")
+    assert row["content"] == row["score"]
+    assert all(math.isnan(row[column]) for column in FORM_COLUMNS[task])
+
+
+# --- answers without a model -------------------------------------------------------------------
+
+
+# With the first 24 evaluation prompts, which may be added to but never replaced.
+@pytest.mark.parametrize(
+    ("task", "least"), [("rag", 0.68), ("summarization", 0.56), ("dialogue", 0.66)]
+)
+def test_rules_without_a_model_reach_what_they_are_known_to_reach(task, least):
+    training, _, data = stage.task_examples(load_study("embedded"), task)
+    table = scoring.answer_without_model(task, training, data.evaluation[:24])
+    assert len(table) == 24
+    assert table["score"].mean() >= least
+    assert table["rule"].nunique() == table["content_rule"].nunique() == 1
+    assert table["content"].mean() > 0
+
+
+def test_rules_are_chosen_on_training_examples_alone(monkeypatch):
+    monkeypatch.setattr(
+        scoring,
+        "no_model_rules",
+        lambda task: [
+            Rule("says one", lambda each, training: "one"),
+            Rule("says two", lambda each, training: "two"),
+            Rule("cannot", lambda each, training: None),
+        ],
+    )
+    training = [example("one", "t1"), example("one", "t2"), example("two", "t3")]
+    table = scoring.answer_without_model("rag", training, [example("two", "e1")])
+    assert table["answer"].tolist() == ["one"]
+    assert table["rule"].tolist() == ["says one"]
+    assert table["score"].tolist() == [0]
+
+
+def test_a_rule_sees_the_prompt_and_other_examples_never_the_answer():
+    for task in TASKS:
+        data = load_task(task)
+        hidden = [
+            replace(each, answer="?", details=each.details | {"fact": "?", "topic": "?", "step": 0})
+            for each in data.evaluation[:8]
+        ]
+        for rule in no_model_rules(task):
+            for each, blind in zip(data.evaluation, hidden, strict=False):
+                assert rule.answer(each, data.train) == rule.answer(blind, data.train)
+        for rule in no_model_rules(task):  # an example is not its own neighbour
+            one = data.train[0]
+            assert rule.answer(one, data.train) == rule.answer(one, data.train[1:])
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_rules_answer_data_without_a_house_form_too(task, monkeypatch):
+    monkeypatch.setattr(scoring, "_similarities", lambda answers, _: [0.5] * len(answers))
+    details = {
+        "shown": [("Rome", "Rome has hills. It has seven of them.")],
+        "question": "How many hills has Rome?",
+        "text": "It rained. The match was called off.",
+    }
+    turns = [
+        {"role": role, "content": words}
+        for role, words in (("user", "Hello?"), ("assistant", "Yes?"), ("user", "Help me."))
+    ]
+    examples = [Example(str(n), turns, f"gold {n}", details) for n in range(3)]
+    table = scoring.answer_without_model(task, examples, examples)
+    assert (table["content"] == table["score"]).all()
+    assert not table["answer"].str.contains("Next:").any()

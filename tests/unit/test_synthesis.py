@@ -1,5 +1,6 @@
 """Synthesis: executed notebooks become observations, tables, figures and one report."""
 
+import shutil
 from dataclasses import replace
 
 import orjson
@@ -321,6 +322,81 @@ def test_the_five_figures_are_explained_where_they_first_stand(results, tmp_path
     assert STUDY.prices in first
     assert "keep_warm_s:" not in html
     assert "q_ret_pct:" not in html
+
+
+def content_row(task="rag", base=0.5, rule=0.2, half=0.1):
+    return {
+        "family": "smollm2", "size": "135M", "task": task, "method": "lora", "precision": "fp16",
+        "content": 0.7, "fact_f1": 0.7, "content_difference": base,
+        "content_difference_lo": base - half, "content_difference_hi": base + half,
+        "content_difference_no_model": rule, "content_difference_no_model_lo": rule - half,
+        "content_difference_no_model_hi": rule + half,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("row", "says", "says_not"),
+    [
+        (content_row(), "adapting taught content.", "form"),
+        (content_row(rule=0.05), "adapting taught the form.", "taught content"),
+        (content_row(base=0.05), "adapting taught the form.", "taught content"),
+        (content_row(base=-0.3, rule=-0.3), "adapting taught the form.", "taught content"),
+    ],
+)
+def test_what_adapting_taught_is_told_from_the_intervals(row, says, says_not):
+    (text,) = synthesis.content_text(pd.DataFrame([row]))
+    assert says in text
+    assert says_not not in text.replace("without the note's title", "")
+    assert "0.70" in text
+
+
+def test_what_adapting_taught_is_not_told_without_a_base_or_rules(results):
+    assert synthesis.content_text(synthesis.result_tables(results)["reference"]) == []
+
+
+def limited(results, shares, uncut=None):
+    """The results with these shares of the base's and of everybody's answers cut."""
+    answers = results.answers.assign(limit_reached=0.0)
+    for method, share in shares.items():
+        rows = answers.index[answers["method"] == method]
+        answers.loc[rows[: round(share * len(rows))], "limit_reached"] = 1.0
+    if uncut is not None:
+        answers = answers.assign(uncut=answers["limit_reached"] == 1, still_cut=uncut)
+    return replace(results, answers=answers)
+
+
+def test_how_many_answers_the_limit_cut_is_told(results):
+    assert synthesis.limit_text(results) == []
+    (text,) = synthesis.limit_text(limited(results, {"none": 1.0}))
+    assert "100% of smollm2-135M_" in text
+    assert "16 measured tokens" in text
+    assert "scored as they were cut" in text
+    (text,) = synthesis.limit_text(limited(results, {"none": 1.0}, uncut=0.0))
+    assert "the uncut answers are scored; 0% of all" in text
+    (text,) = synthesis.limit_text(limited(results, {}))
+    assert text.startswith("0% of the answers")
+    assert "scored" not in text
+
+
+def test_answers_without_a_model_stand_in_table_and_report(directory, tmp_path):
+    copy = tmp_path / "study"
+    shutil.copytree(directory, copy)
+    (score,) = (copy / "runs" / "score").glob("*.ipynb")
+    rows = [
+        {"task": task, "prompt_id": f"p{i}", "score": 0.5, "content": 0.2, "rule": "echoes",
+         "content_rule": "echoes"}
+        for task in STUDY.tasks
+        for i in range(PROMPTS)
+    ]  # fmt: skip
+    pd.DataFrame(rows).to_parquet(score.with_suffix(".no_model.parquet"))
+    results = synthesis.load_results(STUDY, copy)
+    reference = synthesis.result_tables(results)["reference"]
+    assert reference["method"].tolist()[:3] == ["rule"] * 3
+    assert reference["task"].tolist()[:3] == ["rag", "summarization", "dialogue"]
+    named = synthesis._named(reference)
+    assert named["model"].tolist()[0] == "no model"
+    assert named["configuration"].tolist()[0].strip() == "rule"
+    assert len(reference) == 18
 
 
 def test_keeping_warm_pays_for_as_long_as_a_load_lasts_it(results):

@@ -311,6 +311,65 @@ def test_reference_sets_adapted_variants_beside_the_base():
     assert tables.variants_table(runs, answers, PAPER)["method"].tolist() == ["lora"]
 
 
+def ruled(scores, task="rag", **columns):
+    rows = {"prompt_id": [f"p{i}" for i in range(len(scores))], "task": task, "score": scores}
+    return pd.DataFrame(rows | {"rule": "says it", "content_rule": "says it"} | columns)
+
+
+def test_reference_sets_every_variant_beside_answers_without_a_model():
+    runs = pd.DataFrame([observation(method="none", adapt_energy_j=None), observation()])
+    answers = pd.concat(
+        [
+            answers_of({"fp16": [0.1, 0.2, 0.3]}, method="none"),
+            answers_of({"fp16": [0.4, 0.6, 0.8]}),
+        ]
+    ).assign(limit_reached=1.0, content=[0.0, 0.0, 0.0, 1.0, 1.0, 0.0])
+    prompts = answers["prompt_id"].unique()
+    rules = ruled([0.5, 0.5, 0.5], content=[1.0, 0.0, 0.0], content_rule="says more")
+    rules["prompt_id"] = prompts
+    table = tables.reference_table(runs, answers, rules)
+    assert list(table["method"]) == ["rule", "none", "lora"]
+    rule, base, adapted = (row for _, row in table.iterrows())
+    assert (rule["family"], rule["task"], rule["prompts"], rule["score"]) == (
+        "no model", "rag", 3, 0.5,
+    )  # fmt: skip
+    assert "says it" in rule["notes"]
+    assert "says more" in rule["notes"]
+    assert np.isnan(rule["score_difference"])
+    assert np.isnan(rule["energy_per_request_j"])
+    assert adapted["score_difference_no_model"] == pytest.approx(0.1)
+    half = stats.t.ppf(0.975, 2) * 0.2 / np.sqrt(3)
+    assert adapted["score_difference_no_model_lo"] == pytest.approx(0.1 - half)
+    assert adapted["score_difference_no_model_hi"] == pytest.approx(0.1 + half)
+    assert base["score_difference_no_model"] == pytest.approx(-0.3)
+    assert adapted["content_difference_no_model"] == pytest.approx(1 / 3)
+    assert adapted["content_difference"] == pytest.approx(2 / 3)
+    assert (base["limit_reached_share"], adapted["limit_reached_share"]) == (1, 1)
+    assert "limit_reached" not in table
+    # What the rules are scored by is what is compared, no more.
+    assert "gold_nll_difference_no_model" not in table
+
+
+def test_reference_pairs_by_prompt_and_task():
+    runs = pd.DataFrame([observation(), observation(task="dialogue")])
+    answers = pd.concat(
+        [answers_of({"fp16": [0.4, 0.6]}), answers_of({"fp16": [0.9, 0.7]}).assign(task="dialogue")]
+    )
+    rules = pd.concat([ruled([0.6, 0.4]), ruled([0.1, 0.1], task="dialogue")])
+    rules["prompt_id"] = answers["prompt_id"].to_numpy()
+    backwards = rules.iloc[::-1].reset_index(drop=True)
+    for given in (rules, backwards):
+        table = tables.reference_table(runs, answers, given).set_index(["task", "method"])
+        assert table.loc[("rag", "lora"), "score_difference_no_model"] == pytest.approx(0)
+        assert table.loc[("dialogue", "lora"), "score_difference_no_model"] == pytest.approx(0.7)
+        assert table.loc[("rag", "lora"), "score_difference_no_model_lo"] < -0.2
+
+
+def test_headings_tell_what_a_difference_is_to():
+    assert tables.heading("score_difference_no_model") == "score, difference to no model [0–1]"
+    assert tables.heading("content") == "content alone [0–1]"
+
+
 def test_serving_has_a_row_a_variant_and_concurrency():
     runs = pd.DataFrame(
         [observation(r, concurrency=c) for c in (8, 1) for r in (1, 2)]

@@ -7,8 +7,10 @@ import sys
 import pytest
 from tiny import make_local_copy
 
+from edge_eval_lib import stage
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.scoring import normalise
+from edge_eval_lib.study import load_study
 from edge_eval_lib.tasks import (
     TASKS,
     data_fingerprint,
@@ -159,6 +161,21 @@ def test_the_seed_draws_training_examples_and_leaves_evaluation_alone(shipped):
     assert one == load_task("dialogue", train_examples=10, evaluation_examples=5, seed=1)
     assert one.train != two.train
     assert one.evaluation == two.evaluation == shipped["dialogue"].evaluation[:5]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_held_out_examples_are_the_same_however_many_are_trained_on(task):
+    study = load_study("embedded")
+    assert study.data.heldout_examples >= 24  # what training settings are chosen on
+    drawn = {}
+    for count in (8, study.data.train_examples):
+        data = study.data.model_copy(update={"train_examples": count})
+        train, heldout, whole = stage.task_examples(study.model_copy(update={"data": data}), task)
+        assert len(train) == count
+        assert len(heldout) == study.data.heldout_examples
+        assert not {e.id for e in heldout} & {e.id for e in [*train, *whole.evaluation]}
+        drawn[count] = heldout
+    assert drawn[8] == drawn[study.data.train_examples]
 
 
 @pytest.mark.parametrize(

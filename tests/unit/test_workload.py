@@ -15,7 +15,7 @@ from edge_eval_lib.energy import Monitor
 from edge_eval_lib.engines.base import Generation, KvCache
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.likelihood import Likelihood
-from edge_eval_lib.study import load_study
+from edge_eval_lib.study import Workload, load_study
 from edge_eval_lib.tasks import Example
 
 # --- cold loads -------------------------------------------------------------------------------
@@ -437,7 +437,15 @@ class Batching:
     def window(self, name):
         return Measured(name, self)
 
-    def serve(self, prompts, output_tokens, concurrency):
+    def serve(self, prompts, output_tokens, concurrency, until_end=False):
+        if until_end:  # ends after five tokens, but for prompt [99], which rambles
+            self.uncut = (prompts, output_tokens, concurrency)
+            return [
+                self.answer(p, output_tokens)
+                if p in ([13], [99])
+                else Generation(p, 0.0, [5, 5, 5, 5, 0], [1.0] * 5)
+                for p in prompts
+            ]
         self.calls.append((len(prompts), concurrency))
         self.now += math.ceil(len(prompts) / min(concurrency, self.most))
         self.prefix_cache_hit_rate = 0.5 if self.share_prefixes else 0.0
@@ -459,6 +467,9 @@ class Batching:
 
     def natural_length(self, token_ids):
         return len(token_ids)
+
+    def ended(self, token_ids):
+        return 0 in token_ids
 
     def decode(self, token_ids):
         return "x" * len(token_ids)
@@ -503,6 +514,46 @@ def test_a_failed_request_has_no_row_and_no_answer():
     assert answers["answer"].isna().tolist() == [False, True, False, False]
     assert answers["failure"][1] == "HTTP 503: busy"
     assert math.isnan(answers["answer_tokens"][1])
+
+
+def test_answers_that_reached_the_limit_are_asked_again_until_their_end():
+    engine = Batching(most=8)
+    examples = [Example(f"p{i}", [{"role": "user", "content": "?"}], "gold") for i in range(5)]
+    prompts = [[1], [13], [2], [99], [3]]
+    asked = vllm_settings(output_tokens=4, uncut_tokens=9)
+    served = workload.serve_all(engine, prompts, asked, 7, engine)
+    served[1].generations[4].token_ids[:] = [5, 5, 0, 5]  # this one ended by itself
+    calls = list(engine.calls)
+    measured = workload.answer_table(served, engine, examples, asked)
+    assert measured["limit_reached"].tolist()[0::2] == [1, 1, 0]
+    assert math.isnan(measured["limit_reached"][1])  # failed: no answer, no limit
+    uncut = workload.uncut_answers(measured, engine, prompts, asked)
+    assert engine.calls == calls  # nothing that was measured changed
+    assert engine.uncut == ([[1], [2], [99]], 9, asked.headline_concurrency)
+    assert uncut["uncut"].tolist() == [True, False, True, True, False]
+    assert uncut["still_cut"].tolist()[::2] == [0, 0, 0]
+    assert uncut["still_cut"][3] == 1
+    assert uncut["answer_tokens"].tolist()[::2] == [5, 5, 4]
+    assert uncut["answer"].tolist()[::2] == ["x" * 5, "x" * 5, "x" * 4]
+    assert uncut["limit_reached"].equals(measured["limit_reached"])
+
+
+def test_without_a_cap_for_uncut_answers_nothing_is_asked_again():
+    engine = Batching(most=8)
+    examples = [Example("p0", [{"role": "user", "content": "?"}], "gold")]
+    asked = vllm_settings(uncut_tokens=None)
+    served = workload.serve_all(engine, [[1]], asked, 7, engine)
+    measured = workload.answer_table(served, engine, examples, asked)
+    kept = workload.uncut_answers(measured, engine, [[1]], asked)
+    assert not hasattr(engine, "uncut")
+    assert kept["answer"].equals(measured["answer"])
+    assert not kept["uncut"].any()
+    assert kept["still_cut"].tolist() == [1]
+
+
+def test_a_cap_for_uncut_answers_is_longer_than_the_limit():
+    with pytest.raises(ValueError, match=r"uncut_tokens is 4; it must be more than"):
+        Workload.model_validate(settings().model_dump() | {"output_tokens": 4, "uncut_tokens": 4})
 
 
 def test_a_window_in_which_nothing_was_answered_ends_the_run():
