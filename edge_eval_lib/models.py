@@ -557,7 +557,7 @@ def executed_dtype(model: PreTrainedModel) -> str:
 
     Compares the first linear layer's output with the same product in float64 and reads
     the type off the relative error: 4-bit layers may compute in another type than they are told
-    (bitsandbytes uses bfloat16 in evaluation mode on CPUs that have it). INT8 layers quantise
+    (see `compute_as_told`). INT8 layers quantise
     their input, which is told as `int8`.
     """
     import torch
