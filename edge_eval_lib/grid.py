@@ -413,8 +413,6 @@ def _snakemake(study: Study, profile: str | None, todo: list[Key], everything: b
     }
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(project_root() / "Snakefile")]
     command += ["--profile", str(profile_directory), "--directory", str(study.directory)]
-    # Not in the home directory, which may be read-only.
-    command += ["--runtime-source-cache-path", str(study.directory / ".snakemake" / "sources")]
     if not profile or profile == "local":
         command += ["--resources", f"machine={len(runner.devices())}"]
     command += ["--config", *(f"{key}={json.dumps(value)}" for key, value in config.items())]
