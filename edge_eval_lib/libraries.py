@@ -22,7 +22,7 @@ def import_for_inference(directory: Path) -> None:
     from edge_eval_lib import likelihood, models  # noqa: F401
 
     _import_parts("encodings.unicode_escape")
-    config = AutoConfig.from_pretrained(directory)
+    config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
     if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:  # else loading will say what is wrong
         MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     named = tokenization_auto.get_tokenizer_config(directory).get("tokenizer_class")

@@ -88,7 +88,7 @@ def test_a_failure_is_kept_with_its_notebook_until_the_run_succeeds(study: Study
 def test_the_report_s_settings_follow_the_study_and_its_prices(study: Study):
     again = runner.find_run(load_study("embedded"), "synthesis", "synthesis")
     assert runner.find_run(study, "synthesis", "synthesis").settings_hash == again.settings_hash
-    other = study.model_copy(update={"prices": "desktop"})
+    other = study.model_copy(update={"prices": "paper"})
     other._path = study.path
     changed = runner.find_run(other, "synthesis", "synthesis")
     assert changed.settings_hash != again.settings_hash

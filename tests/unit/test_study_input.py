@@ -119,7 +119,7 @@ def test_every_value_of_every_field_is_accepted_or_refused_in_one_sentence(
         for value in NASTY:
             path.write_text(written(changed(content, at, value)), encoding="utf-8")
             case = f"{'.'.join(map(str, at))} = {value!r:.40}"
-            began = time.monotonic()
+            began = time.process_time()
             try:
                 load_study(path).runs()
             except UserError as error:
@@ -130,8 +130,8 @@ def test_every_value_of_every_field_is_accepted_or_refused_in_one_sentence(
                     wrong.append(f"{case} is not named: {told}")
             except Exception as error:
                 wrong.append(f"{case}: {error!r:.200}")
-            if time.monotonic() - began > SECONDS:
-                wrong.append(f"{case} took {time.monotonic() - began:.1f} s")
+            if time.process_time() - began > SECONDS:
+                wrong.append(f"{case} took {time.process_time() - began:.1f} s")
     assert not wrong, "\n".join(wrong[:40])
 
 

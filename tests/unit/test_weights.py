@@ -366,7 +366,7 @@ def test_layers_that_vllm_cannot_group_are_told_before_the_run(directory, tmp_pa
         ({"source": "package", "location": "a/x.gguf", "revision": "../../x"}, "the revision"),
         ({"source": "package", "location": "a/x.gguf", "revision": "a/b"}, "the revision"),
         ({"source": "package", "location": "a/x.gguf", "revision": "/etc"}, "the revision"),
-        ({"source": "package", "location": "a/x.gguf", "revision": "v" * 300}, "the revision"),
+        ({"source": "package", "location": "a/x.gguf", "revision": "v" * 300}, "revision"),
         ({"source": "package", "location": "a/../../x.gguf", "revision": "1"}, "PACKAGE/FILE"),
         ({"source": "package", "location": "x.gguf", "revision": "1"}, "PACKAGE/FILE"),
         ({"source": "hub", "location": "../x", "revision": "1"}, "OWNER/NAME"),
