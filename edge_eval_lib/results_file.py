@@ -252,7 +252,7 @@ def open_rows(source: str) -> list[ResultRow]:
     """The rows of a results file, of a study's outputs (by study or directory), or `published`."""
     if source == "published":
         prices = load_price_book().prices("paper")
-        variants = tables.variants_table(published.observations(), None, prices)
+        variants = tables.variants_table(published.observations(), None, prices, price_set="paper")
         return rows_of(variants.drop(columns="score"))  # by a judge and an NLI model, not ours
     path = Path(source)
     if path.suffix == ".json":

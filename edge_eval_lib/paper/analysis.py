@@ -109,7 +109,7 @@ def build(
         prices = prices.model_copy(update={"api_input_tokens_per_request": float(input_tokens)})
     observations = published.observations(figures)
     scenarios = book.scenario_prices(prices)
-    variants = tables.variants_table(observations, None, prices, scenarios)
+    variants = tables.variants_table(observations, None, prices, scenarios, price_set="paper")
     variants["latency_ms"] = 1e3 * latency_s(
         variants["ttft_ms"] / 1e3, variants["tpot_ms"] / 1e3, variants["output_tokens_per_request"]
     )

@@ -205,3 +205,7 @@ def test_every_file_that_was_sent_is_valid(file, tmp_path):
     sent = sorted((project_root() / "results").glob("*.json"))
     for path in [results_file.write(file, tmp_path / "mine.json"), *sent]:
         assert results_file.read(path).variants
+
+
+def test_published_rows_name_their_price_set():
+    assert {row.prices for row in results_file.open_rows("published")} == {"paper"}
