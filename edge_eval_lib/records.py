@@ -396,15 +396,13 @@ def read_raw(notebook: str | Path, what: str, columns: list[str] | None = None) 
     notebook = Path(notebook)
     at = Place(notebook.parents[2], notebook.parent.name, notebook.stem)
     path = notebook.with_suffix(f".{what}.parquet")
-    require_whole(at, f"runs/{at.stage}/{path.name}", path.name)
-    try:
-        return pd.read_parquet(path, columns=columns)
-    except FileNotFoundError:
-        damage = "it is missing"
-    except (OSError, ValueError, pyarrow.ArrowException) as error:
-        damage = f"it cannot be read: {str(error).splitlines()[0]}"
+    problem = "missing"
+    if path.is_file():
+        require_whole(at, f"runs/{at.stage}/{path.name}", path.name)
+        try:
+            return pd.read_parquet(path, columns=columns)
+        except (OSError, ValueError, pyarrow.ArrowException) as error:
+            problem = f"damaged ({str(error).splitlines()[0]})"
     with contextlib.suppress(OSError):
         set_aside(at)
-    raise UserError(
-        f"{path.name} is damaged ({damage}); make all makes {at.stage} {at.name} again."
-    )
+    raise UserError(f"{path.name} is {problem}; make all makes {at.stage} {at.name} again.")

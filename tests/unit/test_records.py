@@ -248,7 +248,7 @@ def test_raw_data_that_cannot_be_read_name_their_run_and_are_made_again(study, d
         at.settings.unlink()
     with pytest.raises(UserError) as told:
         records.read_raw(at.notebook, "answers")
-    assert f"{answers.name} is damaged" in str(told.value)
+    assert f"{answers.name} is {'missing' if damage is None else 'damaged'}" in str(told.value)
     assert f"make all makes serve {at.name} again" in str(told.value)
     assert not records.adopt(study, study.run("serve", at.name))
     assert ("serve", at.name) in undone(study)
