@@ -54,6 +54,7 @@ THREAD_VARIABLES = (
 )
 UNMEASURED = ("synthesis", "paper")  # stages that need no device to themselves
 LONGEST_REASON = 400
+ORPHANED_WITHIN_S = 1.0
 PR_SET_PDEATHSIG = 1
 
 
@@ -484,6 +485,12 @@ def _execute(
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(kernel.pid, signal.SIGKILL)
         shutil.rmtree(at.running, ignore_errors=True)
+        # The threads of a killed parent end one after another, and its child is told of the first.
+        ends = time.monotonic() + ORPHANED_WITHIN_S
+        while signal_number == signal.SIGTERM and os.getppid() == parent:
+            if time.monotonic() > ends:
+                break
+            time.sleep(0.02)
         if os.getppid() != parent:  # nobody asked for it: what started this process was killed
             with contextlib.suppress(OSError):
                 write_failure(at, "It was stopped: the process that scheduled it was killed.")

@@ -204,7 +204,7 @@ class Training(Strict):
     target_modules: Annotated[list[Line], Field(min_length=1)] | Literal["all-linear"] = (
         "all-linear"
     )
-    learning_rate: Annotated[float, Field(gt=0, le=10)]
+    learning_rate: Annotated[float, Field(gt=0, le=1e38)]  # float32 holds little more
     batch_size: Annotated[int, Field(ge=1, le=65_536)]
     epochs: Annotated[int, Field(ge=1, le=10_000)]
     max_tokens: Count

@@ -334,13 +334,15 @@ def serving_dtype(compute_dtype: str, weight_bits: int | None = None) -> tuple[s
     """The type that vLLM is to compute in, and whether that is on a GPU.
 
     On a CPU it is float32 whatever the study says, for half precision is slower there without
-    special instructions; but vLLM's kernel for 4-bit weights is of bfloat16 alone. UserError for
-    bfloat16 on a GPU that lacks it.
+    special instructions; but vLLM's kernel for 4-bit weights is of bfloat16 alone, and so is the
+    one that vLLM 0.32 takes for W8A8 where the CPU has AMX. UserError for bfloat16 on a GPU that
+    lacks it.
     """
     import torch
 
     if not torch.cuda.is_available():
-        return "bfloat16" if weight_bits == 4 else "float32", False
+        bfloat16_alone = weight_bits == 4 or (weight_bits == 8 and "amx" in hardware.cpu_flags())
+        return "bfloat16" if bfloat16_alone else "float32", False
     if compute_dtype == "bfloat16" and torch.cuda.get_device_capability() < BF16_CAPABILITY:
         raise UserError(
             f"{torch.cuda.get_device_name()} has no bfloat16; set training.compute_dtype: float16."

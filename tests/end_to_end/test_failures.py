@@ -223,8 +223,9 @@ def kill_runner(grid: Grid, run: str) -> None:
 def kill_scheduler(grid: Grid, run: str) -> None:
     wait_for((grid.outputs / "running" / run / "raw" / "raw.parquet").is_file)
     for process in grid.processes():
-        if "snakemake" in process.cmdline():
-            process.kill()
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            if "snakemake" in process.cmdline():
+                process.kill()
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,10 @@ def test_vllm_computes_in_what_the_device_has(monkeypatch):
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert vllm.serving_dtype("float16", weight_bits=8) == ("float32", False)
+    for flags, dtype in ((["avx2"], "float32"), (["avx512", "amx"], "bfloat16")):
+        monkeypatch.setattr(vllm.hardware, "cpu_flags", lambda flags=flags: flags)
+        assert vllm.serving_dtype("float16", weight_bits=8) == (dtype, False)
+        assert vllm.serving_dtype("float16") == ("float32", False)
     assert vllm.serving_dtype("float16", weight_bits=4) == ("bfloat16", False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
