@@ -2,7 +2,12 @@
 
 import os
 
+import hypothesis
 import pytest
+
+# Machines are shared: how long an example takes is not what a test is about.
+hypothesis.settings.register_profile("shared machine", deadline=None)
+hypothesis.settings.load_profile("shared machine")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -551,7 +551,7 @@ def test_without_a_run_there_is_one_sentence(tmp_path):
 def test_missing_raw_data_are_named(tmp_path):
     make_study(tmp_path)
     next((tmp_path / "runs" / "serve").glob("*.requests.parquet")).unlink()
-    with pytest.raises(UserError, match=r"requests\.parquet is damaged \(it is missing\)"):
+    with pytest.raises(UserError, match=r"requests\.parquet is missing"):
         synthesis.load_results(STUDY, tmp_path)
 
 
