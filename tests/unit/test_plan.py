@@ -264,7 +264,7 @@ def test_how_far_a_basis_is_off_is_computed_and_said(tmp_path, monkeypatch):
     assert {stage: len(found) for stage, found in errors.items()} == {
         "adapt": 36, "compress": 36, "serve": 72
     }  # fmt: skip
-    # What a reviewer found: half the time, for QLoRA far less.
+    # Half the time of the published runs, for QLoRA far less.
     assert median(errors["adapt"]) == pytest.approx(0.52, abs=0.02)
     assert (min(errors["adapt"]), max(errors["adapt"])) == pytest.approx((0.114, 2.07), abs=0.01)
     text = plan.describe(study_with(tmp_path, "paper_t4", hardware="h200", repetitions=1))
