@@ -3,14 +3,15 @@
 #   snakemake --profile profiles/local --directory outputs/embedded --config study=embedded
 #
 # A run is done when its record is there, which is written when its notebook is published. `make all`
-# puts away the records that hold no more and calls this (edge_eval_lib/grid.py). Inputs are named
+# puts away the records that hold no more and calls this (edge_eval_lib/runs/scheduler.py). Inputs are named
 # where they are missing alone: they order the runs, and no date of a file makes one again.
 import os
 import shlex
 import sys
 from urllib.parse import unquote
 
-from edge_eval_lib import grid, memory_fit
+from edge_eval_lib.economics import fit as memory_fit
+from edge_eval_lib.runs import scheduler as grid
 from edge_eval_lib.study import load_study
 
 study = load_study(unquote(str(config["study"])), config.get("repetitions"))

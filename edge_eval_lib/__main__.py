@@ -60,7 +60,7 @@ def all_(
     profile: Annotated[str | None, typer.Option(help="a directory in profiles/")] = None,
 ) -> None:
     """Execute what is missing or outdated, and write tables, figures and report."""
-    from edge_eval_lib import grid
+    from edge_eval_lib.runs import scheduler as grid
 
     grid.make_all(grid.open_study(study, repetitions), repetitions, rerun, profile)
 
@@ -68,7 +68,8 @@ def all_(
 @app.command()
 def plan(study: StudyName = "embedded", repetitions: Repetitions = None) -> None:
     """Print the grid, what is done, what the rest takes, and what the hardware lacks."""
-    from edge_eval_lib import grid, plan
+    from edge_eval_lib.runs import plan
+    from edge_eval_lib.runs import scheduler as grid
 
     print(plan.describe(grid.open_study(study, repetitions)))
 
@@ -76,7 +77,8 @@ def plan(study: StudyName = "embedded", repetitions: Repetitions = None) -> None
 @app.command()
 def status(study: StudyName = "embedded", repetitions: Repetitions = None) -> None:
     """Print what is done, running and failed, and why it failed."""
-    from edge_eval_lib import grid, plan
+    from edge_eval_lib.runs import plan
+    from edge_eval_lib.runs import scheduler as grid
 
     print(plan.status(grid.open_study(study, repetitions)))
 
@@ -84,7 +86,7 @@ def status(study: StudyName = "embedded", repetitions: Repetitions = None) -> No
 @app.command()
 def report(study: StudyName = "embedded", repetitions: Repetitions = None) -> None:
     """Write tables, figures and report from the runs that there are."""
-    from edge_eval_lib import grid
+    from edge_eval_lib.runs import scheduler as grid
 
     grid.make_report(grid.open_study(study, repetitions))
 
@@ -92,7 +94,7 @@ def report(study: StudyName = "embedded", repetitions: Repetitions = None) -> No
 @app.command()
 def paper() -> None:
     """Write the report on the published study's figures."""
-    from edge_eval_lib import grid
+    from edge_eval_lib.runs import scheduler as grid
 
     grid.make_paper()
 
@@ -100,7 +102,7 @@ def paper() -> None:
 @app.command()
 def run(study: StudyName, stage: str, name: str, repetitions: Repetitions = None) -> None:
     """Execute one run, although it may be done, and publish it."""
-    from edge_eval_lib import runner
+    from edge_eval_lib.runs import runner
     from edge_eval_lib.study import load_study
 
     runner.die_with_parent(signal.SIGTERM)  # Snakemake may be killed
@@ -110,7 +112,8 @@ def run(study: StudyName, stage: str, name: str, repetitions: Repetitions = None
 @app.command()
 def pack(study: StudyName, target: Annotated[Path, typer.Argument(help="the zip file")]) -> None:
     """Put a study's outputs (not its weights) in a zip file, to go on elsewhere."""
-    from edge_eval_lib import archive, grid
+    from edge_eval_lib.runs import archive
+    from edge_eval_lib.runs import scheduler as grid
 
     print(archive.pack(grid.open_study(study), target))
 
@@ -121,7 +124,8 @@ def unpack(
     source: Annotated[Path, typer.Argument(help="the zip file, or where it was unpacked")],
 ) -> None:
     """Take over outputs that `pack` put in a zip file."""
-    from edge_eval_lib import archive, grid
+    from edge_eval_lib.runs import archive
+    from edge_eval_lib.runs import scheduler as grid
 
     count = archive.unpack(grid.open_study(study), source)
     print(f"{count} finished runs are here again.")
@@ -136,7 +140,8 @@ def rebuild(
     ] = None,
 ) -> None:
     """Build a variant's weights again from its adapter, if they were deleted."""
-    from edge_eval_lib import grid, stage
+    from edge_eval_lib.runs import notebook as stage
+    from edge_eval_lib.runs import scheduler as grid
 
     stage.rebuild_weights(grid.open_study(study), variant, target)
 
@@ -146,7 +151,8 @@ def results(
     study: StudyName, target: Annotated[Path, typer.Argument(help="the JSON file")]
 ) -> None:
     """Put a study's figures, settings and provenance in a results file, to send or compare."""
-    from edge_eval_lib import grid, results_file
+    from edge_eval_lib.results import exchange as results_file
+    from edge_eval_lib.runs import scheduler as grid
 
     print(results_file.write(results_file.make(grid.open_study(study)), target))
 
@@ -161,8 +167,8 @@ def compare(
     ] = None,
 ) -> None:
     """Put results of several machines or engines side by side."""
-    from edge_eval_lib import results_file
-    from edge_eval_lib.study import outputs_root
+    from edge_eval_lib.paths import outputs_root
+    from edge_eval_lib.results import exchange as results_file
 
     print(results_file.compare(results, target or outputs_root() / "comparison"))
 
@@ -172,8 +178,9 @@ def device_report(
     studies: Annotated[list[str], typer.Argument(help="studies that were run on this machine")],
 ) -> None:
     """Write what this machine's device measured to docs/ and params/measured/."""
-    from edge_eval_lib import device_report, grid
-    from edge_eval_lib.study import project_root
+    from edge_eval_lib.paths import project_root
+    from edge_eval_lib.results import device_report
+    from edge_eval_lib.runs import scheduler as grid
 
     opened = [grid.open_study(study) for study in studies]
     root = project_root()
@@ -183,7 +190,7 @@ def device_report(
 @app.command()
 def clean(study: StudyName = "embedded") -> None:
     """Delete what a study's runs made."""
-    from edge_eval_lib import grid
+    from edge_eval_lib.runs import scheduler as grid
 
     grid.remove_outputs(grid.open_study(study))
 
@@ -213,7 +220,7 @@ def main() -> None:
         signal.signal(number, _interrupt)
     make = _make()
     if make is not None:  # end with it, even if it is killed
-        from edge_eval_lib import runner
+        from edge_eval_lib.runs import runner
 
         runner.die_with_parent(signal.SIGTERM)
     for stream in (sys.stdout, sys.stderr):

@@ -9,7 +9,7 @@ import moocore
 import numpy as np
 import pandas as pd
 
-from edge_eval_lib.checks import require_finite, require_non_negative, require_whole
+from edge_eval_lib.bounds import require_finite, require_non_negative, require_whole
 
 
 def non_dominated(

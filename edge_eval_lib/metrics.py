@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from edge_eval_lib.checks import (
+from edge_eval_lib.bounds import (
     require_finite,
     require_non_negative,
     require_positive,

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from edge_eval_lib.checks import require_finite, require_positive, require_share, require_whole
+from edge_eval_lib.bounds import require_finite, require_positive, require_share, require_whole
 
 Interval = tuple[float, float, float]
 

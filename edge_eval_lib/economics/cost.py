@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edge_eval_lib import metrics
-from edge_eval_lib.checks import (
+from edge_eval_lib.bounds import (
     require_at_least,
     require_non_negative,
     require_positive,

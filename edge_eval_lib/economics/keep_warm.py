@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edge_eval_lib import metrics
-from edge_eval_lib.checks import require_non_negative
+from edge_eval_lib.bounds import require_non_negative
 
 
 def keep_warm_s(load_energy_j, loaded_idle_power_w, bare_idle_power_w):

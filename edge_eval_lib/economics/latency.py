@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edge_eval_lib.checks import (
+from edge_eval_lib.bounds import (
     require_finite,
     require_non_negative,
     require_positive,

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from edge_eval_lib.checks import (
+from edge_eval_lib.bounds import (
     require_non_negative,
     require_positive,
     require_share,

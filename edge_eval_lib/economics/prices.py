@@ -14,7 +14,8 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, model_validator
 
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.study import Strict, project_root, read_yaml, validate
+from edge_eval_lib.paths import project_root
+from edge_eval_lib.study import Strict, read_yaml, validate
 
 JOULES_PER_KWH = 3.6e6
 HOURS_PER_YEAR = 8760.0

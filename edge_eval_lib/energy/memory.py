@@ -17,8 +17,8 @@ from typing import Any
 
 import pynvml
 
-from edge_eval_lib import nvml
 from edge_eval_lib.energy import process_tree
+from edge_eval_lib.machine import nvml
 
 CLEAR_PEAK = b"5"  # proc(5): writing it to clear_refs resets VmHWM to the current resident memory
 

@@ -20,7 +20,6 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from edge_eval_lib import hardware, nvml
 from edge_eval_lib.energy import checks, memory
 from edge_eval_lib.energy.cpu_model import CpuModel, cpu_seconds
 from edge_eval_lib.energy.interference import InterferenceWatch
@@ -29,6 +28,7 @@ from edge_eval_lib.energy.nvml_counter import NvmlCounter
 from edge_eval_lib.energy.nvml_power import NvmlPower
 from edge_eval_lib.energy.nvml_watch import NvmlWatch
 from edge_eval_lib.energy.rapl import Rapl
+from edge_eval_lib.machine import hardware, nvml
 
 GPU_SOURCES = ("nvml-counter", "nvml-power")
 CPU_SOURCES = ("rapl", "cpu-model")

@@ -13,8 +13,8 @@ from itertools import pairwise
 
 import pynvml
 
-from edge_eval_lib import nvml
 from edge_eval_lib.energy.meter import MeterError, Reading
+from edge_eval_lib.machine import nvml
 
 DEFAULT_UPDATE_PERIOD_S = 0.1  # the longest seen on data-centre GPUs (arXiv 2312.02741)
 

@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 import pynvml
 
-from edge_eval_lib import nvml
 from edge_eval_lib.energy.meter import MeterError, Reading
 from edge_eval_lib.energy.nvml_counter import DEFAULT_UPDATE_PERIOD_S, update_period_s
+from edge_eval_lib.machine import nvml
 
 CPU_SHARE = 0.005  # of one core that sampling may take
 WAKE_UP_S = 1.5e-4  # CPU time of waking a sampling thread, as measured on a virtual machine

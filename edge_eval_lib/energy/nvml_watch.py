@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import psutil
 import pynvml
 
-from edge_eval_lib import nvml
 from edge_eval_lib.energy import process_tree
+from edge_eval_lib.machine import nvml
 
 INITIAL_PID_NAMESPACE = "pid:[4026531836]"  # a constant of Linux: the namespace of the host
 THROTTLE_REASONS = {

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_eval_lib.energy.meter import MeterError, Reading
-from edge_eval_lib.nvml import Unavailable
+from edge_eval_lib.machine.nvml import Unavailable
 
 POWERCAP = Path("/sys/class/powercap")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from edge_eval_lib.likelihood import Likelihood
+    from edge_eval_lib.models.likelihood import Likelihood
     from edge_eval_lib.tasks import Example
 
 

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from edge_eval_lib import redaction
 from edge_eval_lib.engines.base import Generation
-from edge_eval_lib.engines.tokens import ChatTokenizer, ranked_likelihood
 from edge_eval_lib.errors import UserError
+from edge_eval_lib.models.tokens import ChatTokenizer, ranked_likelihood
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
-    from edge_eval_lib.likelihood import Likelihood
+    from edge_eval_lib.models.likelihood import Likelihood
     from edge_eval_lib.tasks import Example
 
 URL_VARIABLE = "OPENAI_BASE_URL"
@@ -158,7 +158,7 @@ class OpenAiEngine(ChatTokenizer):
 
     def likelihoods(self, examples: Iterable[Example], batch_size: int) -> list[Likelihood]:
         """NaN where the endpoint does not tell the likelihoods of a prompt's tokens."""
-        from edge_eval_lib import models
+        from edge_eval_lib.models import load as models
 
         examples = list(examples)
 
@@ -179,7 +179,7 @@ class OpenAiEngine(ChatTokenizer):
     ) -> Likelihood:
         import openai
 
-        from edge_eval_lib.likelihood import Likelihood
+        from edge_eval_lib.models.likelihood import Likelihood
 
         unknown = Likelihood(example.id, math.nan, [])
         try:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_eval_lib.engines.base import Generation
-from edge_eval_lib.engines.tokens import ChatTokenizer
+from edge_eval_lib.models.tokens import ChatTokenizer
 
 if TYPE_CHECKING:
-    from edge_eval_lib.likelihood import Likelihood
+    from edge_eval_lib.models.likelihood import Likelihood
     from edge_eval_lib.tasks import Example
 
 
@@ -28,14 +28,14 @@ class TransformersEngine(ChatTokenizer):
         self.compute_dtype = compute_dtype
 
     def import_libraries(self) -> None:
-        from edge_eval_lib import libraries
+        from edge_eval_lib.lifecycle import libraries
 
         libraries.import_for_inference(self.directory)
 
     def load(self) -> None:
         from transformers import GenerationConfig
 
-        from edge_eval_lib import models
+        from edge_eval_lib.models import load as models
 
         self.open_tokenizer(self.directory)
         self.model = models.load_model(self.directory, self.compute_dtype).eval()
@@ -104,8 +104,8 @@ class TransformersEngine(ChatTokenizer):
         )
 
     def likelihoods(self, examples: Iterable[Example], batch_size: int) -> list[Likelihood]:
-        from edge_eval_lib import models
-        from edge_eval_lib.likelihood import Likelihood, gold_likelihoods, require_numbers
+        from edge_eval_lib.models import load as models
+        from edge_eval_lib.models.likelihood import Likelihood, gold_likelihoods, require_numbers
 
         examples = list(examples)
         lengths = [models.count_tokens(self.tokenizer, example) for example in examples]
@@ -128,7 +128,7 @@ class TransformersEngine(ChatTokenizer):
         return logits[0].argmax(-1).tolist()
 
     def executed_dtype(self) -> str:
-        from edge_eval_lib import models
+        from edge_eval_lib.models import load as models
 
         return models.executed_dtype(self.model)
 

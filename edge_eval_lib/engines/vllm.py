@@ -12,14 +12,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_eval_lib import hardware, weights
 from edge_eval_lib.economics.memory import kv_cache_bytes_per_token
 from edge_eval_lib.engines.base import Generation, KvCache
-from edge_eval_lib.engines.tokens import ChatTokenizer, ranked_likelihood
 from edge_eval_lib.errors import UserError
+from edge_eval_lib.machine import hardware
+from edge_eval_lib.models import weights
+from edge_eval_lib.models.tokens import ChatTokenizer, ranked_likelihood
 
 if TYPE_CHECKING:
-    from edge_eval_lib.likelihood import Likelihood
+    from edge_eval_lib.models.likelihood import Likelihood
     from edge_eval_lib.tasks import Example
 
 # Read by vLLM when it is imported. One process on one device: its steps are our clock.
@@ -226,8 +227,8 @@ class VllmEngine(ChatTokenizer):
 
     def likelihoods(self, examples: Iterable[Example], batch_size: int) -> list[Likelihood]:
         """NaN for an adapter that is served apart on a CPU."""
-        from edge_eval_lib import models
-        from edge_eval_lib.likelihood import Likelihood, require_numbers
+        from edge_eval_lib.models import load as models
+        from edge_eval_lib.models.likelihood import Likelihood, require_numbers
 
         examples = list(examples)
         if self._ranks_nothing:
@@ -255,7 +256,7 @@ class VllmEngine(ChatTokenizer):
     @property
     def _ranks_nothing(self) -> bool:
         """vLLM 0.32 fails at likelihoods and an adapter together on a CPU."""
-        from edge_eval_lib import models
+        from edge_eval_lib.models import load as models
 
         return self.lora is not None and models.default_device() == "cpu"
 

@@ -12,7 +12,6 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from edge_eval_lib import claims, published, tables
 from edge_eval_lib.economics.cost import (
     BreakEvenCosts,
     full_costs,
@@ -24,8 +23,10 @@ from edge_eval_lib.economics.prices import ApiPrice, PriceBook, Prices, load_pri
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.frontier import front_draws, hypervolume, non_dominated
 from edge_eval_lib.metrics import system_density
-from edge_eval_lib.published import MODEL, VARIANT, Published
-from edge_eval_lib.study import outputs_root
+from edge_eval_lib.paper import claims, published
+from edge_eval_lib.paper.published import MODEL, VARIANT, Published
+from edge_eval_lib.paths import outputs_root
+from edge_eval_lib.results import tables
 from edge_eval_lib.uncertainty import ratio_interval, single_run_spread
 
 SETUP_HOURS = (0.0, 8.0, 80.0)

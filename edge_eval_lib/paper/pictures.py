@@ -11,8 +11,11 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from edge_eval_lib import claims, figures, tables
-from edge_eval_lib.figures import (
+from edge_eval_lib.paper import analysis, claims
+from edge_eval_lib.paper.analysis import Paper
+from edge_eval_lib.paper.published import MODEL
+from edge_eval_lib.results import figures, tables
+from edge_eval_lib.results.figures import (
     _COLOURS,
     _GREY,
     _STYLE,
@@ -22,9 +25,6 @@ from edge_eval_lib.figures import (
     _log_axis,
     _look,
 )
-from edge_eval_lib.paper import analysis
-from edge_eval_lib.paper.analysis import Paper
-from edge_eval_lib.published import MODEL
 
 STAMP = (
     "Published figures of two Tesla T4 (arXiv 2604.19342); energy from NVML power, load estimated"

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from edge_eval_lib import claims, published
-from edge_eval_lib.paper import analysis
+from edge_eval_lib.paper import analysis, claims, published
 from edge_eval_lib.paper.analysis import (
     OBJECTIVES,
     SETUP_HOURS,
@@ -17,7 +16,7 @@ from edge_eval_lib.paper.analysis import (
     of_model,
     short_name,
 )
-from edge_eval_lib.published import MODEL
+from edge_eval_lib.paper.published import MODEL
 
 METRIC_NAMES = {
     "n_break": "N_break",

@@ -8,12 +8,12 @@ from pathlib import Path
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-from edge_eval_lib import claims, figures, report, tables
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.paper import prose
+from edge_eval_lib.paper import claims, prose
 from edge_eval_lib.paper.analysis import SPREADS, TABLES, Paper, build
 from edge_eval_lib.paper.pictures import FIGURES, draw
-from edge_eval_lib.study import outputs_root
+from edge_eval_lib.paths import outputs_root
+from edge_eval_lib.results import figures, report, tables
 
 # A claim with its argument below it, and short columns beside: all of it fits a screen and paper.
 CLAIM_COLUMNS = ("claim", "paper_value", "recomputed", "verdict")

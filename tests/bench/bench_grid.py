@@ -16,7 +16,9 @@ from pathlib import Path
 import nbformat
 import orjson
 
-from edge_eval_lib import grid, plan, runner, scraps
+from edge_eval_lib import scraps
+from edge_eval_lib.runs import plan, runner
+from edge_eval_lib.runs import scheduler as grid
 from edge_eval_lib.study import Study
 
 OVERHEAD_TARGET = 1.15

@@ -23,7 +23,8 @@ import pytest
 import yaml
 from tiny import TINY_SHAPE, tiny_study
 
-from edge_eval_lib.study import NOTEBOOKS, project_root
+from edge_eval_lib.paths import project_root
+from edge_eval_lib.study import NOTEBOOKS
 
 MISDEEDS = """
 import os, resource, signal, struct, time

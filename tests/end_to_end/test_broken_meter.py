@@ -8,8 +8,11 @@ import pandas as pd
 import pytest
 from tiny import make_tiny_study
 
-from edge_eval_lib import runner, scraps, synthesis
-from edge_eval_lib.study import load_study, project_root
+from edge_eval_lib import scraps
+from edge_eval_lib.paths import project_root
+from edge_eval_lib.results import synthesis
+from edge_eval_lib.runs import runner
+from edge_eval_lib.study import load_study
 
 pytestmark = pytest.mark.end_to_end
 

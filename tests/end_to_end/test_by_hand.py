@@ -18,7 +18,7 @@ from nbclient import NotebookClient
 from tiny import make_tiny_study
 
 from edge_eval_lib import scraps
-from edge_eval_lib.study import project_root
+from edge_eval_lib.paths import project_root
 
 pytestmark = pytest.mark.end_to_end
 

@@ -11,7 +11,8 @@ import pytest
 from tiny import ALL_CONFIGURATIONS, make_tiny_study
 
 from edge_eval_lib import scraps
-from edge_eval_lib.study import NOTEBOOKS, load_study, project_root
+from edge_eval_lib.paths import project_root
+from edge_eval_lib.study import NOTEBOOKS, load_study
 
 pytestmark = pytest.mark.end_to_end
 

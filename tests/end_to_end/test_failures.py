@@ -20,7 +20,8 @@ import tiny
 import yaml
 from conftest import Grid, wait_for
 
-from edge_eval_lib import runner, scraps
+from edge_eval_lib import scraps
+from edge_eval_lib.runs import runner
 from edge_eval_lib.study import NOTEBOOKS
 
 INT8 = "tinyllama-0.1M_rag_lora_int8_r01"

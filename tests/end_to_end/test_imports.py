@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from tiny import make_tiny_study
 
-from edge_eval_lib.study import project_root
+from edge_eval_lib.paths import project_root
 
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "accelerate", "tokenizers", "sklearn")
 LIBRARIES += ("datasets", "scipy", "safetensors", "huggingface_hub", "sympy", "networkx", "PIL")

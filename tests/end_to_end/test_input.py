@@ -19,7 +19,8 @@ import pytest
 import tiny
 from conftest import Grid, write_notebooks
 
-from edge_eval_lib.study import NOTEBOOKS, project_root
+from edge_eval_lib.paths import project_root
+from edge_eval_lib.study import NOTEBOOKS
 
 KEY = 'sk-ech0"back\\me/+=12345678'
 NAME = "tinyllama-0.1M"

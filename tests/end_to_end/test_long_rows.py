@@ -7,8 +7,12 @@ import sys
 import pytest
 from tiny import make_local_copy, make_tiny_study
 
-from edge_eval_lib import adapt, compress_vllm, models, plan, scraps, stage
+from edge_eval_lib import scraps
 from edge_eval_lib.errors import UserError
+from edge_eval_lib.lifecycle import adapt, compress_vllm
+from edge_eval_lib.models import load as models
+from edge_eval_lib.runs import notebook as stage
+from edge_eval_lib.runs import plan
 from edge_eval_lib.study import load_study
 
 pytestmark = pytest.mark.end_to_end

@@ -16,8 +16,9 @@ import tiny
 from slurm_cluster import missing_programs
 from slurm_cluster import slurm as running_slurm
 
-from edge_eval_lib import slurm
-from edge_eval_lib.study import NOTEBOOKS, project_root
+from edge_eval_lib.paths import project_root
+from edge_eval_lib.runs import slurm
+from edge_eval_lib.study import NOTEBOOKS
 
 pytestmark = pytest.mark.end_to_end
 

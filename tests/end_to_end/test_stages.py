@@ -12,12 +12,15 @@ import torch
 from tiny import TINY_SHAPE, make_tiny_model
 from transformers import DataCollatorForSeq2Seq
 
-from edge_eval_lib import adapt, compress, likelihood, models, workload
 from edge_eval_lib.economics.memory import shape_from_config, training_memory
 from edge_eval_lib.energy import Monitor
 from edge_eval_lib.engines import open_engine
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.likelihood import Likelihood, evaluating, gold_likelihoods
+from edge_eval_lib.lifecycle import adapt, compress
+from edge_eval_lib.lifecycle import serve as workload
+from edge_eval_lib.models import likelihood
+from edge_eval_lib.models import load as models
+from edge_eval_lib.models.likelihood import Likelihood, evaluating, gold_likelihoods
 from edge_eval_lib.study import Model, Training
 from edge_eval_lib.tasks import load_task
 

@@ -23,10 +23,13 @@ import pytest
 import yaml
 from tiny import TINY_TASKS, make_tiny_model, make_tiny_tasks, tiny_study
 
-from edge_eval_lib import adapt, compress, compress_vllm, hardware, models
 from edge_eval_lib.engines import open_engine, vllm
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.study import load_study, project_root
+from edge_eval_lib.lifecycle import adapt, compress, compress_vllm
+from edge_eval_lib.machine import hardware
+from edge_eval_lib.models import load as models
+from edge_eval_lib.paths import project_root
+from edge_eval_lib.study import load_study
 from edge_eval_lib.tasks import load_task
 
 pytestmark = pytest.mark.end_to_end

@@ -10,9 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import TINY_SHAPE, make_tiny_model, make_tiny_study
 
-from edge_eval_lib import adapt, compress, models, stage, weights
 from edge_eval_lib.engines import open_engine
 from edge_eval_lib.errors import UserError
+from edge_eval_lib.lifecycle import adapt, compress
+from edge_eval_lib.models import load as models
+from edge_eval_lib.models import weights
+from edge_eval_lib.runs import notebook as stage
 from edge_eval_lib.study import Training, load_study
 from edge_eval_lib.tasks import load_task
 

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from edge_eval_lib import ablation, figures
+from edge_eval_lib.lifecycle import ablation
+from edge_eval_lib.results import figures
 from edge_eval_lib.study import load_study
 
 T4 = "1 x Tesla T4"

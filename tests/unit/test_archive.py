@@ -10,8 +10,9 @@ import pytest
 import yaml
 from tiny import tiny_study
 
-from edge_eval_lib import archive, plan, records, runner
+from edge_eval_lib.artefacts import records
 from edge_eval_lib.errors import UserError
+from edge_eval_lib.runs import archive, plan, runner
 from edge_eval_lib.study import load_study
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edge_eval_lib import bootstrap
-from edge_eval_lib.study import project_root
+from edge_eval_lib.paths import project_root
 
 
 def test_old_pythons_can_read_it():

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_eval_lib import claims, published
-from edge_eval_lib.published import MODEL
+from edge_eval_lib.paper import claims, published
+from edge_eval_lib.paper.published import MODEL
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from edge_eval_lib.study import project_root
+from edge_eval_lib.paths import project_root
 
 
 def call(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -7,13 +7,13 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
 from edge_eval_lib.energy import Check, Window
-from edge_eval_lib.magics import as_table
+from edge_eval_lib.energy.magics import as_table
 
 
 @pytest.fixture
 def shell():
     made = InteractiveShell()
-    made.run_line_magic("load_ext", "edge_eval_lib.magics")
+    made.run_line_magic("load_ext", "edge_eval_lib.energy.magics")
     yield made
     made.history_manager.end_session()
 

@@ -12,11 +12,11 @@ import time
 
 import pytest
 
-from edge_eval_lib import hardware
 from edge_eval_lib.energy import Monitor, cpu_model, memory, monitor, process_tree, rapl
 from edge_eval_lib.energy.cpu_model import CpuTime, cpu_seconds
 from edge_eval_lib.energy.meter import worst_verdict
-from edge_eval_lib.nvml import Unavailable
+from edge_eval_lib.machine import hardware
+from edge_eval_lib.machine.nvml import Unavailable
 
 SPIN = "import time; end = time.process_time() + {0}\nwhile time.process_time() < end: pass"
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from edge_eval_lib.energy import rapl
 from edge_eval_lib.energy.meter import MeterError
-from edge_eval_lib.nvml import Unavailable
+from edge_eval_lib.machine.nvml import Unavailable
 
 RANGE_UJ = 262_143_328_850
 

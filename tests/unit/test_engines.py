@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import tiny_study
 
-from edge_eval_lib import arrivals, compress_vllm, hardware
 from edge_eval_lib.engines import open_engine, vllm
 from edge_eval_lib.engines.openai import OpenAiEngine
-from edge_eval_lib.engines.tokens import ranked_likelihood
 from edge_eval_lib.errors import UserError
+from edge_eval_lib.lifecycle import arrivals, compress_vllm
+from edge_eval_lib.machine import hardware
+from edge_eval_lib.models.tokens import ranked_likelihood
 from edge_eval_lib.study import load_study
 
 # --- open and closed loops --------------------------------------------------------------------

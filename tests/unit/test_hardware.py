@@ -12,8 +12,8 @@ import pynvml
 import pytest
 from fake_nvml import Clock, FakeDriver, FakeGpu, constant
 
-from edge_eval_lib import hardware
 from edge_eval_lib.errors import UserError
+from edge_eval_lib.machine import hardware
 
 DECLARED = ("t4", "t4x2", "a100", "h100", "h200")
 

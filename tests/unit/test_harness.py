@@ -14,8 +14,11 @@ import pytest
 import tiny
 import yaml
 
-from edge_eval_lib import figures, harness, memory_fit, plan
+from edge_eval_lib.economics import fit as memory_fit
 from edge_eval_lib.errors import UserError
+from edge_eval_lib.lifecycle import harness
+from edge_eval_lib.results import figures
+from edge_eval_lib.runs import plan
 from edge_eval_lib.study import Study, load_study, read_yaml
 
 HARNESS = {"tasks": ["arc_easy", "mmlu"], "prompts": 400}

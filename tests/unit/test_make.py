@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_eval_lib.study import project_root
+from edge_eval_lib.paths import project_root
 
 NASTY = [
     "a'; touch pwned; '",

@@ -7,11 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from edge_eval_lib import paper, published, tables
+from edge_eval_lib import paper
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.paper import analysis, prose
+from edge_eval_lib.paper import analysis, prose, published
 from edge_eval_lib.paper.report import _paragraphs
-from edge_eval_lib.study import project_root
+from edge_eval_lib.paths import project_root
+from edge_eval_lib.results import tables
 
 NO_EMBEDDED = "no/such/adaptation.csv"
 

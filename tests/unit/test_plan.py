@@ -7,11 +7,15 @@ import pytest
 import yaml
 from tiny import make_local_copy, make_tiny_study, tiny_study
 
-from edge_eval_lib import memory_fit, models, plan, published, runner
+from edge_eval_lib.economics import fit as memory_fit
 from edge_eval_lib.economics.memory import shape_from_config
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.hardware import load_hardware
-from edge_eval_lib.study import load_study, project_root, read_yaml
+from edge_eval_lib.machine.hardware import load_hardware
+from edge_eval_lib.models import load as models
+from edge_eval_lib.paper import published
+from edge_eval_lib.paths import project_root
+from edge_eval_lib.runs import plan, runner
+from edge_eval_lib.study import load_study, read_yaml
 
 SHAPES = read_yaml(project_root() / "params" / "shapes.yaml")
 STANZAS = read_yaml(project_root() / "params" / "models.yaml")

@@ -7,7 +7,7 @@ import yaml
 
 from edge_eval_lib.economics.prices import load_price_book
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.study import project_root
+from edge_eval_lib.paths import project_root
 
 BOOK = load_price_book()
 PAPER = BOOK.prices("paper")

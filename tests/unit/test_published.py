@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_eval_lib import published, tables
 from edge_eval_lib.errors import UserError
+from edge_eval_lib.paper import published
+from edge_eval_lib.results import tables
 from edge_eval_lib.study import load_study
 
 

@@ -13,8 +13,11 @@ import pytest
 import yaml
 from tiny import tiny_study
 
-from edge_eval_lib import grid, plan, records, runner, stage
+from edge_eval_lib.artefacts import records
 from edge_eval_lib.errors import UserError
+from edge_eval_lib.runs import notebook as stage
+from edge_eval_lib.runs import plan, runner
+from edge_eval_lib.runs import scheduler as grid
 from edge_eval_lib.study import Run, Study, Variant, load_study
 
 ADAPTER = "tinyllama-0.1M_rag_lora"

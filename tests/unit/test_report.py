@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from edge_eval_lib.report import Report, Section, render_report
-from edge_eval_lib.tables import format_number, heading, readable
+from edge_eval_lib.results.report import Report, Section, render_report
+from edge_eval_lib.results.tables import format_number, heading, readable
 
 TABLE = pd.DataFrame(
     {

@@ -7,9 +7,11 @@ import pandas as pd
 import pytest
 from test_synthesis import STUDY, make_study
 
-from edge_eval_lib import hardware, results_file, synthesis, tables
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.study import project_root
+from edge_eval_lib.machine import hardware
+from edge_eval_lib.paths import project_root
+from edge_eval_lib.results import exchange as results_file
+from edge_eval_lib.results import synthesis, tables
 
 
 @pytest.fixture

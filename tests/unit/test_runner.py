@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from edge_eval_lib import records, runner
+from edge_eval_lib.artefacts import records
 from edge_eval_lib.errors import UserError
+from edge_eval_lib.runs import runner
 from edge_eval_lib.study import Study, load_study
 
 
@@ -162,7 +163,7 @@ def check(verdict: str, detail: str = "other work took 31% of its 2 cores") -> l
 
 
 def test_a_run_that_other_work_disturbed_is_told_in_a_line(study: Study):
-    from edge_eval_lib.grid import Progress
+    from edge_eval_lib.runs.scheduler import Progress
 
     at = runner.place(study, "serve", "x_r01")
     assert runner.disturbance(at) is None  # not there

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_eval_lib import scoring, stage
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.scoring import normalise, score_answers, token_overlap
+from edge_eval_lib.lifecycle import score as scoring
+from edge_eval_lib.lifecycle.score import normalise, score_answers, token_overlap
+from edge_eval_lib.runs import notebook as stage
 from edge_eval_lib.study import load_study
 from edge_eval_lib.tasks import TASKS, Example, dialogue, load_task, no_model_rules
 from edge_eval_lib.tasks.base import Rule

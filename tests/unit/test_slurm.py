@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from fake_nvml import Clock, FakeDriver, FakeGpu, constant
 
-from edge_eval_lib import runner, slurm
 from edge_eval_lib.errors import UserError
+from edge_eval_lib.runs import runner, slurm
 
 T4_NODES = "gpu* 16 128000 gpu:t4:4(S:0-1)\ngpu* 8 64000 gpu:t4:2\n"
 OUTPUT = "settings/serve/a_rag_lora_int4_r01.json"

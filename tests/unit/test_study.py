@@ -10,7 +10,8 @@ import tiny
 import yaml
 
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.study import Study, load_study, outputs_root
+from edge_eval_lib.paths import outputs_root
+from edge_eval_lib.study import Study, load_study
 
 
 def load(directory: Path, **changes: object) -> Study:

@@ -14,7 +14,8 @@ import tiny
 import yaml
 
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.study import load_study, project_root, read_yaml
+from edge_eval_lib.paths import project_root
+from edge_eval_lib.study import load_study, read_yaml
 
 PARAMS = project_root() / "params"
 STUDIES = sorted(p.stem for p in PARAMS.glob("*.yaml") if "configurations:" in p.read_text())

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from matplotlib.text import Text
 
-from edge_eval_lib import device_report, synthesis
 from edge_eval_lib.errors import UserError
+from edge_eval_lib.results import device_report, synthesis
 from edge_eval_lib.scraps import MISSING, SCRAP_MIMES
 from edge_eval_lib.study import load_study
 

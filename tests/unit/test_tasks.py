@@ -7,9 +7,9 @@ import sys
 import pytest
 from tiny import make_local_copy
 
-from edge_eval_lib import stage
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.scoring import normalise
+from edge_eval_lib.lifecycle.score import normalise
+from edge_eval_lib.runs import notebook as stage
 from edge_eval_lib.study import load_study
 from edge_eval_lib.tasks import (
     TASKS,

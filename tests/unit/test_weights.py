@@ -17,9 +17,12 @@ from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch
 from tiny import tiny_study
 
-from edge_eval_lib import models, plan, weights
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.study import load_study, project_root
+from edge_eval_lib.models import load as models
+from edge_eval_lib.models import weights
+from edge_eval_lib.paths import project_root
+from edge_eval_lib.runs import plan
+from edge_eval_lib.study import load_study
 
 PARTS = {
     "model.embed_tokens.weight": (1024, 64),
@@ -442,5 +445,5 @@ def test_no_loader_may_run_a_models_own_code():
 def test_planning_imports_no_torch():
     import subprocess
 
-    code = "import sys, edge_eval_lib.plan; sys.exit('torch' in sys.modules)"
+    code = "import sys, edge_eval_lib.runs.plan; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

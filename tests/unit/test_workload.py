@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_eval_lib import workload
 from edge_eval_lib.energy import Monitor
 from edge_eval_lib.engines.base import Generation, KvCache
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.likelihood import Likelihood
+from edge_eval_lib.lifecycle import serve as workload
+from edge_eval_lib.models.likelihood import Likelihood
 from edge_eval_lib.study import Workload, load_study
 from edge_eval_lib.tasks import Example
 

@@ -1,0 +1,409 @@
+"""The record of every finished run: what it was made with and from, and every file it made.
+
+A record lies in `settings/STAGE/NAME.json` below a study's outputs:
+
+- `settings`: everything that the run's figures depend on
+- `made_from`: by `stage/name` of a run that it needed, a digest of what it read of that run
+- `artefacts`: the directories and files that it wrote beside its notebook
+- `products`: by path, the size in bytes and the SHA-256 of every file that it made
+
+A run is done while its record holds. Content decides, never the date of a file: a copy, another
+clock or a touched file changes nothing; a cut, changed or missing file makes its run again, and
+so does another adapter or other weights than it was made from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from edge_eval_lib.errors import UserError
+from edge_eval_lib.paths import outputs_root
+from edge_eval_lib.study import Run, Study
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Record = dict[str, Any]
+Key = tuple[str, str]  # stage and name of a run
+UNMADE = "was not made"
+DAMAGED = "is damaged: "
+# What a survey reads to its end; of larger files it takes the size, and of weights the header.
+SMALL_BYTES = 16 * 2**20
+# They are made of whatever runs there are, and made again at little cost.
+COLLECTING = ("score", "synthesis", "paper")
+WEIGHTS = "artefacts/models/"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one run's files go, below the outputs of its study (or of the paper's report)."""
+
+    directory: Path
+    stage: str
+    name: str
+
+    @property
+    def notebook(self) -> Path:
+        """The published notebook: it exists if and only if the run is finished."""
+        return self.directory / "runs" / self.stage / f"{self.name}.ipynb"
+
+    @property
+    def settings(self) -> Path:
+        """The record of the published notebook; what Snakemake looks for."""
+        return self.directory / "settings" / self.stage / f"{self.name}.json"
+
+    @property
+    def outdated(self) -> Path:
+        """The record of a published notebook that is to be made again."""
+        return self.settings.with_name(f"{self.name}.outdated")
+
+    @property
+    def running(self) -> Path:
+        """Scratch directory while the run executes."""
+        return self.directory / "running" / self.stage / self.name
+
+    @property
+    def failed_notebook(self) -> Path:
+        return self.directory / "failed" / self.stage / f"{self.name}.ipynb"
+
+    @property
+    def failure(self) -> Path:
+        """Why the last attempt failed."""
+        return self.failed_notebook.with_suffix(".json")
+
+
+def place(study: Study, stage: str, name: str) -> Place:
+    """Where the run of that stage and name has its files."""
+    directory = outputs_root() / "paper" if stage == "paper" else study.directory
+    return Place(directory, stage, name)
+
+
+def write_atomically(path: Path, content: dict[str, Any]) -> None:
+    """Write a mapping as JSON such that a reader sees the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    options = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS
+    try:
+        temporary.write_bytes(orjson.dumps(content, option=options))
+        temporary.rename(path)
+    except BaseException:  # a full disk leaves half a file
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+# --- one record -------------------------------------------------------------------------------
+
+
+def read(at: Place) -> Record | None:
+    """The record of a finished run; None if there is none that can be read."""
+    return _read(at.settings)
+
+
+def last(at: Place) -> Record | None:
+    """The record of the published notebook, although it may be out of date."""
+    return _read(at.settings) or _read(at.outdated)
+
+
+def _read(path: Path) -> Record | None:
+    try:
+        record = orjson.loads(path.read_bytes())
+        return record if {"settings", "made_from", "artefacts", "products"} <= set(record) else None
+    except (OSError, orjson.JSONDecodeError, TypeError):
+        return None
+
+
+def write(study: Study, run: Run, before: Record | None = None) -> None:
+    """Record a run whose files are all in their places.
+
+    `before` is the record of the notebook that this one replaces: of weights that were deleted to
+    save disk, and were not made again, it still tells what they were.
+    """
+    at = place(study, run.stage, run.name)
+    record = {
+        "settings": run.settings,
+        "made_from": made_from(study, run),
+        "artefacts": list(run.artefacts),
+    }
+    products = {}
+    for path in (at.notebook, *sorted(at.notebook.parent.glob(f"{at.name}.*.parquet"))):
+        products |= _files(at.directory, path)
+    same = before is not None and before["made_from"] == record["made_from"]
+    for artefact in run.artefacts:
+        found = _files(at.directory, at.directory / artefact)
+        if not found and same:
+            found = _below(before["products"], artefact)
+        products |= found
+    write_atomically(at.settings, record | {"products": products})
+    at.outdated.unlink(missing_ok=True)
+
+
+def _files(root: Path, path: Path) -> dict[str, list[Any]]:
+    """Size and SHA-256 of a file, or of every file below a directory, by path below `root`."""
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    return {str(f.relative_to(root)): [f.stat().st_size, sha256(f)] for f in files}
+
+
+def sha256(path: Path) -> str:
+    """The file's SHA-256, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _below(products: dict[str, list[Any]], part: str) -> dict[str, list[Any]]:
+    """The products that lie at or below `part`, or whose path begins with it."""
+    return {path: told for path, told in products.items() if path.startswith(part)}
+
+
+def digest(products: dict[str, list[Any]], part: str) -> str | None:
+    """Identifies the content of the products below `part`; None if there are none."""
+    found = sorted((path, told[1]) for path, told in _below(products, part).items())
+    return hashlib.sha256(orjson.dumps(found)).hexdigest()[:16] if found else None
+
+
+def withdraw(at: Place, keep: bool = True) -> None:
+    """Have a run made again. With `keep`, what is still good of it may be taken over."""
+    if at.settings.is_file() and keep:
+        at.settings.rename(at.outdated)
+    else:
+        at.outdated.parent.mkdir(parents=True, exist_ok=True)
+        at.outdated.write_bytes(b"{}")
+        at.settings.unlink(missing_ok=True)
+
+
+def set_aside(at: Place) -> None:
+    """Take a damaged run out of the finished ones, and have it made again."""
+    withdraw(at)
+    at.failed_notebook.parent.mkdir(parents=True, exist_ok=True)
+    if at.notebook.is_file():
+        at.notebook.rename(at.failed_notebook)
+
+
+# --- what a run was made from -----------------------------------------------------------------
+
+
+def made_from(
+    study: Study, run: Run, record_of: Callable[[Key], Record | None] | None = None
+) -> dict[str, str | None]:
+    """By `stage/name` of each run that `run` needs: a digest of what it reads of it.
+
+    None where that run has no record, or made nothing that is read.
+    """
+    record_of = record_of or (lambda key: read(place(study, *key)))
+    found = {}
+    for key in run.needs:
+        record = record_of(key)
+        part = _part_read(run, key)
+        told = None if record is None else _digest_read(record, key, part)
+        if record is None and run.stage not in COLLECTING:
+            told = digest(_files(study.directory, study.directory / part), part)
+        found["/".join(key)] = told
+    return found
+
+
+def _digest_read(record: Record, key: Key, part: str) -> str | None:
+    """The digest of what is read of a run; of its own files, if it made none of that kind."""
+    return digest(record["products"], part) or digest(record["products"], _own(key))
+
+
+def _own(key: Key) -> str:
+    return f"runs/{key[0]}/{key[1]}."
+
+
+def _part_read(run: Run, needed: Key) -> str:
+    """Where lies what `run` reads of a run that it needs, below the study's outputs."""
+    name = needed[1]
+    if run.stage == "compress":
+        return f"artefacts/adapters/{name}/"
+    if run.stage in ("serve", "harness"):
+        p = run.parameters
+        return f"{WEIGHTS}{p['model']}_{p['task']}_{p['method']}_{p['precision']}/"
+    return _own(needed)
+
+
+def note_rebuilt(study: Study, adapter: str, variant: str) -> None:
+    """Take weights that were built again from their adapter into the record of their run.
+
+    Runs that were made from the former weights stay done: what they served was the same adapter,
+    merged and quantised in the same way, although another machine may round otherwise.
+    """
+    at = place(study, "compress", adapter)
+    record = read(at)
+    if record is None:
+        return
+    part = f"{WEIGHTS}{variant}/"
+    former = digest(record["products"], part)
+    kept = {p: told for p, told in record["products"].items() if not p.startswith(part)}
+    products = kept | _files(at.directory, at.directory / part)
+    if former is not None and digest(products, part) != former:
+        earlier = record.setdefault("earlier", {})
+        earlier[part] = sorted({*earlier.get(part, []), former})
+    write_atomically(at.settings, record | {"products": products})
+
+
+# --- what is left to do -----------------------------------------------------------------------
+
+
+def survey(study: Study, runs: Iterable[Run]) -> dict[Key, str]:
+    """Those of `runs` that are not done, in their order, and why in a few words.
+
+    Sizes of all files are compared, headers of weights, and the content of what is small. A run
+    whose needed run is not done is judged by its own files alone: whether it was made from the
+    same is known when that one is made. (What collects others' figures is not done then.)
+    """
+    records: dict[Key, Record | None] = {}
+    undone: dict[Key, str] = {}
+
+    def record_of(key: Key) -> Record | None:
+        if key not in records:
+            records[key] = read(place(study, *key))
+        return records[key]
+
+    for run in runs:
+        key = (run.stage, run.name)
+        why = _why_undone(study, run, record_of)
+        if why is not None:
+            undone[key] = why
+            records[key] = None
+    return undone
+
+
+def _why_undone(study: Study, run: Run, record_of: Callable[[Key], Record | None]) -> str | None:
+    record = record_of((run.stage, run.name))
+    if record is None:
+        return UNMADE
+    if record["settings"] != orjson.loads(run.settings_json):
+        return "was made with other settings"
+    if not set(run.artefacts) <= set(record["artefacts"]):
+        return "lacks a precision"
+    for key in run.needs:
+        needed = record_of(key)
+        if needed is None and run.stage not in COLLECTING:
+            continue
+        part = _part_read(run, key)
+        known = [None] if needed is None else [_digest_read(needed, key, part)]
+        known += (needed or {}).get("earlier", {}).get(part, [])
+        if record["made_from"].get("/".join(key)) not in known:
+            return f"was made from another {key[0]} run"
+    if set(record["made_from"]) != {"/".join(key) for key in run.needs}:
+        return "was made from other runs"
+    damage = damage_of(place(study, run.stage, run.name), record)
+    return None if damage is None else f"{DAMAGED}{damage}"
+
+
+def damage_of(at: Place, record: Record, part: str = "", whole: bool = False) -> str | None:
+    """What is wrong with a run's files below `part`, in a few words; None if they are as made.
+
+    With `whole`, every byte is read. Weights of which nothing is there were deleted to save disk,
+    which is no damage.
+    """
+    for path, (size, expected) in _below(record["products"], part).items():
+        file = at.directory / path
+        try:
+            found = file.stat().st_size
+        except OSError:
+            if path.startswith(WEIGHTS) and not file.parent.is_dir():
+                continue
+            return f"{path} is missing"
+        if found != size:
+            return f"{path} has {found:,} bytes, not {size:,}"
+        if file.suffix == ".safetensors" and not safetensors_whole(file):
+            return f"{path} is no whole safetensors file"
+        if (whole or size <= SMALL_BYTES) and sha256(file) != expected:
+            return f"{path} is not what was written"
+    return None
+
+
+def safetensors_whole(file: Path) -> bool:
+    """Whether a safetensors file is as long as its header says.
+
+    The format: 8 bytes with the header's length (little-endian), the header as JSON with every
+    tensor's `data_offsets`, then the data (huggingface.co/docs/safetensors).
+    """
+    try:
+        with file.open("rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+            size = os.fstat(opened.fileno()).st_size
+            if length + 8 > size:
+                return False
+            header = orjson.loads(opened.read(length))
+        ends = [t["data_offsets"][1] for name, t in header.items() if name != "__metadata__"]
+        return 8 + length + max(ends, default=0) == size
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
+        return False
+
+
+def adopt(study: Study, run: Run) -> bool:
+    """Record a finished run that has no record; whether there was one.
+
+    Its process was killed before it could write it, the file was damaged, or an older version of
+    this project made the run. Files that can be told to be cut are not adopted.
+    """
+    from edge_eval_lib import scraps
+
+    at = place(study, run.stage, run.name)
+    if run.stage in COLLECTING or read(at) or at.outdated.is_file() or not at.notebook.is_file():
+        return False
+    try:
+        recorded = scraps.read_scraps(at.notebook)
+    except (OSError, ValueError):
+        return False
+    complete = recorded.get(scraps.RUN_COMPLETE) is True
+    if not complete or recorded.get("settings_hash") != run.settings_hash:
+        return False
+    raw = at.notebook.parent.glob(f"{at.name}.*.parquet")
+    artefacts = [p for a in run.artefacts for p in (at.directory / a).rglob("*.safetensors")]
+    if not all(map(_parquet_whole, raw)) or not all(map(safetensors_whole, artefacts)):
+        return False
+    at.settings.parent.mkdir(parents=True, exist_ok=True)
+    write(study, run)
+    return True
+
+
+def _parquet_whole(file: Path) -> bool:
+    """Whether a file begins and ends as Parquet files do (parquet.apache.org/docs/file-format)."""
+    content = file.read_bytes()
+    return content[:4] == content[-4:] == b"PAR1"
+
+
+# --- reading what another run made ------------------------------------------------------------
+
+
+def require_whole(at: Place, part: str, what: str) -> None:
+    """Read every byte of a run's products below `part`; UserError if they are not as made.
+
+    The run is then made again by the next `make all`.
+    """
+    record = read(at)
+    if record is not None and (damage := damage_of(at, record, part, whole=True)):
+        set_aside(at) if part.startswith("runs/") else withdraw(at)
+        raise UserError(f"{what} is damaged ({damage}); make all makes {at.stage} {at.name} again.")
+
+
+def read_raw(notebook: str | Path, what: str, columns: list[str] | None = None) -> pd.DataFrame:
+    """The raw data `RUN.what.parquet` beside a published notebook.
+
+    UserError if they are missing or damaged: their run is then made again by the next `make all`.
+    """
+    import pandas as pd
+    import pyarrow
+
+    notebook = Path(notebook)
+    at = Place(notebook.parents[2], notebook.parent.name, notebook.stem)
+    path = notebook.with_suffix(f".{what}.parquet")
+    problem = "missing"
+    if path.is_file():
+        require_whole(at, f"runs/{at.stage}/{path.name}", path.name)
+        try:
+            return pd.read_parquet(path, columns=columns)
+        except (OSError, ValueError, pyarrow.ArrowException) as error:
+            problem = f"damaged ({str(error).splitlines()[0]})"
+    with contextlib.suppress(OSError):
+        set_aside(at)
+    raise UserError(f"{path.name} is {problem}; make all makes {at.stage} {at.name} again.")

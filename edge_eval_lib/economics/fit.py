@@ -1,0 +1,192 @@
+"""Whether what a study does fits the memory of the hardware that it declares.
+
+Estimates from the models' shapes, before anything runs; it needs no network and imports no torch.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import orjson
+import pandas as pd
+
+from edge_eval_lib.economics import memory
+from edge_eval_lib.machine.hardware import Hardware, load_hardware
+from edge_eval_lib.study import Model, Run, Study, Variant
+
+# On a CPU the arithmetic is float32, whatever is stored.
+BYTES_PER_VALUE = {"float32": 4.0, "float16": 2.0, "bfloat16": 2.0}
+# The longest answer of a batch in training, of training.max_tokens: ASSUMED. A dialogue's reply may
+# fill what its prompt leaves; SQuAD's answers and XSum's sentences are short.
+LONGEST_ANSWER_SHARE = {"rag": 0.1, "summarization": 0.1, "dialogue": 0.9}
+# What a device keeps for its context, the libraries' buffers and fragmentation.
+RESERVE_GB = 1.0
+
+
+class Fit(NamedTuple):
+    """One step of one model on the declared hardware; `need` is None where `reason` says why.
+
+    `verdict` is `fits` (on `devices` of them), `offload` (some weights wait in the host's memory)
+    or `does not fit`.
+    """
+
+    need: memory.MemoryEstimate | None
+    devices: int
+    verdict: str | None
+    reason: str | None
+
+
+def shape_of(model: Model) -> memory.ModelShape:
+    """The model's shape, from its stanza, params/shapes.yaml, its own files or the hub's cache.
+
+    ValueError saying what is missing if none of them tells.
+    """
+    return _shape(model.name, model.source, model.location, model.revision, _frozen(model.config))
+
+
+def _frozen(config: dict | None) -> bytes:
+    return orjson.dumps(config, option=orjson.OPT_SORT_KEYS)
+
+
+@cache
+def _shape(
+    name: str, source: str, location: str, revision: str, config: bytes
+) -> memory.ModelShape:
+    told = orjson.loads(config)
+    if told is None:
+        file = Path(location) / "config.json"
+        if source == "hub":
+            from huggingface_hub import try_to_load_from_cache
+
+            cached = try_to_load_from_cache(location, "config.json", revision=revision)
+            file = Path(cached) if isinstance(cached, str) else file
+        if not file.is_file():
+            raise ValueError(
+                f"the shape of {name} is not known here before its weights are: "
+                f"params/shapes.yaml has no {location}"
+            )
+        told = orjson.loads(file.read_bytes())
+    return memory.shape_from_config(told)
+
+
+def step_of(run: Run | Variant) -> str:
+    """The step of `fit_table` that a run takes, or that serving a variant is."""
+    if isinstance(run, Variant):
+        return f"serve {run.precision}"
+    if run.stage == "adapt":
+        return adapt_step(run.parameters["method"], run.parameters["task"])
+    return f"serve {run.parameters['precision']}"
+
+
+def adapt_step(method: str, task: str) -> str:
+    """The step of `fit_table` that adapting to a task is: long replies need more than the rest."""
+    return f"adapt by {method}" + (", dialogue" if task == "dialogue" else "")
+
+
+def fits(study: Study, hardware: Hardware | None = None) -> dict[tuple[str, str], Fit]:
+    """(model, step) -> Fit; the steps are those of `adapt_step` and `serve PRECISION`.
+
+    A step's need is that of its largest moment: training with a full batch of the longest
+    examples, serving at the highest concurrency with the longest prompts.
+    """
+    hardware = hardware or load_hardware(study.hardware)
+    found = {}
+    for model in study.models:
+        try:
+            needs = _needs(shape_of(model), study)
+        except ValueError as error:
+            found[model.name, "every step"] = Fit(None, 1, None, str(error))
+            continue
+        for step, need in needs.items():
+            verdict, devices = _judge(need, hardware, may_offload=step.startswith("serve"))
+            found[model.name, step] = Fit(need, devices, verdict, None)
+    return found
+
+
+def _judge(need: memory.MemoryEstimate, hardware: Hardware, may_offload: bool) -> tuple[str, int]:
+    """The verdict, and on how many devices: as few as do."""
+    most = max(1, hardware.gpus)
+    for devices in range(1, most + 1):
+        if need.verdict(devices * hardware.memory_gb, 0.0, devices * RESERVE_GB) == "fits":
+            return "fits", devices
+    # Training reads every weight twice a step: over the bus it would not end.
+    host_gb = (hardware.host_memory_gb or 0.0) if may_offload and hardware.gpus else 0.0
+    return need.verdict(most * hardware.memory_gb, host_gb, most * RESERVE_GB), most
+
+
+def devices_needed(found: dict[tuple[str, str], Fit], run: Run) -> int:
+    """On how many of the declared devices a run's model is spread, by `fits` of its study."""
+    if run.stage not in ("adapt", "serve", "harness"):
+        return 1
+    fit = found.get((run.parameters["model"], step_of(run)))
+    return 1 if fit is None else fit.devices
+
+
+def fit_table(study: Study, hardware: Hardware | None = None) -> pd.DataFrame:
+    """The memory that each model needs at each step, beside what the declared device has.
+
+    Columns: model, step; GB: weights_gb, adapter_gb (with its gradients and optimiser),
+    activations_gb, kv_cache_gb, need_gb (together), device_gb; devices, verdict, and reason, which
+    says why need_gb is missing.
+    """
+    hardware = hardware or load_hardware(study.hardware)
+    rows = []
+    for (model, step), fit in fits(study, hardware).items():
+        need = fit.need
+        parts = (
+            {}
+            if need is None
+            else {
+                "weights_gb": need.weights_gb,
+                "adapter_gb": need.adapter_gb + need.gradients_gb + need.optimiser_gb,
+                "activations_gb": need.activations_gb,
+                "kv_cache_gb": need.kv_cache_gb,
+                "need_gb": need.total_gb,
+            }
+        )
+        rows.append(
+            {"model": model, "step": step, **parts, "device_gb": hardware.memory_gb}
+            | {"devices": fit.devices, "verdict": fit.verdict, "reason": fit.reason}
+        )
+    columns = ["model", "step", "weights_gb", "adapter_gb", "activations_gb", "kv_cache_gb"]
+    columns += ["need_gb", "device_gb", "devices", "verdict", "reason"]
+    return pd.DataFrame(rows).reindex(columns=columns)
+
+
+def _needs(shape: memory.ModelShape, study: Study) -> dict[str, memory.MemoryEstimate]:
+    training, workload = study.training, study.workload
+    value_bytes = BYTES_PER_VALUE[training.compute_dtype]
+    every = training.target_modules == "all-linear"
+    needs = {}
+    longest = {}
+    for method in dict.fromkeys(c.method for c in study.configurations if c.method != "none"):
+        for task in study.tasks:
+            share = LONGEST_ANSWER_SHARE[task]
+            step = adapt_step(method, task)
+            longest[step] = method, max(share, longest.get(step, (method, 0.0))[1])
+    for step, (method, share) in longest.items():
+        needs[step] = memory.training_memory(
+            shape,
+            method,
+            training.batch_size,
+            training.max_tokens,
+            training.lora_rank,
+            modules=memory.LORA_MODULES if every else training.target_modules,
+            lora_dropout=training.lora_dropout,
+            gradient_checkpointing=training.gradient_checkpointing,
+            base_precision="fp32" if value_bytes == 4 else "fp16",
+            answer_tokens=max(1, round(share * training.max_tokens)),
+        )
+    for precision in dict.fromkeys(v.precision for v in study.served_variants()):
+        # FP16 weights that are computed with in float32 are held in float32.
+        held = "fp32" if precision == "fp16" and value_bytes == 4 else precision
+        needs[f"serve {precision}"] = memory.serving_memory(
+            shape,
+            held,
+            max(*workload.concurrency, workload.largest_concurrency or 1),
+            training.max_tokens + workload.output_tokens,
+            bytes_per_value=value_bytes,
+        )
+    return needs

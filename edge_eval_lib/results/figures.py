@@ -1,0 +1,921 @@
+"""Figures: tables -> matplotlib figures.
+
+Each function takes a table of `tables.py` and returns a Figure; `save_figure` writes PNG and SVG.
+`stamp` stands at the foot of a figure: the host and where its energy comes from. Colour and marker
+say the configuration, everywhere the same; missing values are not drawn, and a figure for which
+nothing was measured says so. A hollow marker is a row whose validity is doubtful, a pale line the
+range of an estimate; what rows that stand beside each other do not share is said at the foot.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from adjustText import adjust_text
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from edge_eval_lib.results.tables import (
+    DOUBTFUL,
+    VARIANT,
+    mixed,
+    plain_name,
+    sort_variants,
+    variant_name,
+)
+from edge_eval_lib.results.tables import verdict as verdict_of
+
+_STYLE = {
+    **sns.axes_style("ticks"),
+    "figure.dpi": 110,
+    "savefig.dpi": 160,
+    "font.size": 9.5,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9.5,
+    "axes.edgecolor": "#777777",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e8e8e8",
+    "grid.linewidth": 0.8,
+    "xtick.color": "#555555",
+    "ytick.color": "#333333",
+    "xtick.minor.visible": False,
+    "ytick.minor.visible": False,
+    "svg.hashsalt": "edge-eval",
+}
+_COLOURS = sns.color_palette("colorblind").as_hex()
+_CONFIGURATIONS = {
+    ("lora", "fp16"): (_COLOURS[0], "o"),
+    ("lora", "int8"): (_COLOURS[1], "s"),
+    ("lora", "int4"): (_COLOURS[2], "D"),
+    ("qlora", "int4"): (_COLOURS[4], "^"),
+    ("none", "fp16"): ("#777777", "X"),
+}
+_OTHER_MARKERS = ["v", "P", "<", ">", "h", "*"]
+_SOURCE_MARKERS = ["o", "s", "D", "^", *_OTHER_MARKERS]
+_STAGES = {
+    "adapt_energy_j": ("adapt, once", _COLOURS[3], "v"),
+    "compress_energy_j": ("compress, once", _COLOURS[5], "P"),
+    "load_energy_j": ("load, each cold start", _COLOURS[9], ">"),
+    "serving_energy_j": ("serve", "#333333", "o"),
+}
+_GREY = "#666666"
+BOX_REQUESTS = 20  # of fewer a box and whiskers at 5 and 95 % say nothing that dots do not
+
+
+# --- the figures ------------------------------------------------------------------------------
+
+
+def roi_ipw_quadrants(variants: pd.DataFrame, stamp: str | None = None) -> Figure:
+    """Requests to break even over intelligence per watt, a panel a task, quadrants at the medians.
+
+    Up and to the right is better. Variants that never break even stand at the lower edge, those
+    that need less than one request at the upper.
+    """
+    table = variants.dropna(subset=["n_break", "ipw"])
+    title = "Which variants pay back soon and answer cheaply?"
+    if table.empty:
+        return _nothing(title, "n_break and ipw", variants, stamp)
+    finite = table["n_break"][np.isfinite(table["n_break"])]
+    worst = finite.max() * 3 if len(finite) else 1.0
+    ends = ["n_break", "n_break_estimate_lo", "n_break_estimate_hi"]
+    ends = [c for c in ends if c in table]
+    table = table.assign(**{c: table[c].replace(np.inf, worst).clip(lower=1) for c in ends})
+    at_once = bool((table["n_break"] == 1).all())
+    fig, axes = _panels(
+        table, title, "up: pays back after fewer requests; right: more score a joule"
+    )
+    middle = table["ipw"].median(), table["n_break"].median()
+    for axis, (_, part) in zip(axes, table.groupby("task", sort=False), strict=True):
+        _log_axis(axis.yaxis)
+        axis.axvline(middle[0], color="#aaaaaa", lw=1, zorder=1)
+        axis.axhline(middle[1], color="#aaaaaa", lw=1, zorder=1)
+        _points(axis, part, "ipw", "n_break")
+        axis.set_xlabel("IPW, score per joule [1/J]")
+    if (table["n_break"] == 1).any():
+        for axis in axes:
+            axis.yaxis.set_major_formatter(
+                FuncFormatter(lambda value, _: "< 1" if value <= 1 else _number(value))
+            )
+            axis.set_ylim(0.8, max(table["n_break"].max() * 1.3, 10))
+    axes[0].invert_yaxis()
+    axes[0].set_ylabel("N_break, requests to break even [log]")
+    corners = (
+        {}
+        if at_once
+        else {
+            (0.98, 0.985): ("soon, cheap to run", "right", "top"),
+            (0.02, 0.985): ("soon, dear to run", "left", "top"),
+            (0.98, 0.015): ("late, cheap to run", "right", "bottom"),
+            (0.02, 0.015): ("late, dear to run", "left", "bottom"),
+        }
+    )
+    for axis in axes:
+        for (x, y), (text, horizontal, vertical) in corners.items():
+            axis.text(
+                x, y, text, transform=axis.transAxes, ha=horizontal, va=vertical,
+                fontsize=7.5, color="#999999", style="italic", zorder=1,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
+            )  # fmt: skip
+    return _finish(fig, stamp, table)
+
+
+def system_density(variants: pd.DataFrame, stamp: str | None = None) -> Figure:
+    """rho_sys of every variant, tokens per second for each GB, with its interval over runs."""
+    return _rows_figure(
+        variants,
+        ["rho_sys"],
+        "How much speed does a gigabyte buy?",
+        "further right: more tokens a second for each GB of memory",
+        "system density [tok/s/GB, log]",
+        stamp,
+    )
+
+
+def quality_stability(variants: pd.DataFrame, stamp: str | None = None) -> Figure:
+    """Q_ret (what is left of LoRA-FP16's score) over the score, with intervals over prompts."""
+    table = variants.dropna(subset=["score", "q_ret_pct"])
+    title = "Is quality kept when precision is lost?"
+    if table.empty:
+        return _nothing(title, "score and q_ret_pct", variants, stamp)
+    fig, axes = _panels(
+        table, title, "right: better answers; on the line: as good as LoRA-FP16 of the same model"
+    )
+    for axis, (_, part) in zip(axes, table.groupby("task", sort=False), strict=True):
+        axis.axhline(100, color="#999999", lw=1, zorder=1)
+        _points(axis, part, "score", "q_ret_pct")
+        axis.set_xlabel("score, 0 to 1")
+    axes[0].set_ylabel("Q_ret [% of LoRA-FP16]")
+    return _finish(fig, stamp, table)
+
+
+def adaptation_energy(adaptation: pd.DataFrame, stamp: str | None = None) -> Figure:
+    """LoRA beside QLoRA: energy of one adaptation per model and task, and their ratio."""
+    table = adaptation.dropna(subset=["lora_energy_j", "qlora_energy_j"], how="all")
+    title = "What does adapting cost: LoRA beside QLoRA"
+    if table.empty:
+        return _nothing(title, "adapt_energy_j", adaptation, stamp)
+    table = sort_variants(table)
+    unit, scale = _energy_unit(table[["lora_energy_j", "qlora_energy_j"]].to_numpy())
+    labels = (table["family"] + "-" + table["size"] + "  " + table["task"]).tolist()
+    with plt.rc_context(_STYLE):
+        fig, axis = plt.subplots(figsize=(8.2, 1.7 + 0.33 * len(table)), layout="constrained")
+        ys = np.arange(len(table))
+        axis.hlines(
+            ys, table["lora_energy_j"] * scale, table["qlora_energy_j"] * scale,
+            color="#bbbbbb", lw=3, zorder=2,
+        )  # fmt: skip
+        for method, offset, colour, marker in (
+            ("lora", -0.16, _COLOURS[0], "o"),
+            ("qlora", 0.16, _COLOURS[4], "^"),
+        ):
+            xs = table[f"{method}_energy_j"] * scale
+            low, high = table[f"{method}_energy_lo_j"], table[f"{method}_energy_hi_j"]
+            axis.hlines(ys + offset, low * scale, high * scale, color=colour, lw=1.2, alpha=0.7)
+            label = {"lora": "LoRA", "qlora": "QLoRA"}[method]
+            axis.scatter(xs, ys, color=colour, marker=marker, s=46, zorder=3, label=label)
+        rightmost = table[["lora_energy_j", "qlora_energy_j", "lora_energy_hi_j",
+                           "qlora_energy_hi_j"]].max(axis=1) * scale  # fmt: skip
+        for y, x, ratio in zip(ys, rightmost, table["energy_ratio"], strict=True):
+            if np.isfinite(ratio):
+                axis.annotate(
+                    f"×{ratio:.2g}", (x, y), xytext=(8, 0), textcoords="offset points",
+                    va="center", fontsize=9, color="#333333",
+                )  # fmt: skip
+        axis.set_yticks(ys, labels)
+        axis.set_ylim(len(table) - 0.4, -0.6)
+        axis.grid(axis="y", visible=False)
+        if rightmost.max() > 8 * (table["lora_energy_j"].min() * scale):
+            axis.set_xscale("log")
+            _log_axis(axis.xaxis)
+        else:
+            axis.set_xlim(0, rightmost.max() * 1.15)
+        axis.set_xlabel(f"energy of one adaptation [{unit}]")
+        _headline(
+            fig, title, "×: QLoRA over LoRA, one adaptation each; thin lines: range of an estimate"
+        )
+        _legend(fig, axis.get_legend_handles_labels())
+    notes = table["notes"].dropna().str.extractall(r"ratios: ([^;]+)")[0].unique()
+    return _finish(fig, stamp, cautions=[f"Mixed: {note}." for note in notes])
+
+
+def lifecycle_energy(
+    variants: pd.DataFrame, requests: int = 1000, stamp: str | None = None
+) -> Figure:
+    """Energy by stage of every variant: adapt, compress, load, and serve so many requests."""
+    scaled = {
+        f"serving_energy{end}": variants[f"energy_per_request{end}"] * requests
+        for end in ("_j", "_lo_j", "_hi_j")
+    }
+    table = variants.assign(**scaled)
+    return _rows_figure(
+        table,
+        list(_STAGES),
+        "Where does a lifecycle's energy go?",
+        f"each gridline is ten times the one before; serve: {requests:,} requests",
+        "energy [J, log]",
+        stamp,
+    )
+
+
+def latency_distributions(requests: pd.DataFrame, stamp: str | None = None) -> Figure:
+    """TTFT and TPOT of single requests: `variant`, `ttft_ms` and `tpot_ms`, a row a request.
+
+    Variants come in the order of their first row. Boxes hold the middle half, the line is the
+    median, whiskers reach the 5th and 95th percentile; variants of fewer than 20 requests have
+    their dots alone.
+    """
+    title = "How long does a single request wait?"
+    if requests.empty or requests[["ttft_ms", "tpot_ms"]].isna().all(axis=None):
+        return _nothing(title, "ttft_ms and tpot_ms of single requests", requests, stamp)
+    order = list(dict.fromkeys(requests["variant"]))
+    colours = {name: _colour_of_name(name) for name in order}
+    with plt.rc_context(_STYLE):
+        fig, axes = plt.subplots(
+            1, 2, figsize=(9.6, 1.8 + 0.32 * len(order)), sharey=True, layout="constrained"
+        )
+        for axis, column, label in (
+            (axes[0], "ttft_ms", "time to first token, TTFT [ms]"),
+            (axes[1], "tpot_ms", "time per output token, TPOT [ms]"),
+        ):
+            known = requests.dropna(subset=[column])
+            spread = known[column].max() / max(known[column].min(), 1e-9)
+            common = {
+                "data": known, "x": column, "y": "variant", "hue": "variant", "order": order,
+                "hue_order": order, "palette": colours, "legend": False, "ax": axis,
+                "log_scale": bool(spread > 20),
+            }  # fmt: skip
+            counts = known["variant"].value_counts()
+            boxed = known[known["variant"].map(counts) >= BOX_REQUESTS]
+            few = {"size": 5, "alpha": 0.8} if boxed.empty else {"size": 2.6, "alpha": 0.45}
+            sns.stripplot(**common, **few, jitter=0.22, rasterized=True)
+            if len(boxed):
+                sns.boxplot(
+                    **common | {"data": boxed}, whis=(5, 95), width=0.62, fliersize=0,
+                    linewidth=1.1, fill=False,
+                )  # fmt: skip
+            medians = known.groupby("variant")[column].median()
+            for y, name in enumerate(order):
+                if name in medians:
+                    axis.annotate(
+                        _number(medians[name]), (1.0, y), xycoords=("axes fraction", "data"),
+                        xytext=(4, 0), textcoords="offset points", va="center",
+                        fontsize=8, color="#333333",
+                    )  # fmt: skip
+            if spread > 20:
+                _log_axis(axis.xaxis)
+            else:
+                axis.set_xlim(left=0)
+            axis.set_xlabel(label.replace("]", ", log]") if spread > 20 else label)
+            axis.set_ylabel("")
+            axis.grid(axis="y", visible=False)
+        axes[0].set_yticks(range(len(order)), [_short(name) for name in order])
+        reading = "a dot a request; box: middle half, whiskers 5-95 %; right: median"
+        if requests["variant"].value_counts().max() < BOX_REQUESTS:
+            reading = "a dot a request, too few of them for boxes; right: median"
+        _headline(fig, title, reading, legend=False)
+    return _finish(fig, stamp, requests.assign(validity=None))
+
+
+def load_curves(serving: pd.DataFrame, load: str, stamp: str | None = None) -> Figure:
+    """Throughput and the 95th percentile of TTFT (its mean where every window has fewer than 20
+    requests) over the load, a column of panels a task.
+
+    `serving` is `tables.serving_table` over `load`: `concurrency` or `rate_per_s`.
+    """
+    label = {"concurrency": "concurrency, requests at a time", "rate_per_s": "requests a second"}
+    title = "How much load does it carry, and who waits?"
+    tasks = list(dict.fromkeys(serving["task"]))
+    many = serving["ttft_p95_ms"].notna().any()
+    waiting = "ttft_p95_ms" if many else "ttft_ms"
+    with plt.rc_context(_STYLE):
+        fig, axes = plt.subplots(
+            2, len(tasks), figsize=(max(3.5 * len(tasks), 6.0), 6.4), sharex=True, sharey="row",
+            layout="constrained", squeeze=False,
+        )  # fmt: skip
+        for column, task in enumerate(tasks):
+            part = serving[serving["task"] == task]
+            axes[0, column].set_title(task)
+            for _, variant in part.groupby(VARIANT, sort=False):
+                variant = variant.sort_values(load)
+                first = variant.iloc[0]
+                colour, marker = _look(first["method"], first["precision"])
+                for axis, measure in zip(
+                    axes[:, column], ("throughput_tok_s", waiting), strict=True
+                ):
+                    errors = [
+                        _error(row, measure) or [[0.0], [0.0]] for _, row in variant.iterrows()
+                    ]
+                    axis.errorbar(
+                        variant[load], variant[measure], yerr=np.hstack(errors), fmt=f"{marker}-",
+                        color=colour, lw=1.2, markersize=5.5, markeredgecolor="white",
+                        markeredgewidth=0.6, elinewidth=1,
+                    )  # fmt: skip
+            axes[1, column].set_xlabel(label[load])
+        for axis in axes.flat:
+            axis.set_xscale("log", base=2)
+            axis.set_xticks(sorted(serving[load].unique()))
+            axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _number(value)))
+            axis.xaxis.set_minor_locator(NullLocator())
+        axes[0, 0].set_ylim(bottom=0)
+        _log_axis(axes[1, 0].yaxis)
+        axes[0, 0].set_ylabel("throughput [tok/s]")
+        axes[1, 0].set_ylabel(f"TTFT, {'95th percentile' if many else 'mean'} [ms, log]")
+        _headline(fig, title, "a line a variant; bars: intervals over runs")
+        _configuration_legend(fig, serving)
+    return _finish(fig, stamp, serving.assign(validity=None))
+
+
+def harness_scores(harness: pd.DataFrame, stamp: str | None = None) -> Figure:
+    """Scores by lm-evaluation-harness: a panel a task (its first metric), a row a variant.
+
+    `harness` is `harness.harness_table`. Tasks that were asked for as part of a group are left
+    out, and all but the first six.
+    """
+    title = "How good is it at tasks that it was not adapted to?"
+    known = harness[harness["group"].isna()].dropna(subset=["value"])
+    if known.empty:
+        return _nothing(title, "value", harness, stamp)
+    panels = known.drop_duplicates("harness_task")[["harness_task", "metric", "filter"]].head(6)
+    rows = known[VARIANT].drop_duplicates()
+    names = [
+        "  ".join([f"{row.family}-{row.size}", *([row.task] if isinstance(row.task, str) else []),
+                   configuration_name(row.method, row.precision)])
+        for row in rows.itertuples(index=False)
+    ]  # fmt: skip
+    with plt.rc_context(_STYLE):
+        fig, axes = plt.subplots(
+            1, len(panels), figsize=(2.6 + 2.4 * len(panels), 1.5 + 0.3 * len(rows)), sharey=True,
+            layout="constrained", squeeze=False,
+        )  # fmt: skip
+        for axis, panel in zip(axes[0], panels.itertuples(index=False), strict=True):
+            part = known.merge(pd.DataFrame([panel]), how="inner")
+            drawn = rows.reset_index(drop=True).merge(part, how="left", on=VARIANT)
+            for y, row in drawn.dropna(subset=["value"]).iterrows():
+                colour, marker = _look(row["method"], row["precision"])
+                axis.errorbar(
+                    row["value"], y, xerr=_error(row, "value"), fmt=marker, color=colour,
+                    markersize=6, markeredgecolor="white", markeredgewidth=0.5, elinewidth=1.2,
+                )  # fmt: skip
+            axis.set_title(panel.harness_task)
+            better = {True: ", higher is better", False: ", lower is better"}
+            axis.set_xlabel(panel.metric + better.get(part["higher_is_better"].iloc[0], ""))
+            axis.grid(axis="y", visible=False)
+        axes[0][0].set_yticks(range(len(rows)), names)
+        axes[0][0].set_ylim(len(rows) - 0.5, -0.5)
+        _headline(fig, title, "a row a variant; lines: 95 % intervals", legend=False)
+    return _finish(fig, stamp)
+
+
+# --- figures of single runs -------------------------------------------------------------------
+
+
+def ablation_effects(effects: pd.DataFrame, stamp: str | None = None) -> Figure:
+    """What each factor of the ablation costs: a panel a quantity, a row a comparison.
+
+    A filled marker is over all other levels, a hollow one at one combination of them; lines are
+    95 % intervals, and the upright line is no effect.
+    """
+    title = "What in QLoRA costs how much?"
+    if effects.empty:
+        return _nothing(title, "seconds", effects, stamp)
+    titles = {"seconds": "time", "energy_j": "energy", "peak_memory_gb": "peak memory"}
+    shown = [name for name in titles if name in set(effects["quantity"])]
+    rows = effects[["factor", "levels", "given"]].drop_duplicates().reset_index(drop=True)
+    colours = {"base": _COLOURS[4], "autocast": _COLOURS[1], "casts": _COLOURS[2]}
+    with plt.rc_context(_STYLE):
+        fig, axes = plt.subplots(
+            1, len(shown), figsize=(3.6 + 2.6 * len(shown), 1.6 + 0.36 * len(rows)),
+            sharey=True, squeeze=False, layout="constrained",
+        )  # fmt: skip
+        for axis, quantity in zip(axes[0], shown, strict=True):
+            part = rows.merge(effects[effects["quantity"] == quantity], how="left")
+            axis.axvline(1, color="#999999", lw=1, zorder=1)
+            for y, row in part.iterrows():
+                colour, whole = colours[row["factor"]], row["given"] == "all"
+                if np.isfinite(row["ratio_lo"]) and np.isfinite(row["ratio_hi"]):
+                    axis.hlines(y, row["ratio_lo"], row["ratio_hi"], color=colour, lw=2, zorder=2)
+                axis.plot(
+                    row["ratio"], y, "o", ms=8 if whole else 6, color=colour, zorder=3,
+                    markerfacecolor=colour if whole else "white",
+                )  # fmt: skip
+            axis.set_title(titles[quantity])
+            axis.set_xlabel("ratio, second level over first")
+            axis.grid(axis="y", visible=False)
+        labels = [
+            row["levels"].replace("nf4", "NF4 base").replace("fp16", "FP16 base")
+            + (" casts" if row["factor"] == "casts" else "")
+            if row["given"] == "all"
+            else row["given"].replace("nf4", "NF4").replace("fp16", "FP16")
+            for _, row in rows.iterrows()
+        ]
+        axes[0][0].set_yticks(range(len(rows)), labels)
+        for tick, given in zip(axes[0][0].get_yticklabels(), rows["given"], strict=True):
+            tick.set_fontweight("bold" if given == "all" else "normal")
+        axes[0][0].set_ylim(len(rows) - 0.4, -0.6)
+        _headline(
+            fig, title, "right of 1: costs more; filled: over all other levels, hollow: at one of "
+            "them; lines: 95 % intervals", legend=False,
+        )  # fmt: skip
+    return _finish(fig, stamp)
+
+
+def memory_fit(fit: pd.DataFrame) -> Figure:
+    """What each step needs, a bar each, against the device's memory (memory_fit.fit_table)."""
+    known = fit.dropna(subset="need_gb")
+    labels = known["model"] + "  " + known["step"]
+    with plt.rc_context(_STYLE):
+        fig, axis = plt.subplots(figsize=(7, 1.2 + 0.32 * len(known)), layout="constrained")
+        axis.barh(labels, known["need_gb"], color=_COLOURS[0])
+        for place, need in enumerate(known["need_gb"]):
+            axis.text(need, place, f" {need:.2g} GB", va="center", fontsize=9)
+        device_gb = fit["device_gb"].iloc[0]
+        axis.axvline(device_gb, color=_COLOURS[1])
+        axis.text(device_gb, -0.7, f"device: {device_gb:.3g} GB", color=_COLOURS[1], ha="right")
+        axis.invert_yaxis()
+        axis.set(xlabel="estimated memory (GB)", title="Does it fit?")
+    return _finish(fig, None)
+
+
+def comparison(table: pd.DataFrame, columns: dict[str, str]) -> Figure:
+    """Sources side by side (results_file.side_by_side): a row a variant, a panel a figure.
+
+    `columns` are the table's columns to draw, with what stands at their axes.
+    """
+    drawn = {c: label for c, label in columns.items() if table[c].notna().any()}
+    sources = list(dict.fromkeys(table["source"]))
+    variants = list(dict.fromkeys(variant_name(row) for _, row in table.iterrows()))
+    place = {name: number for number, name in enumerate(variants)}
+    with plt.rc_context(_STYLE):
+        fig, axes = plt.subplots(
+            1, len(drawn), figsize=(2.6 + 2.3 * len(drawn), 2.0 + 0.3 * len(variants)),
+            sharey=True, layout="constrained", squeeze=False,
+        )  # fmt: skip
+        for axis, (column, label) in zip(axes[0], drawn.items(), strict=True):
+            for number, source in enumerate(sources):
+                part = table[(table["source"] == source) & (table[column] > 0)]
+                shift = 0.5 * ((number + 0.5) / len(sources) - 0.5)
+                for _, row in part.iterrows():
+                    axis.errorbar(
+                        row[column], place[variant_name(row)] + shift, xerr=_error(row, column),
+                        fmt=_SOURCE_MARKERS[number % len(_SOURCE_MARKERS)], markersize=6,
+                        color=_COLOURS[number % len(_COLOURS)], elinewidth=1.2, zorder=3,
+                        **_edge(row, _COLOURS[number % len(_COLOURS)]),
+                    )  # fmt: skip
+            if column != "score":
+                axis.set_xscale("log")
+                _log_axis(axis.xaxis)
+            axis.set_xlabel(label if column == "score" else f"{label} [log]")
+            axis.tick_params(axis="y", length=0)
+            axis.margins(x=0.12)
+        axes[0][0].set_yticks(list(place.values()), variants)
+        axes[0][0].set_ylim(len(variants) - 0.4, -0.6)
+        hosts = {s: table[table["source"] == s].iloc[0] for s in sources}
+        names = [f"{s}: {r['engine']}, {r['host']}" for s, r in hosts.items()]
+        _headline(fig, "Side by side", "A marker is a source; bars are its 95 % intervals.")
+        handles = [
+            plt.Line2D(
+                [], [], color=_COLOURS[n % len(_COLOURS)], ls="", ms=6.5,
+                marker=_SOURCE_MARKERS[n % len(_SOURCE_MARKERS)],
+            )
+            for n in range(len(sources))
+        ]  # fmt: skip
+        _legend(fig, (handles, names))
+    return _finish(fig, None, table)
+
+
+def loss_curve(
+    losses: Sequence[float], heldout_before: float, heldout_after: float, title: str
+) -> Figure:
+    """Training loss by step, and the held-out loss before and after, all in nats per token."""
+    steps = range(1, len(losses) + 1)
+    with plt.rc_context(_STYLE):
+        fig, axis = plt.subplots(figsize=(7, 3.6), layout="constrained")
+        axis.plot(steps, losses, color=_COLOURS[0], marker="o", ms=4, lw=1.2)
+        axis.set_xlim(0.5, len(losses) * 1.22 + 0.5)
+        for value, word, colour in (
+            (heldout_before, "before", _COLOURS[3]),
+            (heldout_after, "after", _COLOURS[2]),
+        ):
+            axis.axhline(value, color=colour, lw=1.2, ls="--")
+            axis.annotate(
+                f"held out, {word}: {value:.2f}", (1, value), xycoords=("axes fraction", "data"),
+                xytext=(-4, 3), textcoords="offset points", ha="right", color=colour, fontsize=8.5,
+            )  # fmt: skip
+        axis.annotate("training", (1, losses[0]), xytext=(6, 4), textcoords="offset points",
+                      color=_COLOURS[0], fontsize=8.5)  # fmt: skip
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.set_xlabel("step")
+        axis.set_ylabel("loss [nats per answer token]")
+        _headline(fig, title, "down: the answers became more likely", legend=False)
+    return _finish(fig, None)
+
+
+def compression(table: pd.DataFrame, title: str) -> Figure:
+    """Megabytes on disk and energy of every precision (`precision`, `disk_mb`, `energy_j`)."""
+    panels = [("disk_mb", "on disk [MB]"), ("energy_j", "energy of the step [J]")]
+    names = [str(p).upper() for p in table["precision"]]
+    with plt.rc_context(_STYLE):
+        fig, axes = plt.subplots(
+            1, 2, figsize=(8, 1.5 + 0.45 * len(table)), sharey=True, layout="constrained"
+        )
+        for axis, (column, label) in zip(axes, panels, strict=True):
+            values = table[column].astype(float)
+            colours = [_look("lora", precision)[0] for precision in table["precision"]]
+            bars = axis.barh(names, values.fillna(0), color=colours, height=0.6)
+            axis.bar_label(
+                bars, ["not measured" if np.isnan(v) else _number(v) for v in values],
+                padding=4, fontsize=8.5,
+            )  # fmt: skip
+            axis.set_xlabel(label)
+            axis.margins(x=0.18)
+            axis.grid(axis="y", visible=False)
+        axes[0].invert_yaxis()
+        _headline(fig, title, "left: what is kept; right: what making it took", legend=False)
+    return _finish(fig, None)
+
+
+def token_times(requests: pd.DataFrame, title: str) -> Figure:
+    """Tokens over time since submission, a line a request and a panel a concurrency.
+
+    `requests` has concurrency, submitted_s and token_times_s (s on one clock, a list a request).
+    """
+    levels = sorted(requests["concurrency"].unique())
+    with plt.rc_context(_STYLE):
+        fig, axes = plt.subplots(
+            1, len(levels), figsize=(max(3.8 * len(levels), 6), 3.8), sharey=True,
+            layout="constrained", squeeze=False,
+        )  # fmt: skip
+        for axis, level in zip(axes[0], levels, strict=True):
+            part = requests[requests["concurrency"] == level]
+            for row in part.itertuples():
+                since = np.asarray(row.token_times_s) - row.submitted_s
+                axis.step(
+                    [0, *since], range(len(since) + 1), where="post", color=_COLOURS[0],
+                    lw=1, alpha=max(0.25, 1 / len(part)),
+                )  # fmt: skip
+            plural = "" if level == 1 else "s"
+            axis.set_title(f"{level} request{plural} at a time")
+            axis.set_xlabel("since submission [s]")
+            axis.set_xlim(left=0)
+        axes[0][0].set_ylabel("tokens received")
+        _headline(fig, title, "a line a request: first its wait, then a step a token", legend=False)
+    return _finish(fig, None)
+
+
+def score_distribution(answers: pd.DataFrame) -> Figure:
+    """Scores of single prompts by configuration, a panel a task; the bar is the mean."""
+    table = sort_variants(answers.dropna(subset=["score"]))
+    title = "How good is each answer?"
+    if table.empty:
+        return _nothing(title, "score", answers, None)
+    names = [configuration_name(*p) for p in zip(table.method, table.precision, strict=True)]
+    table = table.assign(configuration=names)
+    looks = dict(zip(names, zip(table.method, table.precision, strict=True), strict=True))
+    palette = {name: _look(*pair)[0] for name, pair in looks.items()}
+    tasks = list(dict.fromkeys(table["task"]))
+    with plt.rc_context(_STYLE):
+        fig, axes = plt.subplots(
+            1, len(tasks), figsize=(2 + 3 * len(tasks), 1.6 + 0.45 * len(looks)), sharex=True,
+            sharey=True, layout="constrained", squeeze=False,
+        )  # fmt: skip
+        for axis, task in zip(axes[0], tasks, strict=True):
+            part = table[table["task"] == task]
+            common = {
+                "data": part, "x": "score", "y": "configuration", "hue": "configuration",
+                "order": list(looks), "hue_order": list(looks), "palette": palette, "ax": axis,
+                "legend": False,
+            }  # fmt: skip
+            sns.stripplot(**common, size=3, alpha=0.5, jitter=0.25)
+            for y, name in enumerate(looks):
+                mean = part.loc[part["configuration"] == name, "score"].mean()
+                axis.plot([mean, mean], [y - 0.35, y + 0.35], color="#222222", lw=2.2, zorder=4)
+            axis.set_title(task)
+            axis.set_xlabel("score, 0 to 1")
+            axis.set_ylabel("")
+            axis.grid(axis="y", visible=False)
+        _headline(fig, title, "a dot a prompt; the dark bar is the mean", legend=False)
+    return _finish(fig, None)
+
+
+# --- files ------------------------------------------------------------------------------------
+
+
+def save_figure(figure: Figure, path_without_suffix: str | Path) -> list[Path]:
+    """Write PNG and SVG; makes the directory. Returns both paths."""
+    base = Path(path_without_suffix)
+    base.parent.mkdir(parents=True, exist_ok=True)
+    paths = [base.parent / f"{base.name}.{suffix}" for suffix in ("png", "svg")]
+    with plt.rc_context(_STYLE):
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # it stays as laid out: not once more for each file
+        figure.savefig(paths[0], facecolor="white", bbox_inches="tight", pad_inches=0.15)
+        # No date: the same table gives the same file.
+        figure.savefig(
+            paths[1], facecolor="white", bbox_inches="tight", pad_inches=0.15,
+            metadata={"Date": None},
+        )  # fmt: skip
+    return paths
+
+
+# --- parts ------------------------------------------------------------------------------------
+
+
+def configuration_name(method: str, precision: str) -> str:
+    """`LoRA INT4`, `QLoRA INT4`, `base FP16`."""
+    names = {"lora": "LoRA", "qlora": "QLoRA", "none": "base"}
+    return f"{names.get(method, method)} {precision.upper()}"
+
+
+def _look(method: str, precision: str) -> tuple[str, str]:
+    """Colour and marker of a configuration."""
+    known = _CONFIGURATIONS.get((method, precision))
+    if known:
+        return known
+    number = sum(map(ord, method + precision))  # the same in every figure
+    colours = [_COLOURS[i] for i in (3, 5, 6, 8, 9)]
+    return colours[number % len(colours)], _OTHER_MARKERS[number % len(_OTHER_MARKERS)]
+
+
+def _panels(table: pd.DataFrame, title: str, reading: str) -> tuple[Figure, Sequence[Axes]]:
+    """A panel a task in one row, y shared, with headline and legend of configurations."""
+    tasks = list(dict.fromkeys(table["task"]))
+    with plt.rc_context(_STYLE):
+        fig, axes = plt.subplots(
+            1, len(tasks), figsize=(max(3.5 * len(tasks), 6.0), 5.0), sharey=True,
+            layout="constrained", squeeze=False,
+        )  # fmt: skip
+        for axis, task in zip(axes[0], tasks, strict=True):
+            axis.set_title(task)
+        _headline(fig, title, reading)
+        _configuration_legend(fig, table)
+    return fig, axes[0]
+
+
+def _points(axis: Axes, part: pd.DataFrame, x: str, y: str) -> None:
+    """A marker a variant with its intervals; where there are several models, a line through each
+    model's variants (dotted to QLoRA) and its name."""
+    names = []
+    several_models = part.groupby(["family", "size"]).ngroups > 1
+    for (family, size), model in part.groupby(["family", "size"], sort=False):
+        if several_models:
+            model = sort_variants(model)
+            lora = model[model["method"] == "lora"]
+            last = (lora if len(lora) else model).iloc[-1]
+            axis.plot(lora[x], lora[y], color="#c4c4c4", lw=1, zorder=2)
+            for _, row in model[model["method"] != "lora"].iterrows():
+                axis.plot(
+                    [last[x], row[x]], [last[y], row[y]], color="#c4c4c4", lw=1, ls=":", zorder=2
+                )
+            names.append(axis.text(last[x], last[y], f"{family}-{size}", fontsize=7.5, zorder=6))
+        for _, row in model.iterrows():
+            colour, marker = _look(row["method"], row["precision"])
+            for horizontal, column in ((True, x), (False, y)):
+                low, high = _estimate(row, column)
+                if np.isfinite([low, high]).all():
+                    ends = (
+                        ([low, high], [row[y]] * 2) if horizontal else ([row[x]] * 2, [low, high])
+                    )
+                    axis.plot(*ends, color=colour, lw=3, alpha=0.18, zorder=2)
+            axis.errorbar(
+                row[x], row[y], xerr=_error(row, x), yerr=_error(row, y), fmt=marker,
+                color=colour, markersize=6.5, **_edge(row, colour), elinewidth=1, capsize=0,
+                zorder=4,
+            )  # fmt: skip
+    axis.margins(0.16, 0.2)
+    if names:
+        axis.figure.canvas.draw()  # labels are moved apart where they will stand
+        adjust_text(
+            names, x=part[x].to_numpy(), y=part[y].to_numpy(), ax=axis, expand=(1.25, 1.6),
+            arrowprops={"arrowstyle": "-", "color": "#999999", "lw": 0.6},
+        )  # fmt: skip
+
+
+def _estimate(row: pd.Series, column: str) -> tuple[float, float]:
+    """The range of an estimated figure; NaN where it is none."""
+    if column.endswith("_j"):
+        ends = [f"{column.removesuffix('_j')}_{end}_j" for end in ("lo", "hi")]
+    else:
+        ends = [f"{column}_estimate_{end}" for end in ("lo", "hi")]
+    return tuple(float(row.get(end, np.nan)) for end in ends)
+
+
+def _edge(row: pd.Series, colour: str) -> dict:
+    """A filled marker, or a hollow one where a check of the row is not ok."""
+    if verdict_of(row.get("validity")) in DOUBTFUL:
+        return {"markerfacecolor": "white", "markeredgecolor": colour, "markeredgewidth": 1.4}
+    return {"markeredgecolor": "white", "markeredgewidth": 0.6}
+
+
+def _error(row: pd.Series, column: str) -> list[list[float]] | None:
+    """Distances to the ends of the interval; None without one or where it is unbounded."""
+    low, high = row.get(f"{column}_lo", np.nan), row.get(f"{column}_hi", np.nan)
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return None
+    return [[max(row[column] - low, 0)], [max(high - row[column], 0)]]
+
+
+def _rows_figure(
+    table: pd.DataFrame, columns: list[str], title: str, reading: str, unit: str, stamp: str | None
+) -> Figure:
+    """A row a model and configuration, a panel a task; a marker a column, on a log axis."""
+    drawn = table.dropna(subset=columns, how="all")
+    if drawn.empty:
+        return _nothing(title, " and ".join(columns), table, stamp)
+    drawn = sort_variants(drawn)
+    rows = list(
+        dict.fromkeys(zip(drawn.family, drawn["size"], drawn.method, drawn.precision, strict=True))
+    )
+    # A gap between models.
+    places, y = {}, 0.0
+    for number, row in enumerate(rows):
+        y += 0.7 if number and row[:2] != rows[number - 1][:2] else 0
+        places[row] = y
+        y += 1
+    several_models = len({row[:2] for row in rows}) > 1
+    tasks = list(dict.fromkeys(drawn["task"]))
+    with plt.rc_context(_STYLE):
+        fig, axes = plt.subplots(
+            1, len(tasks), figsize=(2.2 + 3.1 * len(tasks), 1.9 + 0.26 * y), sharex=True,
+            sharey=True, layout="constrained", squeeze=False,
+        )  # fmt: skip
+        for axis, task in zip(axes[0], tasks, strict=True):
+            axis.set_title(task)
+            axis.set_xscale("log")
+            for _, row in drawn[drawn["task"] == task].iterrows():
+                at = places[(row["family"], row["size"], row["method"], row["precision"])]
+                _row_of_markers(axis, row, columns, at)
+            _log_axis(axis.xaxis)
+            axis.margins(x=0.16 if len(columns) == 1 else 0.06)
+            axis.set_xlabel(unit)
+            axis.grid(axis="y", visible=len(columns) > 1)
+        labels = [configuration_name(*row[2:]) for row in rows]
+        if several_models:
+            labels = [
+                f"{'-'.join(row[:2])}   {label}" if number == 0 or row[:2] != rows[number - 1][:2]
+                else label
+                for number, (row, label) in enumerate(zip(rows, labels, strict=True))
+            ]  # fmt: skip
+        axes[0][0].set_yticks(list(places.values()), labels)
+        axes[0][0].set_ylim(y - 0.4, -0.6)
+        for axis in axes[0]:
+            axis.tick_params(axis="y", length=0)
+        _headline(fig, title, reading, legend=len(columns) > 1)
+        if len(columns) > 1:
+            handles = [
+                plt.Line2D([], [], color=c, marker=m, ls="", ms=6) for _, c, m in _STAGES.values()
+            ]
+            _legend(fig, (handles, [name for name, _, _ in _STAGES.values()]))
+    return _finish(fig, stamp, drawn)
+
+
+def _row_of_markers(axis: Axes, row: pd.Series, columns: list[str], y: float) -> None:
+    single = len(columns) == 1
+    for column in columns:
+        if not row[column] > 0:
+            continue
+        _, colour, marker = _STAGES.get(column, (None, *_look(row["method"], row["precision"])))
+        low, high = _estimate(row, column)
+        if np.isfinite([low, high]).all():
+            axis.plot([low, high], [y, y], color=colour, lw=3, alpha=0.18, zorder=2)
+        axis.errorbar(
+            row[column], y, xerr=_error(row, column), fmt=marker, color=colour, markersize=6,
+            **_edge(row, colour), elinewidth=1.2, zorder=3,
+        )  # fmt: skip
+        if single:
+            high = row.get(f"{column}_hi", np.nan)
+            known = np.isfinite(high)
+            axis.annotate(
+                _number(row[column], 3 if known else 2), (high if known else row[column], y),
+                xytext=(7, 0), textcoords="offset points", va="center", fontsize=7.5,
+                color="#333333",
+            )  # fmt: skip
+
+
+def _headline(fig: Figure, title: str, reading: str, legend: bool = True) -> None:
+    """Title and, below it, how to read the figure; a third line is kept for a legend."""
+    lines = "\n\n" if legend else "\n"
+    fig.suptitle(f"{title}{lines}", x=0.01, ha="left", fontsize=13, fontweight="bold")
+    fig.text(
+        0.01, 1.0, f"\n\n{reading}", transform=fig.transFigure, ha="left", va="top",
+        fontsize=9, color=_GREY, linespacing=1.05,
+    )  # fmt: skip
+
+
+def _configuration_legend(fig: Figure, table: pd.DataFrame) -> None:
+    pairs = sort_variants(table[["method", "precision"]].drop_duplicates())
+    handles, names = [], []
+    for method, precision in pairs.itertuples(index=False):
+        colour, marker = _look(method, precision)
+        handles.append(plt.Line2D([], [], color=colour, marker=marker, ls="", ms=6.5))
+        names.append(configuration_name(method, precision))
+    _legend(fig, (handles, names))
+
+
+def _legend(fig: Figure, handles_and_names: tuple[list, list]) -> None:
+    """The third line of the headline."""
+    handles, names = handles_and_names
+    fig.legend(
+        handles, names, loc="upper left", ncols=len(names), frameon=False, handletextpad=0.1,
+        columnspacing=1.4, fontsize=9, borderaxespad=0, borderpad=0,
+        bbox_to_anchor=(0.008, 1 - 0.52 / fig.get_figheight()),
+    )  # fmt: skip
+
+
+def _finish(
+    fig: Figure,
+    stamp: str | None,
+    table: pd.DataFrame | None = None,
+    cautions: Sequence[str] = (),
+) -> Figure:
+    """With the stamp at its foot, and what the rows of `table` do not share or are doubtful of."""
+    lines = [*cautions]
+    if table is not None:
+        lines += mixed(table)
+        if "validity" in table and table["validity"].map(verdict_of).isin(DOUBTFUL).any():
+            lines.append("Hollow markers: a validity check of the row is not ok.")
+        estimates = [c for c in table if re.search(r"_estimate_hi$|energy_per_request_hi_j$", c)]
+        if table[estimates].notna().any(axis=None):
+            lines.append("Pale lines: the range of an estimate, moving all rows together.")
+    foot = "\n".join(textwrap.fill(line, 130) for line in [*lines, *([stamp] if stamp else [])])
+    if foot:
+        fig.supxlabel(foot, x=0.01, ha="left", fontsize=8, color=_GREY)
+    plt.close(fig)  # the caller shows or saves it; pyplot must not keep it
+    return fig
+
+
+def _nothing(title: str, columns: str, table: pd.DataFrame, stamp: str | None) -> Figure:
+    """A figure that says what was not measured, and why where the table's notes tell."""
+    names = columns.split(" and ")
+    notes = table["notes"].dropna() if "notes" in table else pd.Series(dtype=str)
+    parts = list(dict.fromkeys(part for note in notes for part in str(note).split("; ")))
+    # A note begins with the column that it is of; the others are about everything.
+    of = {part: part.partition(":")[0] for part in parts}
+    own = [part for part in parts if of[part] in names]
+    why = own or [part for part in parts if of[part] not in table]
+    reasons = "\n".join(part.replace(of[part], plain_name(of[part]), 1) for part in why[:3])
+    what = " and ".join(plain_name(name) for name in names)
+    with plt.rc_context(_STYLE):
+        fig, axis = plt.subplots(figsize=(7, 2.2), layout="constrained")
+        axis.axis("off")
+        axis.text(0.0, 0.5, f"Nothing to draw: no {what}.\n{reasons}", wrap=True, va="center")
+        fig.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
+    return _finish(fig, stamp)
+
+
+def _log_axis(axis) -> None:
+    """A log scale whose ticks are plain numbers."""
+    owner = axis.axes
+    (owner.set_xscale if axis is owner.xaxis else owner.set_yscale)("log")
+    low, high = sorted(axis.get_view_interval())
+    decades = np.log10(max(high, 1e-300) / max(low, 1e-300))
+    if decades < 0.4:
+        axis.set_major_locator(MaxNLocator(4))
+    else:  # as many labels as fit beside each other
+        fits_one_two_five = decades < (1.3 if axis is owner.xaxis else 3)
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if fits_one_two_five else (1.0,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: _number(value)))
+    axis.set_minor_locator(NullLocator())
+
+
+def _number(value: float, digits: int = 3) -> str:
+    """Three significant digits, or fewer, with k, M, G for thousands."""
+    value = float(f"{value:.{max(digits, 1)}g}") if digits < 3 else value
+    for factor, letter in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= factor:
+            return f"{value / (1e3 if letter == 'k' else factor):.3g} {letter}"
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def _energy_unit(joules: np.ndarray) -> tuple[str, float]:
+    """A unit in which the largest value reads well, and joules to it."""
+    largest = np.nanmax(joules)
+    for unit, factor in (("MJ", 1e6), ("kJ", 1e3)):
+        if largest >= factor:
+            return unit, 1 / factor
+    return "J", 1.0
+
+
+def _short(name: str) -> str:
+    """`llama-1B_rag_lora_int4` -> `llama-1B  rag  LoRA INT4`; other names as they are."""
+    parts = name.split("_")
+    if len(parts) != len(VARIANT) - 1:
+        return name
+    return f"{parts[0]}  {parts[1]}  {configuration_name(parts[2], parts[3])}"
+
+
+def _colour_of_name(name: str) -> str:
+    parts = name.split("_")
+    return _look(*parts[-2:])[0] if len(parts) == len(VARIANT) - 1 else _COLOURS[0]
