@@ -51,6 +51,25 @@ class Stage:
         """Where the run's raw data go."""
         return run_directory(self.study)
 
+    @property
+    def name(self) -> str:
+        """The run's name, which its files carry."""
+        return self.run.name
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """What a compress run is to make."""
+        return self.run.precisions
+
+    def record(self, record: Any) -> None:
+        """Hand over what the run measured, and end it: a notebook's last line.
+
+        Args:
+            record: A model of results/records.py; its `as_scraps()` are what tables read.
+        """
+        scraps.record_all(record.as_scraps())
+        finish(self)
+
     def keep(self, name: str, table: pd.DataFrame) -> None:
         """Write raw data beside the notebook, as `RUN.name.parquet`."""
         name = f"{self.run.stage}_{self.run.name}.{name}" if self.by_hand else name
