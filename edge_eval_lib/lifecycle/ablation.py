@@ -24,12 +24,12 @@ import pandas as pd
 from edge_eval_lib.artefacts import records
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle import adapt
+from edge_eval_lib.lifecycle.data import task_examples
 from edge_eval_lib.machine import hardware
 from edge_eval_lib.models import load as models
 from edge_eval_lib.paper import published
 from edge_eval_lib.results import figures, tables
 from edge_eval_lib.results.report import Report, Section, render_report
-from edge_eval_lib.runs import notebook as stage
 from edge_eval_lib.runs import runner
 from edge_eval_lib.study import Study
 from edge_eval_lib.uncertainty import paired_ratio_interval
@@ -136,7 +136,7 @@ def measure(study: Study, monitor: Monitor, say: Callable[[str], Any] = print) -
         raise UserError(f"{study.path} has no section 'ablation'; give steps and warmup_steps.")
     directory = models.model_directory(model)
     tokenizer = models.load_tokenizer(directory)
-    examples = stage.task_examples(study, study.tasks[0], tokenizer)[0]
+    examples = task_examples(study, study.tasks[0], tokenizer)[0]
     encoded = adapt.encode(tokenizer, examples, study.training.max_tokens)
     batches = batches_of(tokenizer, encoded, study.training.batch_size)
     steps = settings.warmup_steps + settings.steps

@@ -45,7 +45,7 @@ def encode(
     """Prompt and answer as token ids; labels are `IGNORED` on the prompt.
 
     An example longer than `max_tokens` raises UserError: cutting it would train on half an answer.
-    Where examples are chosen with the tokenizer (stage.task_examples), none is.
+    Where examples are chosen with the tokenizer (task_examples), none is.
     """
     encoded = []
     for example in examples:

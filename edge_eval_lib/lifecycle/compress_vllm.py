@@ -18,9 +18,9 @@ from typing import Any
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle import adapt, compress
 from edge_eval_lib.lifecycle.compress import INT4_LARGEST_SHARE, Artefact, tensor_bytes
+from edge_eval_lib.lifecycle.data import task_examples
 from edge_eval_lib.models import load as models
 from edge_eval_lib.paths import project_root
-from edge_eval_lib.runs import notebook as stage
 from edge_eval_lib.study import Study
 
 PYTHON_VARIABLE = "EDGE_EVAL_LLM_COMPRESSOR"
@@ -95,7 +95,7 @@ def quantize_for_engine(
     calibration = None
     if study.calibration_examples:
         tokenizer = models.load_tokenizer(fp16_directory)
-        trained = stage.task_examples(study, task, tokenizer)[0]
+        trained = task_examples(study, task, tokenizer)[0]
         chosen = trained[: study.calibration_examples]
         encoded = adapt.encode(tokenizer, chosen, study.training.max_tokens)
         calibration = [row["input_ids"] for row in encoded]

@@ -12,7 +12,7 @@ import pandas as pd
 
 from edge_eval_lib.artefacts.records import read_raw
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.runs.notebook import task_examples
+from edge_eval_lib.lifecycle.data import task_examples
 from edge_eval_lib.scraps import collect
 from edge_eval_lib.study import Study
 from edge_eval_lib.tasks import Example, no_model_rules

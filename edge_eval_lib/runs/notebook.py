@@ -9,23 +9,21 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_eval_lib import redaction, scraps
 from edge_eval_lib.artefacts import records
 from edge_eval_lib.errors import UserError
+from edge_eval_lib.lifecycle.data import task_examples  # noqa: F401 - for notebooks, until they import it themselves
 from edge_eval_lib.machine import hardware
 from edge_eval_lib.models.weights import is_sound
 from edge_eval_lib.runs import runner
 from edge_eval_lib.runs.runner import lab_directory, run_directory
 from edge_eval_lib.study import Model, Run, Study, Variant, load_study
-from edge_eval_lib.tasks import Example, TaskData, load_task
 
 if TYPE_CHECKING:
     import pandas as pd
-    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -306,35 +304,6 @@ def rebuild_weights(study: Study, variant_name: str, target: Path | None = None)
     compress.verify([made], base)
     if target is None:
         records.note_rebuilt(study, variant.adapter, str(variant))
-
-
-def task_examples(
-    study: Study, task: str, tokenizer: PreTrainedTokenizerBase | None = None
-) -> tuple[list[Example], list[Example], TaskData]:
-    """Training examples, held-out examples (never trained on), and the whole task.
-
-    Held out are the first that the seed draws, so that they are the same however many are trained
-    on: training settings are chosen on them. With a model's tokenizer, rows of more than
-    training.max_tokens are passed over, the same for every method; without one they are not, which
-    the evaluation examples do not depend on.
-    """
-    data, limit = study.data, {}
-    if tokenizer is not None:
-        from edge_eval_lib.models import load as models
-
-        limit = {
-            "max_tokens": study.training.max_tokens,
-            "count_tokens": partial(models.count_tokens, tokenizer),
-        }
-    loaded = load_task(
-        task,
-        source=data.source,
-        train_examples=data.train_examples + data.heldout_examples,
-        evaluation_examples=data.evaluation_examples,
-        seed=study.seed,
-        **limit,
-    )
-    return loaded.train[data.heldout_examples :], loaded.train[: data.heldout_examples], loaded
 
 
 def record_outcome(outcome: Any) -> None:

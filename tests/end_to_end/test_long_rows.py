@@ -10,8 +10,8 @@ from tiny import make_local_copy, make_tiny_study
 from edge_eval_lib import scraps
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle import adapt, compress_vllm
+from edge_eval_lib.lifecycle.data import task_examples
 from edge_eval_lib.models import load as models
-from edge_eval_lib.runs import notebook as stage
 from edge_eval_lib.runs import plan
 from edge_eval_lib.study import load_study
 
@@ -75,10 +75,10 @@ def test_long_replies_are_passed_over_alike_by_both_methods_and_counted(study):
 
 def test_held_out_rows_and_calibration_fit_too(study):
     tokenizer = models.load_tokenizer(models.model_directory(study.models[0]))
-    train, heldout, data = stage.task_examples(study, "dialogue", tokenizer)
+    train, heldout, data = task_examples(study, "dialogue", tokenizer)
     assert (len(train), len(heldout), data.passed_over) == (10, 3, 3)
     assert max(models.count_tokens(tokenizer, e) for e in train + heldout) <= 512
-    unlimited = stage.task_examples(study, "dialogue")[2]
+    unlimited = task_examples(study, "dialogue")[2]
     assert data.evaluation == unlimited.evaluation
     assert max(models.count_tokens(tokenizer, e) for e in unlimited.evaluation) > 512
 
@@ -99,7 +99,7 @@ def test_a_limit_that_leaves_too_few_is_told_with_the_numbers(study):
     with pytest.raises(
         UserError, match=r"dialogue has \d+ training examples of at most 40 tokens .* 13 are asked"
     ):
-        stage.task_examples(short, "dialogue", tokenizer)
+        task_examples(short, "dialogue", tokenizer)
 
 
 def test_calibration_takes_rows_that_were_trained_on(study, tmp_path, monkeypatch):
@@ -110,6 +110,6 @@ def test_calibration_takes_rows_that_were_trained_on(study, tmp_path, monkeypatc
     base = models.model_directory(study.models[0])
     compress_vllm.quantize_for_engine(by_vllm, "dialogue", base, "int8", tmp_path)
     tokenizer = models.load_tokenizer(base)
-    trained = stage.task_examples(study, "dialogue", tokenizer)[0][:8]
+    trained = task_examples(study, "dialogue", tokenizer)[0][:8]
     encoded = adapt.encode(tokenizer, trained, 512)
     assert given == [[row["input_ids"] for row in encoded]]

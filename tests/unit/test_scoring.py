@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle import score as scoring
+from edge_eval_lib.lifecycle.data import task_examples
 from edge_eval_lib.lifecycle.score import normalise, score_answers, token_overlap
-from edge_eval_lib.runs import notebook as stage
 from edge_eval_lib.study import load_study
 from edge_eval_lib.tasks import TASKS, Example, dialogue, load_task, no_model_rules
 from edge_eval_lib.tasks.base import Rule
@@ -278,7 +278,7 @@ def test_without_a_house_form_content_is_the_score(task, monkeypatch):
     ("task", "least"), [("rag", 0.68), ("summarization", 0.56), ("dialogue", 0.66)]
 )
 def test_rules_without_a_model_reach_what_they_are_known_to_reach(task, least):
-    training, _, data = stage.task_examples(load_study("embedded"), task)
+    training, _, data = task_examples(load_study("embedded"), task)
     table = scoring.answer_without_model(task, training, data.evaluation[:24])
     assert len(table) == 24
     assert table["score"].mean() >= least

@@ -8,8 +8,8 @@ import pytest
 from tiny import make_local_copy
 
 from edge_eval_lib.errors import UserError
+from edge_eval_lib.lifecycle.data import task_examples
 from edge_eval_lib.lifecycle.score import normalise
-from edge_eval_lib.runs import notebook as stage
 from edge_eval_lib.study import load_study
 from edge_eval_lib.tasks import (
     TASKS,
@@ -170,7 +170,7 @@ def test_held_out_examples_are_the_same_however_many_are_trained_on(task):
     drawn = {}
     for count in (8, study.data.train_examples):
         data = study.data.model_copy(update={"train_examples": count})
-        train, heldout, whole = stage.task_examples(study.model_copy(update={"data": data}), task)
+        train, heldout, whole = task_examples(study.model_copy(update={"data": data}), task)
         assert len(train) == count
         assert len(heldout) == study.data.heldout_examples
         assert not {e.id for e in heldout} & {e.id for e in [*train, *whole.evaluation]}
