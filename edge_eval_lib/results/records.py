@@ -1,0 +1,176 @@
+"""What each stage hands over: a typed record, the contract between notebooks and tables.
+
+    run.record(AdaptRecord(adapt=window, base_load=loading, imports=imports, ...))
+
+The record's fields are what later stages read of a run, as scraps of its executed notebook. A
+measured window `adapt` becomes the scraps `adapt_s`, `adapt_energy_j`, ...; everything else keeps
+the name of its field. Which run it was (family, task, ...) is recorded by `notebook.begin`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from edge_eval_lib.energy import Check
+from edge_eval_lib.lifecycle.adapt import TrainingOutcome
+from edge_eval_lib.lifecycle.serve import BatchAgreement, Load, WarmUp
+from edge_eval_lib.machine.hardware import Host
+
+Rows = list[dict[str, Any]]  # a table, row by row
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class WindowRecord(_Strict):
+    """The figures of one measured window (`energy.Window`); None where one is not known."""
+
+    s: float | None
+    start_monotonic_s: float | None
+    energy_j: float | None
+    energy_lo_j: float | None
+    energy_hi_j: float | None
+    energy_net_j: float | None
+    energy_source: str | None
+    energy_reason: str | None
+    energy_net_reason: str | None
+    energy_by_source_j: dict[str, float | None]
+    power_w: float | None
+    cpu_s: float | None
+    peak_memory_gb: float | None
+    peak_memory_source: str | None
+    peak_memory_reason: str | None
+    device_memory_gb: float | None
+    verdict: str
+    checks: list[Check]
+
+
+def _figures(window: Any) -> Any:
+    return window.as_dict() if hasattr(window, "as_dict") else window
+
+
+# Takes a window as `monitor.window` gives it.
+Measured = Annotated[WindowRecord, BeforeValidator(_figures)]
+FLAT = "flat"  # marks a field whose own fields are scraps each, without its name before them
+
+
+class Record(_Strict):
+    """What one run of a stage measured and made."""
+
+    def as_scraps(self) -> dict[str, Any]:
+        """The scraps that the record is kept as, by name, with values that JSON can hold."""
+        scraps: dict[str, Any] = {}
+        for name, field in type(self).model_fields.items():
+            value, plain = getattr(self, name), self.model_dump(include={name})[name]
+            if isinstance(value, WindowRecord):
+                scraps |= _prefixed(name, plain)
+            elif field.annotation == dict[str, Measured]:
+                for window, figures in plain.items():
+                    scraps |= _prefixed(window, figures)
+            elif FLAT in field.metadata:
+                scraps |= plain
+            else:
+                scraps[name] = plain
+        return scraps
+
+
+def _prefixed(prefix: str, figures: dict[str, Any]) -> dict[str, Any]:
+    return {f"{prefix}_{name}": value for name, value in figures.items()}
+
+
+class PreflightRecord(Record):
+    """What the machine is and can measure, and whether the study fits on what it declares."""
+
+    host: Host
+    energy_source: str | None
+    sources: Rows
+    fit: Rows
+
+
+class AdaptRecord(Record):
+    """One adaptation: what loading the base and training took, and what came of it.
+
+    `executed_training` is what was really trained with, whatever the study says.
+    """
+
+    adapt: Measured
+    base_load: Measured
+    imports: Measured
+    outcome: Annotated[TrainingOutcome, FLAT]
+    instruction_set: str
+    rows_passed_over: int
+    adapter_bytes: int
+    trainable_parameters: int
+    heldout_loss_before: float
+    heldout_loss_after: float
+    idle_power_w: float | None
+    executed_training: dict[str, Any] = Field(default_factory=dict)
+
+
+class CompressRecord(Record):
+    """What merging an adapter (`fp16`) and each quantisation took, and what was written.
+
+    `carried` are the scraps of an earlier run whose weights stayed; `executed_quantization` is the
+    configuration that each precision was really made with.
+    """
+
+    carried: Annotated[dict[str, Any], FLAT] = Field(default_factory=dict)
+    windows: dict[str, Measured]
+    imports: Measured
+    idle_power_w: float | None
+    merge_base: str
+    artefacts: Rows
+    executed_quantization: dict[str, Any] = Field(default_factory=dict)
+
+
+class ServeRecord(Record):
+    """A cold load, the warm-up, and the record and figures of every serving window.
+
+    `executed_workload` is what was really asked, whatever the study says.
+    """
+
+    load: Annotated[Load, FLAT]
+    engine: str
+    executed_dtype: str | None
+    instruction_set: str | None
+    gpus: int | None
+    memory_nominal_gb: float | None
+    idle_bare_power_w: float | None
+    idle_loaded_power_w: float | None
+    idle_reason: str | None
+    warm_up: WarmUp
+    serving_order: int | None
+    agreement: Annotated[BatchAgreement, FLAT]
+    serving_windows: Rows
+    serving: Rows
+    executed_workload: dict[str, Any] = Field(default_factory=dict)
+
+
+class ScoreRecord(Record):
+    """How much was scored; the answers themselves lie beside the notebook."""
+
+    scored_runs: int
+    unscored_prompts: int
+
+
+class AblationRecord(Record):
+    """What the ablation says of the published ratio; its runs lie beside the notebook."""
+
+    idle_power_w: float | None
+    verdict: str
+    verdict_reason: str
+
+
+class HarnessRecord(Record):
+    """What lm-evaluation-harness measured, a row a task and metric."""
+
+    harness: Rows
+
+
+class PaperRecord(Record):
+    """How many claims of the paper got each verdict, and how many figures each doubt."""
+
+    verdicts: Annotated[dict[str, int], FLAT]
