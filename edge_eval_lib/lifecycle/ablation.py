@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from edge_eval_lib.artefacts import records
+from edge_eval_lib.artefacts import completion
+from edge_eval_lib.artefacts.place import place, raw_file
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle import adapt
 from edge_eval_lib.lifecycle.data import task_examples
@@ -30,7 +31,6 @@ from edge_eval_lib.models import load as models
 from edge_eval_lib.paper import published
 from edge_eval_lib.results import figures, tables
 from edge_eval_lib.results.report import Report, Section, render_report
-from edge_eval_lib.runs import runner
 from edge_eval_lib.study import Study
 from edge_eval_lib.uncertainty import paired_ratio_interval
 
@@ -147,12 +147,12 @@ def measure(study: Study, monitor: Monitor, say: Callable[[str], Any] = print) -
         measure_cell(directory, cell, study, batches, monitor)
         _free_memory()
     rows = []
-    for place, (repetition, cell) in enumerate(order, start=1):
-        row = {"repetition": repetition, "place": place, "cell": str(cell)}
+    for position, (repetition, cell) in enumerate(order, start=1):
+        row = {"repetition": repetition, "place": position, "cell": str(cell)}
         row |= {"base": cell.base, "autocast": cell.autocast or "none", "casts": cell.casts}
         rows.append(row | measure_cell(directory, cell, study, batches, monitor))
         _free_memory()
-        say(f"{place} of {len(order)}  {cell}: {rows[-1]['seconds']:.2f} s")
+        say(f"{position} of {len(order)}  {cell}: {rows[-1]['seconds']:.2f} s")
     table = pd.DataFrame(rows)
     return table.assign(model=model.name, host=hardware.describe().label)
 
@@ -367,12 +367,12 @@ def stamp_of(runs: pd.DataFrame) -> str:
 
 def measured_runs(study: Study) -> pd.DataFrame:
     """The runs that the study's ablation measured; UserError if it was not made yet."""
-    path = runner.raw_file(study, "ablation", "ablation", "runs.parquet")
+    path = raw_file(study, "ablation", "ablation", "runs.parquet")
     if not path.is_file():
         raise UserError(
             f"{study.name} was not run yet; run `make all STUDY={study.argument}` first."
         )
-    return records.read_raw(runner.place(study, "ablation", "ablation").notebook, "runs")
+    return completion.read_raw(place(study, "ablation", "ablation").notebook, "runs")
 
 
 def write_results(study: Study, runs: pd.DataFrame, directory: Path | None = None) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from edge_eval_lib.artefacts.records import read_raw
+from edge_eval_lib.artefacts.completion import read_raw
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle.data import task_examples
 from edge_eval_lib.scraps import collect

@@ -35,7 +35,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from edge_eval_lib import scraps
-from edge_eval_lib.artefacts import records
+from edge_eval_lib.artefacts import completion
+from edge_eval_lib.artefacts.place import Place, lab_directory, read_failure
 from edge_eval_lib.economics.keep_warm import keep_warm_s
 from edge_eval_lib.economics.prices import PriceBook, Prices, load_price_book
 from edge_eval_lib.errors import UserError
@@ -380,7 +381,7 @@ def _power(notebook: str) -> pd.DataFrame:
 
 
 def _beside(notebook: str, what: str, columns: list[str] | None = None) -> pd.DataFrame:
-    return records.read_raw(notebook, what, columns)
+    return completion.read_raw(notebook, what, columns)
 
 
 def checks_of(runs: pd.DataFrame) -> pd.DataFrame:
@@ -404,7 +405,7 @@ def _failures(directory: Path, completed: set[tuple[str, str]]) -> pd.DataFrame:
     rows = []
     for path in sorted(directory.glob("*/*.json")):
         key = (path.parent.name, path.stem)
-        failure = runner.read_failure(records.Place(directory.parent, *key))
+        failure = read_failure(Place(directory.parent, *key))
         if key not in completed and failure is not None:
             rows.append({"stage": key[0], "run": key[1], "reason": failure["reason"]})
     return pd.DataFrame(rows, columns=["stage", "run", "reason"])
@@ -1126,7 +1127,7 @@ def open_results(study: str) -> Results:
 def report_directory(study: Study) -> Path:
     """Where the notebook writes tables, figures and report: by hand, to the lab."""
     by_hand = "EDGE_EVAL_RUN" not in os.environ
-    return runner.lab_directory(study) if by_hand else study.directory
+    return lab_directory(study) if by_hand else study.directory
 
 
 def finish() -> None:

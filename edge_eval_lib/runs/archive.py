@@ -8,7 +8,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from edge_eval_lib.artefacts import records
+from edge_eval_lib.artefacts import completion
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.paths import outputs_root
 from edge_eval_lib.study import Study
@@ -61,4 +61,4 @@ def unpack(study: Study, source: Path) -> int:
         outputs_root().mkdir(parents=True, exist_ok=True)
         shutil.copytree(found, study.directory, dirs_exist_ok=True)
     runs = study.runs()
-    return len(runs) - len(records.survey(study, runs))
+    return len(runs) - len(completion.survey(study, runs))

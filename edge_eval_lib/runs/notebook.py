@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_eval_lib import redaction, scraps
-from edge_eval_lib.artefacts import records
+from edge_eval_lib.artefacts import completion
+from edge_eval_lib.artefacts.place import lab_directory, place, run_directory
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle.data import task_examples  # noqa: F401 - for notebooks, until they import it themselves
 from edge_eval_lib.machine import hardware
 from edge_eval_lib.models.weights import is_sound
 from edge_eval_lib.runs import runner
-from edge_eval_lib.runs.runner import lab_directory, run_directory
 from edge_eval_lib.study import Model, Run, Study, Variant, load_study
 
 if TYPE_CHECKING:
@@ -127,18 +127,18 @@ class Stage:
     def carried(self) -> Carried:
         """What a compress run need not make: weights that are whole, made by an earlier run with
         these settings from this adapter. Nothing, if that run made everything and is repeated."""
-        at = runner.place(self.study, self.run.stage, self.run.name)
-        last = records.last(at)
+        at = place(self.study, self.run.stage, self.run.name)
+        last = completion.last(at)
         nothing = Carried((), {}, [], [])
         if self.by_hand or last is None or not scraps.is_complete(at.notebook):
             return nothing
         same = last["settings"] == self.run.settings
-        if not same or last["made_from"] != records.made_from(self.study, self.run):
+        if not same or last["made_from"] != completion.made_from(self.study, self.run):
             return nothing
         kept = []
         for precision, artefact in zip(self.run.precisions, self.run.artefacts, strict=True):
             there = artefact in last["artefacts"]
-            if there and records.damage_of(at, last, f"{artefact}/", whole=True) is None:
+            if there and completion.damage_of(at, last, f"{artefact}/", whole=True) is None:
                 kept.append(precision)
         if set(kept) == set(self.run.precisions):
             return nothing
@@ -247,11 +247,11 @@ def weights_to_serve(study: Study, variant: Variant) -> Path:
 
 def _damage_of_weights(study: Study, variant: Variant) -> str | None:
     """What is wrong with a variant's weights, every byte read; None also if they are not there."""
-    at = runner.place(study, "compress", variant.adapter)
-    record = None if variant.method == "none" else records.read(at)
+    at = place(study, "compress", variant.adapter)
+    record = None if variant.method == "none" else completion.read(at)
     if record is None:
         return None
-    return records.damage_of(at, record, f"{records.WEIGHTS}{variant}/", whole=True)
+    return completion.damage_of(at, record, f"{completion.WEIGHTS}{variant}/", whole=True)
 
 
 def _rebuilt(study: Study, variant: Variant, target: Path | None = None) -> Path:
@@ -269,8 +269,8 @@ def _rebuilt(study: Study, variant: Variant, target: Path | None = None) -> Path
 
 
 def _require_whole_adapter(study: Study, adapter: str) -> None:
-    at = runner.place(study, "adapt", adapter)
-    records.require_whole(at, f"artefacts/adapters/{adapter}/", f"The adapter {adapter}")
+    at = place(study, "adapt", adapter)
+    completion.require_whole(at, f"artefacts/adapters/{adapter}/", f"The adapter {adapter}")
 
 
 def rebuild_weights(study: Study, variant_name: str, target: Path | None = None) -> None:
@@ -303,7 +303,7 @@ def rebuild_weights(study: Study, variant_name: str, target: Path | None = None)
             made = quantize_for_engine(study, variant.task, merged, variant.precision, directory)
     compress.verify([made], base)
     if target is None:
-        records.note_rebuilt(study, variant.adapter, str(variant))
+        completion.note_rebuilt(study, variant.adapter, str(variant))
 
 
 def record_outcome(outcome: Any) -> None:

@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from edge_eval_lib import scraps
-from edge_eval_lib.artefacts import records
+from edge_eval_lib.artefacts import completion
+from edge_eval_lib.artefacts.place import place, read_failure
 from edge_eval_lib.economics import fit as memory_fit
 from edge_eval_lib.economics.memory import LORA_MODULES
 from edge_eval_lib.economics.prices import JOULES_PER_KWH, load_price_book
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.machine.hardware import Hardware, cpu_flags, load_hardware, load_measurement
 from edge_eval_lib.models import load as models
-from edge_eval_lib.runs import runner
 from edge_eval_lib.study import STAGES, Model, Run, Study, Variant, find_beside, load_study
 from edge_eval_lib.tasks import require_examples
 
@@ -123,11 +123,11 @@ def read_finished(notebook: Path) -> Finished | None:
 def finished_runs(study: Study, runs: Iterable[Run]) -> dict[tuple[str, str], Finished]:
     """Those of `runs` that are done: published, whole, and made as they would be made now."""
     runs = list(runs)
-    undone = records.survey(study, runs)
+    undone = completion.survey(study, runs)
     found = {}
     for run in runs:
         if (run.stage, run.name) not in undone:
-            finished = read_finished(runner.place(study, run.stage, run.name).notebook)
+            finished = read_finished(place(study, run.stage, run.name).notebook)
             if finished is not None:
                 found[run.stage, run.name] = finished
     return found
@@ -881,10 +881,10 @@ def status(study: Study) -> str:
     lines = [f"{study.name}: {len(finished)} of {len(runs)} runs are done."]
     running, failed = [], []
     for run in runs:
-        at = runner.place(study, run.stage, run.name)
+        at = place(study, run.stage, run.name)
         if at.running.is_dir():
             running.append(f"running  {run.stage}  {run.name}")
-        failure = runner.read_failure(at)
+        failure = read_failure(at)
         if failure and (run.stage, run.name) not in finished:
             failed.append(f"failed   {run.stage}  {run.name}: {failure['reason']}")
     report = study.directory / "report.html"

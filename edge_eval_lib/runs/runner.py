@@ -22,16 +22,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-import orjson
 import psutil
 
 from edge_eval_lib import redaction, scraps
-from edge_eval_lib.artefacts import records
-from edge_eval_lib.artefacts.records import Place, place, write_atomically
+from edge_eval_lib.artefacts import completion
+from edge_eval_lib.artefacts.place import Key, Place, place, read_failure, write_failure
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.paths import outputs_root, project_root
 from edge_eval_lib.study import NOTEBOOKS, Run, Study, find_beside
@@ -84,7 +82,7 @@ def find_run(study: Study, stage: str, name: str) -> Run:
     return Run(stage, stage, {}, settings, needs)
 
 
-def _failures(study: Study, keys: Iterable[records.Key]) -> dict[str, str]:
+def _failures(study: Study, keys: Iterable[Key]) -> dict[str, str]:
     """Why runs failed that are not done, as the report tells it."""
     found = {}
     for key in keys:
@@ -97,7 +95,7 @@ def _failures(study: Study, keys: Iterable[records.Key]) -> dict[str, str]:
 
 def _content_hash(files: Iterable[Path]) -> str:
     """Identifies the content of those of the files that are there, in whatever order."""
-    found = sorted(records.sha256(file) for file in files if file.is_file())
+    found = sorted(completion.sha256(file) for file in files if file.is_file())
     return hashlib.sha256("".join(found).encode()).hexdigest()[:16]
 
 
@@ -106,29 +104,6 @@ def study_argument(study: Study) -> str:
     if study.path.parent == project_root() / "params":
         return study.path.stem
     return str(study.path)
-
-
-def lab_directory(study: Study) -> Path:
-    """Where notebooks that are run by hand write, as the study's own runs do below its outputs."""
-    return outputs_root() / "lab" / study.name
-
-
-def run_directory(study: Study) -> Path:
-    """Where a notebook writes its raw data, as FILE.parquet.
-
-    In a run the file is published beside the notebook, as NAME.FILE.parquet. By hand, in
-    JupyterLab, it stays in the lab.
-    """
-    told = os.environ.get("EDGE_EVAL_RUN_DIRECTORY")
-    directory = Path(told) if told else lab_directory(study) / "raw"
-    directory.mkdir(parents=True, exist_ok=True)
-    return directory
-
-
-def raw_file(study: Study, stage: str, name: str, file_name: str) -> Path:
-    """Where the raw data that a run wrote as `file_name` is published."""
-    notebook = place(study, stage, name).notebook
-    return notebook.with_name(f"{name}.{file_name}")
 
 
 def run_one(study: Study, stage: str, name: str) -> Path:
@@ -143,10 +118,10 @@ def run_one(study: Study, stage: str, name: str) -> Path:
     source = notebook_source(stage)
     if not source.is_file():
         raise UserError(f"There is no notebook {source}.")
-    before = records.read(at)
+    before = completion.read(at)
     with _its_own(study, run, at) as device_environment:
-        made_meanwhile = records.read(at)
-        if made_meanwhile not in (None, before) and not records.survey(study, [run]):
+        made_meanwhile = completion.read(at)
+        if made_meanwhile not in (None, before) and not completion.survey(study, [run]):
             return at.notebook  # somebody else made it while this process waited
         started = time.monotonic()
         reason = None
@@ -239,15 +214,6 @@ def ensure(study: Study, runs: list[Run]) -> None:
         if done.returncode:
             lines = done.stderr.strip().splitlines()
             raise UserError(lines[-1] if lines else f"{run.stage} {run.name} was stopped.")
-
-
-def read_failure(at: Place) -> dict[str, Any] | None:
-    """What is known of a run's last, failed attempt; None if it did not fail."""
-    try:
-        failure = orjson.loads(at.failure.read_bytes())
-    except (OSError, orjson.JSONDecodeError):
-        return None
-    return failure if isinstance(failure, dict) and "reason" in failure else None
 
 
 def disturbance(at: Place) -> str | None:
@@ -564,7 +530,7 @@ def _publish(at: Place, run: Run, study: Study) -> None:
     """Move the run's files to `runs/`; a notebook there never stands beside another run's data."""
     at.notebook.parent.mkdir(parents=True, exist_ok=True)
     at.settings.parent.mkdir(parents=True, exist_ok=True)
-    before = records.last(at)
+    before = completion.last(at)
     at.settings.unlink(missing_ok=True)
     at.outdated.unlink(missing_ok=True)
     at.notebook.unlink(missing_ok=True)
@@ -574,7 +540,7 @@ def _publish(at: Place, run: Run, study: Study) -> None:
         file.rename(at.notebook.with_name(f"{at.name}.{file.name}"))
     (at.running / "notebook.ipynb").rename(at.notebook)
     shutil.rmtree(at.running, ignore_errors=True)
-    records.write(study, run, before)
+    completion.write(study, run, before)
     at.failure.unlink(missing_ok=True)
     at.failed_notebook.unlink(missing_ok=True)
 
@@ -592,22 +558,6 @@ def _keep_failure(at: Place, run: Run, reason: str, seconds: float) -> None:
         with contextlib.suppress(OSError):
             at.failed_notebook.unlink(missing_ok=True)
             write_failure(at, reason, run.settings_hash, seconds)
-
-
-def write_failure(
-    at: Place, reason: str, settings_hash: str | None = None, seconds: float | None = None
-) -> None:
-    """Keep why a run's last attempt failed."""
-    at.failure.parent.mkdir(parents=True, exist_ok=True)
-    why = {
-        "stage": at.stage,
-        "name": at.name,
-        "reason": redaction.redact(reason),
-        "settings_hash": settings_hash,
-        "seconds": None if seconds is None else round(seconds, 1),
-        "at": datetime.now(UTC).isoformat(timespec="microseconds"),  # tells two attempts apart
-    }
-    write_atomically(at.failure, why)
 
 
 def _explained(reason: str, at: Place) -> str:

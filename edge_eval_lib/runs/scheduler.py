@@ -1,10 +1,9 @@
 """The whole grid of a study: what is made again, and Snakemake, which schedules it.
 
-A published run has a record (edge_eval_lib/artefacts/records.py). This module puts away the records
-of runs
-that are out of date or damaged; Snakemake makes the runs that have none. A run that read what
-another one made is judged when that one is done: the same adapter leaves its weights as they are.
-A notebook stays until a new one takes its place.
+A published run has a record (edge_eval_lib/artefacts/completion.py). This module puts away the
+records of runs that are out of date or damaged; Snakemake makes the runs that have none. A run that
+read what another one made is judged when that one is done: the same adapter leaves its weights as
+they are. A notebook stays until a new one takes its place.
 """
 
 from __future__ import annotations
@@ -28,8 +27,16 @@ from urllib.parse import quote
 import orjson
 
 from edge_eval_lib import redaction, scraps
-from edge_eval_lib.artefacts import records
-from edge_eval_lib.artefacts.records import COLLECTING, Key
+from edge_eval_lib.artefacts import completion
+from edge_eval_lib.artefacts.completion import COLLECTING
+from edge_eval_lib.artefacts.place import (
+    Key,
+    Place,
+    place,
+    read_failure,
+    write_atomically,
+    write_failure,
+)
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.paths import outputs_root, project_root
 from edge_eval_lib.runs import plan, runner
@@ -85,7 +92,7 @@ def make_all(
         undone = _put_away(study)
         failed = _make(study, profile)
         failed |= _make_paper(study)
-        left = records.survey(study, _all_runs(study))
+        left = completion.survey(study, _all_runs(study))
         _keep_wall_time(study, undone.keys() - left.keys(), time.monotonic() - started)
         if left:
             raise GridFailed(_what_failed(study, left, failed))
@@ -145,18 +152,18 @@ def _pass(study: Study, profile: str | None, todo: list[Key], everything: bool) 
 
     A run is not blamed for what it needs: if that failed, or was found to be damaged.
     """
-    before = {key: runner.read_failure(runner.place(study, *key)) for key in todo}
+    before = {key: read_failure(place(study, *key)) for key in todo}
     code = _snakemake(study, profile, todo, everything)
     if code == 0:
         return {}
     runs = {(run.stage, run.name): run for run in _all_runs(study)}
-    left = records.survey(study, runs.values())
+    left = completion.survey(study, runs.values())
     blocked = left.keys() if everything else set()
     tried = [key for key in todo if key in left and blocked.isdisjoint(runs[key].needs)]
     failed, untold = {}, []
     for key in tried:
-        at = runner.place(study, *key)
-        failure = runner.read_failure(at)
+        at = place(study, *key)
+        failure = read_failure(at)
         if failure and failure != before[key]:
             failed[key] = failure["reason"]
         elif at.running.is_dir():
@@ -168,13 +175,13 @@ def _pass(study: Study, profile: str | None, todo: list[Key], everything: bool) 
     if code > 0 or not failed:  # else Snakemake was killed, and these were not begun
         for key in untold:
             failed[key] = _why_stopped(study, code)
-            _note_failure(runner.place(study, *key), failed[key])
+            _note_failure(place(study, *key), failed[key])
     return failed
 
 
-def _note_failure(at: records.Place, reason: str) -> None:
+def _note_failure(at: Place, reason: str) -> None:
     with contextlib.suppress(OSError):  # the disk may be full
-        runner.write_failure(at, reason)
+        write_failure(at, reason)
 
 
 def _why_stopped(study: Study, code: int) -> str:
@@ -198,13 +205,13 @@ def _make_paper(study: Study) -> dict[Key, str]:
     if "paper" not in _final_stages() or key not in _put_away(study):
         return {}
     SAY("paper  (the report on the published study, without measuring)", flush=True)
-    at = runner.place(study, *key)
-    before = runner.read_failure(at)
+    at = place(study, *key)
+    before = read_failure(at)
     command = [sys.executable, "-m", "edge_eval_lib", "run", str(study.path), *key]
     code = _supervised(command, subprocess.DEVNULL, dict(os.environ))
     if code == 0:
         return {}
-    failure = runner.read_failure(at)
+    failure = read_failure(at)
     told = failure["reason"] if failure and failure != before else f"It ended with code {code}."
     return {key: told}
 
@@ -214,7 +221,7 @@ def make_ablation(study: Study, repetitions: int | None, rerun: str | None) -> N
     with _locked(study):
         _claim(study, repetitions)
         run = study.run("ablation", "ablation")
-        records.adopt(study, run)
+        completion.adopt(study, run)
         if rerun in ("all", "ablation") or not plan.finished_runs(study, [run]):
             SAY(f"{study.name}: one run, of {study.repetitions} repetitions of every combination")
             runner.run_one(study, run.stage, run.name)
@@ -317,7 +324,7 @@ def _claim(study: Study, repetitions: int | None) -> None:
     content = {"path": path, "measured_hash": measured, "repetitions": kept}
     if content != made_by:
         try:
-            runner.write_atomically(study.directory / "study.json", content)
+            write_atomically(study.directory / "study.json", content)
         except OSError as error:
             raise UserError(f"{study.directory} cannot be written: {error.strerror}.") from error
 
@@ -337,27 +344,27 @@ def _forget(study: Study, rerun: str | None) -> None:
     if rerun not in ("all", *STAGES):
         raise UserError(f"RERUN={rerun} is no stage; give all or one of {', '.join(STAGES)}.")
     for run in _all_runs(study):
-        at = runner.place(study, run.stage, run.name)
+        at = place(study, run.stage, run.name)
         if rerun in ("all", run.stage) and at.notebook.is_file():
-            records.withdraw(at, keep=False)
+            completion.withdraw(at, keep=False)
 
 
 def _put_away(study: Study) -> dict[Key, str]:
     """The runs that are not done, and why; their records are put away, if they have any."""
     runs = _all_runs(study)
     for run in runs:
-        records.adopt(study, run)
-    undone = records.survey(study, runs)
+        completion.adopt(study, run)
+    undone = completion.survey(study, runs)
     for key, why in undone.items():
-        at = runner.place(study, *key)
+        at = place(study, *key)
         broken = at.notebook.is_file() and not scraps.is_complete(at.notebook)
-        if why.startswith(records.DAMAGED) or broken:
-            told = why if why.startswith(records.DAMAGED) else "is damaged"
+        if why.startswith(completion.DAMAGED) or broken:
+            told = why if why.startswith(completion.DAMAGED) else "is damaged"
             SAY(f"{key[0]}  {key[1]} {told}; it is made again", flush=True)
-        if broken or why.startswith(f"{records.DAMAGED}runs/"):  # its figures are not to be read
-            records.set_aside(at)
+        if broken or why.startswith(f"{completion.DAMAGED}runs/"):  # its figures are not to be read
+            completion.set_aside(at)
         elif at.settings.is_file():
-            records.withdraw(at)
+            completion.withdraw(at)
     return undone
 
 
@@ -367,7 +374,7 @@ def _what_failed(study: Study, left: dict[Key, str], failed: dict[Key, str]) -> 
         return f"{study.name} is not complete: {listed}. Run make all once more."
     told = []
     for key, reason in list(failed.items())[:MOST_TOLD]:
-        notebook = runner.place(study, *key).failed_notebook
+        notebook = place(study, *key).failed_notebook
         where = f" ({notebook})" if notebook.is_file() else ""
         told.append(f"  {key[0]}  {key[1]}: {reason}{where}")
     if len(failed) > MOST_TOLD:
@@ -390,7 +397,7 @@ def _keep_wall_time(study: Study, made: Iterable[Key], wall_s: float) -> None:
     """Remember what an invocation that measured something took, for `make bench`."""
     names = sorted(map(list, made))
     if any(stage == "serve" for stage, _ in names):
-        runner.write_atomically(study.directory / "grid.json", {"wall_s": wall_s, "runs": names})
+        write_atomically(study.directory / "grid.json", {"wall_s": wall_s, "runs": names})
 
 
 # --- Snakemake --------------------------------------------------------------------------------
@@ -424,7 +431,7 @@ def _snakemake(study: Study, profile: str | None, todo: list[Key], everything: b
             _redact_file(study.directory / "snakemake.log")
     ends = time.monotonic() + INTERRUPT_S
     while code < 0 and time.monotonic() < ends:  # killed: what it started ends by itself
-        if not any(runner.place(study, *key).running.is_dir() for key in todo):
+        if not any(place(study, *key).running.is_dir() for key in todo):
             break
         time.sleep(0.1)
     return code
@@ -511,7 +518,7 @@ class Progress(logging.Handler):
     def _start(self, job: int, run: tuple[str, str]) -> None:
         self.started += 1
         self.began[job] = (run, time.monotonic())
-        self.failed_before[run] = runner.read_failure(runner.place(self.study, *run))
+        self.failed_before[run] = read_failure(place(self.study, *run))
         expected = plan.duration(self._left_s())
         stage, name = run
         named = stage if name == stage else f"{stage}  {name}"
@@ -532,13 +539,13 @@ class Progress(logging.Handler):
         run, began = self.began.pop(job)
         self.expected_s += self.seconds.pop(run, 0.0)
         self.took_s += time.monotonic() - began
-        disturbed = runner.disturbance(runner.place(self.study, *run))
+        disturbed = runner.disturbance(place(self.study, *run))
         if disturbed:
             self.say(f"{run[0]}  {run[1]}: disturbed: {disturbed}", flush=True)
 
     def _fail(self, run: tuple[str, str]) -> None:
         self.seconds.pop(run, None)
-        failure = runner.read_failure(runner.place(self.study, *run))
+        failure = read_failure(place(self.study, *run))
         if failure and failure != self.failed_before.get(run):  # else it was interrupted
             self.say(f"FAILED  {run[0]}  {run[1]}: {failure['reason']}", flush=True)
 

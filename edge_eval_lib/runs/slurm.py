@@ -18,10 +18,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # a status is asked for every few seconds: it must start at once
-    from edge_eval_lib.runs.runner import Place
+from edge_eval_lib.artefacts.place import Place, write_failure
 
 # SLURM's states of a job that will not run again; every other one is on its way.
 ENDED_BADLY = {
@@ -146,19 +144,16 @@ def _field(name: str, shown: str) -> str:
 
 
 def _place(stage: str, name: str) -> Place:
-    from edge_eval_lib.runs.runner import Place
-
     outputs = Path.cwd()
     return Place(outputs.parent / "paper" if stage == "paper" else outputs, stage, name)
 
 
 def _keep_failure(stage: str, name: str, reason: str) -> None:
     """Write why the run failed, unless it has written that itself."""
-    from edge_eval_lib.runs import runner
 
     at = _place(stage, name)
     if not at.failure.is_file():
-        runner.write_failure(at, reason)
+        write_failure(at, reason)
 
 
 def _tell(*command: str) -> str:

@@ -17,7 +17,8 @@ import nbformat
 import orjson
 
 from edge_eval_lib import scraps
-from edge_eval_lib.runs import plan, runner
+from edge_eval_lib.artefacts.place import place
+from edge_eval_lib.runs import plan
 from edge_eval_lib.runs import scheduler as grid
 from edge_eval_lib.study import Study
 
@@ -34,7 +35,7 @@ def overhead(study: Study) -> None:
         print(f"grid overhead: no `make all STUDY={study.name}` has been timed yet")
         return
     found = {
-        (stage, name): plan.read_finished(runner.place(study, stage, name).notebook)
+        (stage, name): plan.read_finished(place(study, stage, name).notebook)
         for stage, name in last["runs"]
     }
     own_s = sum(finished.own_seconds for finished in found.values() if finished)

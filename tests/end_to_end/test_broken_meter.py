@@ -9,6 +9,7 @@ import pytest
 from tiny import make_tiny_study
 
 from edge_eval_lib import scraps
+from edge_eval_lib.artefacts.place import place
 from edge_eval_lib.paths import project_root
 from edge_eval_lib.results import synthesis
 from edge_eval_lib.runs import runner
@@ -85,7 +86,7 @@ def _insert(notebook, before, code):
 def test_the_run_completes_with_its_other_figures(made):
     study, results = made
     (run,) = results.runs[results.runs["stage"] == "serve"].to_dict("records")
-    assert scraps.is_complete(runner.place(study, "serve", run["run"]).notebook)
+    assert scraps.is_complete(place(study, "serve", run["run"]).notebook)
     assert run["load_energy_source"] == "rapl"
     assert 15 * run["load_s"] < run["load_energy_j"] < 25 * run["load_s"]
     row = synthesis.result_tables(results)["variants"].iloc[0]

@@ -10,9 +10,10 @@ import pytest
 import yaml
 from tiny import tiny_study
 
-from edge_eval_lib.artefacts import records
+from edge_eval_lib.artefacts import completion
+from edge_eval_lib.artefacts.place import place
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.runs import archive, plan, runner
+from edge_eval_lib.runs import archive, plan
 from edge_eval_lib.study import load_study
 
 
@@ -30,7 +31,7 @@ def study(tmp_path, monkeypatch):
     path.write_text(yaml.safe_dump(tiny_study(tmp_path)))
     study = load_study(path)
     for number, run in enumerate(study.runs()):
-        at = runner.place(study, run.stage, run.name)
+        at = place(study, run.stage, run.name)
         cell = nbformat.v4.new_code_cell("", metadata={"papermill": {"duration": 1.0}})
         started = f"2026-01-01T00:{number:02d}:00+00:00"
         scraps = {"run_complete": True, "started": started, "settings_hash": run.settings_hash}
@@ -42,7 +43,7 @@ def study(tmp_path, monkeypatch):
         for artefact in run.artefacts:
             (study.directory / artefact).mkdir(parents=True)
             (study.directory / artefact / "model.txt").write_text(run.name)
-        records.write(study, run)
+        completion.write(study, run)
         os.utime(at.settings, (1e9 + number, 1e9 + number))
     weights = study.directory / "artefacts" / "models" / "x" / "model.safetensors"
     adapter = study.directory / "artefacts" / "adapters" / "x" / "adapter_model.safetensors"
@@ -81,7 +82,7 @@ def test_it_does_not_matter_that_somebody_else_unpacked_it(study, tmp_path, monk
 
 def test_a_run_that_was_not_finished_is_still_left(study, tmp_path, monkeypatch):
     last = next(run for run in study.runs() if run.stage == "serve")
-    runner.place(study, last.stage, last.name).notebook.unlink()
+    place(study, last.stage, last.name).notebook.unlink()
     packed = archive.pack(study, tmp_path / "outputs.zip")
     move_on(study, tmp_path, monkeypatch)
     assert archive.unpack(study, packed) == len(study.runs()) - 2  # its score is out of date, too

@@ -11,7 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from edge_eval_lib.artefacts import records
+from edge_eval_lib.artefacts import completion
+from edge_eval_lib.artefacts.place import (
+    Place,
+    place,
+    read_failure,
+    run_directory,
+    write_atomically,
+)
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.runs import runner
 from edge_eval_lib.study import Study, load_study
@@ -27,18 +34,18 @@ def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
 
 
 def test_published_and_running_files_never_share_a_directory(study: Study):
-    at = runner.place(study, "serve", "x_r01")
+    at = place(study, "serve", "x_r01")
     assert at.notebook == study.directory / "runs" / "serve" / "x_r01.ipynb"
     assert not at.running.is_relative_to(study.directory / "runs")
-    assert runner.place(study, "paper", "paper").directory == study.directory.parent / "paper"
+    assert place(study, "paper", "paper").directory == study.directory.parent / "paper"
 
 
 def test_raw_data_go_where_the_run_is_told_else_to_the_lab(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    assert runner.run_directory(study) == study.directory.parent / "lab" / "embedded" / "raw"
+    assert run_directory(study) == study.directory.parent / "lab" / "embedded" / "raw"
     monkeypatch.setenv("EDGE_EVAL_RUN_DIRECTORY", str(tmp_path / "raw"))
-    assert runner.run_directory(study) == tmp_path / "raw"
+    assert run_directory(study) == tmp_path / "raw"
     assert (tmp_path / "raw").is_dir()
 
 
@@ -50,7 +57,7 @@ def test_a_run_inside_the_grid_starts_no_other(study: Study, monkeypatch: pytest
 
 def test_publishing_replaces_a_run_and_its_raw_data_together(study: Study):
     run = study.run("adapt", "smollm2-135M_rag_lora")
-    at = runner.place(study, run.stage, run.name)
+    at = place(study, run.stage, run.name)
     for raw, text in (("losses.parquet", "first"), ("steps.parquet", "second")):
         (at.running / "raw").mkdir(parents=True)
         (at.running / "raw" / raw).write_text(text)
@@ -58,31 +65,31 @@ def test_publishing_replaces_a_run_and_its_raw_data_together(study: Study):
         runner._publish(at, run, study)
         assert at.notebook.read_text() == text
         assert [path.name for path in at.notebook.parent.glob("*.parquet")] == [f"{run.name}.{raw}"]
-        record = records.read(at)
+        record = completion.read(at)
         assert record["settings"] == run.settings
         assert set(record["products"]) == {
             f"runs/adapt/{run.name}.ipynb",
             f"runs/adapt/{run.name}.{raw}",
         }
-        assert records.survey(study, [run]) == {}
+        assert completion.survey(study, [run]) == {}
         assert not at.running.exists()
 
 
 def test_a_failure_is_kept_with_its_notebook_until_the_run_succeeds(study: Study):
     run = study.run("adapt", "smollm2-135M_rag_lora")
-    at = runner.place(study, run.stage, run.name)
-    assert runner.read_failure(at) is None
+    at = place(study, run.stage, run.name)
+    assert read_failure(at) is None
     (at.running / "raw").mkdir(parents=True)
     (at.running / "notebook.ipynb").write_text("half")
     runner._keep_failure(at, run, "It broke.", 1.5)
-    assert runner.read_failure(at)["reason"] == "It broke."
+    assert read_failure(at)["reason"] == "It broke."
     assert at.failed_notebook.read_text() == "half"
     assert not at.notebook.exists()
     assert not at.running.exists()
     (at.running / "raw").mkdir(parents=True)
     (at.running / "notebook.ipynb").write_text("whole")
     runner._publish(at, run, study)
-    assert runner.read_failure(at) is None
+    assert read_failure(at) is None
     assert not at.failed_notebook.exists()
 
 
@@ -113,7 +120,7 @@ def test_a_long_reason_is_cut():
 
 def test_a_lock_excludes_other_processes_and_ends_with_its_own(study: Study):
     take = (
-        "import sys; from edge_eval_lib import runner; file = runner._lock_file('machine');"
+        "import sys; from edge_eval_lib.runs import runner; file = runner._lock_file('machine');"
         "print(runner.try_lock(file), flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", take]
@@ -135,13 +142,13 @@ def test_locks_lie_in_a_directory_of_the_user_alone(study: Study, tmp_path: Path
 
 
 def test_a_reader_never_sees_half_a_file(tmp_path: Path):
-    runner.write_atomically(tmp_path / "a.json", {"a": 1})
-    runner.write_atomically(tmp_path / "a.json", {"a": 2})
+    write_atomically(tmp_path / "a.json", {"a": 1})
+    write_atomically(tmp_path / "a.json", {"a": 2})
     assert json.loads((tmp_path / "a.json").read_text()) == {"a": 2}
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
-def published(at: runner.Place, **recorded) -> runner.Place:
+def published(at: Place, **recorded) -> Place:
     cells = [
         {
             "outputs": [
@@ -165,7 +172,7 @@ def check(verdict: str, detail: str = "other work took 31% of its 2 cores") -> l
 def test_a_run_that_other_work_disturbed_is_told_in_a_line(study: Study):
     from edge_eval_lib.runs.scheduler import Progress
 
-    at = runner.place(study, "serve", "x_r01")
+    at = place(study, "serve", "x_r01")
     assert runner.disturbance(at) is None  # not there
     assert runner.disturbance(published(at, load_checks=check("ok"))) is None
     windows = [

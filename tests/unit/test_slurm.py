@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from fake_nvml import Clock, FakeDriver, FakeGpu, constant
 
+from edge_eval_lib.artefacts.place import place, read_failure
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.runs import runner, slurm
 
@@ -206,7 +207,7 @@ def test_why_the_papers_report_failed_stands_where_it_is_looked_for(told, monkey
         job("CANCELLED", node="(null)").replace("serve/a_rag_lora_int4_r01", "paper/paper"),
     )
     assert slurm.status("12") == "failed"
-    why = runner.read_failure(runner.place(None, "paper", "paper"))
+    why = read_failure(place(None, "paper", "paper"))
     assert why["reason"] == "SLURM's job 12 was cancelled."
 
 

@@ -18,21 +18,19 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from edge_eval_lib.artefacts.place import Key, Place, place, write_atomically
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.paths import outputs_root
 from edge_eval_lib.study import Run, Study
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Record = dict[str, Any]
-Key = tuple[str, str]  # stage and name of a run
 UNMADE = "was not made"
 DAMAGED = "is damaged: "
 # What a survey reads to its end; of larger files it takes the size, and of weights the header.
@@ -40,62 +38,6 @@ SMALL_BYTES = 16 * 2**20
 # They are made of whatever runs there are, and made again at little cost.
 COLLECTING = ("score", "synthesis", "paper")
 WEIGHTS = "artefacts/models/"
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where one run's files go, below the outputs of its study (or of the paper's report)."""
-
-    directory: Path
-    stage: str
-    name: str
-
-    @property
-    def notebook(self) -> Path:
-        """The published notebook: it exists if and only if the run is finished."""
-        return self.directory / "runs" / self.stage / f"{self.name}.ipynb"
-
-    @property
-    def settings(self) -> Path:
-        """The record of the published notebook; what Snakemake looks for."""
-        return self.directory / "settings" / self.stage / f"{self.name}.json"
-
-    @property
-    def outdated(self) -> Path:
-        """The record of a published notebook that is to be made again."""
-        return self.settings.with_name(f"{self.name}.outdated")
-
-    @property
-    def running(self) -> Path:
-        """Scratch directory while the run executes."""
-        return self.directory / "running" / self.stage / self.name
-
-    @property
-    def failed_notebook(self) -> Path:
-        return self.directory / "failed" / self.stage / f"{self.name}.ipynb"
-
-    @property
-    def failure(self) -> Path:
-        """Why the last attempt failed."""
-        return self.failed_notebook.with_suffix(".json")
-
-
-def place(study: Study, stage: str, name: str) -> Place:
-    """Where the run of that stage and name has its files."""
-    directory = outputs_root() / "paper" if stage == "paper" else study.directory
-    return Place(directory, stage, name)
-
-
-def write_atomically(path: Path, content: dict[str, Any]) -> None:
-    """Write a mapping as JSON such that a reader sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    options = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS
-    try:
-        temporary.write_bytes(orjson.dumps(content, option=options))
-        temporary.rename(path)
-    except BaseException:  # a full disk leaves half a file
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 # --- one record -------------------------------------------------------------------------------

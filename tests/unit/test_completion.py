@@ -13,7 +13,8 @@ import pytest
 import yaml
 from tiny import tiny_study
 
-from edge_eval_lib.artefacts import records
+from edge_eval_lib.artefacts import completion
+from edge_eval_lib.artefacts.place import place, write_atomically
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.runs import notebook as stage
 from edge_eval_lib.runs import plan, runner
@@ -49,7 +50,7 @@ def make(study: Study, key: tuple[str, str], content: bytes = b"0" * 1000) -> No
 
 
 def make_run(study: Study, run: Run, content: bytes = b"0" * 1000) -> None:
-    at = runner.place(study, run.stage, run.name)
+    at = place(study, run.stage, run.name)
     for path in (at.notebook, at.settings):
         path.parent.mkdir(parents=True, exist_ok=True)
     own = {f"{p}_energy_j": 1.0 for p in run.precisions}
@@ -66,7 +67,7 @@ def make_run(study: Study, run: Run, content: bytes = b"0" * 1000) -> None:
             target.mkdir(parents=True, exist_ok=True)
             name = "x.csv" if artefact in ("tables", "figures") else "model.safetensors"
             (target / name).write_bytes(safetensors(artefact.encode() + content))
-    records.write(study, run)
+    completion.write(study, run)
 
 
 def everything(study: Study) -> list[tuple[str, str]]:
@@ -75,7 +76,7 @@ def everything(study: Study) -> list[tuple[str, str]]:
 
 
 def undone(study: Study) -> dict[tuple[str, str], str]:
-    return records.survey(study, [runner.find_run(study, *key) for key in everything(study)])
+    return completion.survey(study, [runner.find_run(study, *key) for key in everything(study)])
 
 
 def change(study: Study, **changes) -> Study:
@@ -144,7 +145,7 @@ def test_whatever_is_damaged_is_found_and_named(study, path, how):
 
 
 def test_large_weights_are_told_by_their_header(study, monkeypatch):
-    monkeypatch.setattr(records, "SMALL_BYTES", 0)
+    monkeypatch.setattr(completion, "SMALL_BYTES", 0)
     file = study.directory / WEIGHTS
     content = file.read_bytes()
     file.write_bytes(b"\xff" * 16 + content[16:])  # of the right size
@@ -152,8 +153,8 @@ def test_large_weights_are_told_by_their_header(study, monkeypatch):
     file.write_bytes(content[:-1] + b"x")
     assert ("compress", ADAPTER) not in undone(study)  # seen by whoever reads it
     with pytest.raises(UserError, match=r"damaged .* make all makes compress .* again"):
-        records.require_whole(
-            runner.place(study, "compress", ADAPTER), f"artefacts/models/{INT4}/", "Weights"
+        completion.require_whole(
+            place(study, "compress", ADAPTER), f"artefacts/models/{INT4}/", "Weights"
         )
     assert ("compress", ADAPTER) in undone(study)
 
@@ -196,7 +197,7 @@ def test_one_more_precision_compresses_and_serves_that_one_alone(study):
         ("score", "score"),
         ("synthesis", "synthesis"),
     }
-    records.withdraw(runner.place(more, "compress", ADAPTER))
+    completion.withdraw(place(more, "compress", ADAPTER))
     run = stage.Stage(more, more.run("compress", ADAPTER), more.models[0])
     carried = run.carried()
     assert carried.precisions == ("fp16", "int8")
@@ -205,11 +206,11 @@ def test_one_more_precision_compresses_and_serves_that_one_alone(study):
 
 
 def test_nothing_is_carried_over_of_another_adapter_or_of_damaged_weights(study):
-    at = runner.place(study, "compress", ADAPTER)
+    at = place(study, "compress", ADAPTER)
     run = stage.Stage(study, study.run("compress", ADAPTER), study.models[0])
     assert run.carried().precisions == ()  # whoever repeats it wants all of it
     (study.directory / WEIGHTS).write_bytes(b"cut")
-    records.withdraw(at)
+    completion.withdraw(at)
     assert run.carried().precisions == ("fp16", "int8")
     make(study, ("adapt", ADAPTER), b"another")
     assert run.carried().precisions == ()
@@ -218,42 +219,42 @@ def test_nothing_is_carried_over_of_another_adapter_or_of_damaged_weights(study)
 def test_weights_built_again_by_another_machine_keep_what_was_served(study):
     file = study.directory / WEIGHTS
     file.write_bytes(safetensors(b"rounded otherwise"))
-    records.note_rebuilt(study, ADAPTER, INT4)
+    completion.note_rebuilt(study, ADAPTER, INT4)
     assert undone(study) == {}
 
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b'{"stage": "serve"}'])
 def test_a_run_whose_record_was_lost_is_adopted(study, content):
-    at = runner.place(study, "serve", f"{INT4}_r01")
+    at = place(study, "serve", f"{INT4}_r01")
     at.settings.unlink()
     if content is not None:
         at.settings.write_bytes(content)
     assert ("serve", f"{INT4}_r01") in undone(study)
-    assert records.adopt(study, study.run("serve", f"{INT4}_r01"))
+    assert completion.adopt(study, study.run("serve", f"{INT4}_r01"))
     assert undone(study) == {}
 
 
 def test_a_cut_file_is_not_adopted(study):
-    at = runner.place(study, "serve", f"{INT4}_r01")
+    at = place(study, "serve", f"{INT4}_r01")
     at.settings.unlink()
     answers = at.notebook.with_name(f"{at.name}.answers.parquet")
     answers.write_bytes(answers.read_bytes()[:-9])
-    assert not records.adopt(study, study.run("serve", f"{INT4}_r01"))
+    assert not completion.adopt(study, study.run("serve", f"{INT4}_r01"))
 
 
 @pytest.mark.parametrize("recorded", [True, False])
 @pytest.mark.parametrize("damage", [b"", b"PAR1 no table PAR1", None])
 def test_raw_data_that_cannot_be_read_name_their_run_and_are_made_again(study, damage, recorded):
-    at = runner.place(study, "serve", f"{INT4}_r01")
+    at = place(study, "serve", f"{INT4}_r01")
     answers = at.notebook.with_name(f"{at.name}.answers.parquet")
     answers.unlink() if damage is None else answers.write_bytes(damage)
     if not recorded:
         at.settings.unlink()
     with pytest.raises(UserError) as told:
-        records.read_raw(at.notebook, "answers")
+        completion.read_raw(at.notebook, "answers")
     assert f"{answers.name} is {'missing' if damage is None else 'damaged'}" in str(told.value)
     assert f"make all makes serve {at.name} again" in str(told.value)
-    assert not records.adopt(study, study.run("serve", at.name))
+    assert not completion.adopt(study, study.run("serve", at.name))
     assert ("serve", at.name) in undone(study)
 
 
@@ -262,7 +263,7 @@ def test_rerun_makes_a_stage_again_and_carries_nothing_over(study, monkeypatch):
     assert ("compress", ADAPTER) in undone(study)
     run = stage.Stage(study, study.run("compress", ADAPTER), study.models[0])
     assert run.carried().precisions == ()
-    assert not records.adopt(study, study.run("compress", ADAPTER))
+    assert not completion.adopt(study, study.run("compress", ADAPTER))
 
 
 def test_half_written_files_are_cleaned_up(study, monkeypatch):
@@ -277,7 +278,7 @@ def test_half_written_files_are_cleaned_up(study, monkeypatch):
 
     monkeypatch.setattr("pathlib.Path.rename", full)
     with pytest.raises(OSError, match="No space left"):
-        records.write_atomically(left.with_name("x.json"), {})
+        write_atomically(left.with_name("x.json"), {})
     assert not list(left.parent.iterdir())
 
 
@@ -287,7 +288,7 @@ def test_a_study_of_1440_runs_is_surveyed_in_seconds(tmp_path, monkeypatch):
     for run in study.runs():
         make_run(study, run)
     began = time.process_time()
-    assert records.survey(study, study.runs()) == {}
+    assert completion.survey(study, study.runs()) == {}
     assert time.process_time() - began < 3
 
 

@@ -1,0 +1,124 @@
+"""Where the files of runs lie, in a study's outputs and in the lab, and why a run failed."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from edge_eval_lib import redaction
+from edge_eval_lib.paths import outputs_root
+
+if TYPE_CHECKING:  # asking SLURM how a job stands must start at once
+    from edge_eval_lib.study import Study
+
+Key = tuple[str, str]  # stage and name of a run
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one run's files go, below the outputs of its study (or of the paper's report)."""
+
+    directory: Path
+    stage: str
+    name: str
+
+    @property
+    def notebook(self) -> Path:
+        """The published notebook: it exists if and only if the run is finished."""
+        return self.directory / "runs" / self.stage / f"{self.name}.ipynb"
+
+    @property
+    def settings(self) -> Path:
+        """The record of the published notebook; what Snakemake looks for."""
+        return self.directory / "settings" / self.stage / f"{self.name}.json"
+
+    @property
+    def outdated(self) -> Path:
+        """The record of a published notebook that is to be made again."""
+        return self.settings.with_name(f"{self.name}.outdated")
+
+    @property
+    def running(self) -> Path:
+        """Scratch directory while the run executes."""
+        return self.directory / "running" / self.stage / self.name
+
+    @property
+    def failed_notebook(self) -> Path:
+        """The notebook of the last attempt, if that failed."""
+        return self.directory / "failed" / self.stage / f"{self.name}.ipynb"
+
+    @property
+    def failure(self) -> Path:
+        """Why the last attempt failed."""
+        return self.failed_notebook.with_suffix(".json")
+
+
+def place(study: Study, stage: str, name: str) -> Place:
+    """Return where the run of that stage and name has its files."""
+    directory = outputs_root() / "paper" if stage == "paper" else study.directory
+    return Place(directory, stage, name)
+
+
+def raw_file(study: Study, stage: str, name: str, file_name: str) -> Path:
+    """Return where the raw data that a run wrote as `file_name` is published."""
+    notebook = place(study, stage, name).notebook
+    return notebook.with_name(f"{name}.{file_name}")
+
+
+def lab_directory(study: Study) -> Path:
+    """Return where notebooks that are run by hand write, as the study's runs do in its outputs."""
+    return outputs_root() / "lab" / study.name
+
+
+def run_directory(study: Study) -> Path:
+    """Return where a notebook writes its raw data, as FILE.parquet.
+
+    In a run the file is published beside the notebook, as NAME.FILE.parquet. By hand, in
+    JupyterLab, it stays in the lab.
+    """
+    given = os.environ.get("EDGE_EVAL_RUN_DIRECTORY")
+    directory = Path(given) if given else lab_directory(study) / "raw"
+    directory.mkdir(parents=True, exist_ok=True)
+    return directory
+
+
+def read_failure(at: Place) -> dict[str, Any] | None:
+    """Read what is known of a run's last, failed attempt; None if it did not fail."""
+    try:
+        failure = orjson.loads(at.failure.read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return None
+    return failure if isinstance(failure, dict) and "reason" in failure else None
+
+
+def write_failure(
+    at: Place, reason: str, settings_hash: str | None = None, seconds: float | None = None
+) -> None:
+    """Keep why a run's last attempt failed."""
+    at.failure.parent.mkdir(parents=True, exist_ok=True)
+    failure = {
+        "stage": at.stage,
+        "name": at.name,
+        "reason": redaction.redact(reason),
+        "settings_hash": settings_hash,
+        "seconds": None if seconds is None else round(seconds, 1),
+        "at": datetime.now(UTC).isoformat(timespec="microseconds"),  # tells two attempts apart
+    }
+    write_atomically(at.failure, failure)
+
+
+def write_atomically(path: Path, content: dict[str, Any]) -> None:
+    """Write a mapping as JSON such that a reader sees the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    options = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS
+    try:
+        temporary.write_bytes(orjson.dumps(content, option=options))
+        temporary.rename(path)
+    except BaseException:  # a full disk leaves half a file
+        temporary.unlink(missing_ok=True)
+        raise
