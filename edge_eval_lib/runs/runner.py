@@ -53,6 +53,7 @@ THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
 )
 UNMEASURED = ("synthesis", "paper")  # stages that need no device to themselves
+REPORTED = (*UNMEASURED, "ablation")  # whose notebook is the report, rendered as HTML
 LONGEST_REASON = 400
 ORPHANED_WITHIN_S = 1.0
 PR_SET_PDEATHSIG = 1
@@ -162,7 +163,20 @@ def _try_run(
     reason = _execute(source, notebook, parameters, environment, at)
     if reason is None and not scraps.is_complete(notebook):
         return "The notebook ended without recording run_complete in its last cell."
+    if reason is None and run.stage in REPORTED:
+        return _render(notebook, at)
     return reason
+
+
+def _render(notebook: Path, at: Place) -> str | None:
+    """Write the notebook as report.html; None, or why it could not be."""
+    from edge_eval_lib.results import report
+
+    try:
+        report.render(notebook, at.directory / "report.html")
+    except Exception as error:  # whatever a notebook shows: it must not be half a report
+        return _sentence(type(error).__name__, f"report.html could not be rendered: {error}")
+    return None
 
 
 @contextlib.contextmanager
