@@ -1,0 +1,8 @@
+"""FP16: the merged weights in 16 bits, as every engine reads them."""
+
+LAYER = "Linear"
+LARGEST_SHARE = 1.0
+
+
+def configuration(engine: str, compute_dtype: str) -> None:
+    """Nothing is quantised."""

@@ -1,0 +1,15 @@
+"""INT8: LLM.int8() of bitsandbytes (arXiv 2208.07339) for transformers, W8A8 for vLLM."""
+
+from typing import Any
+
+LAYER = "Linear8bitLt"
+LARGEST_SHARE = 0.6  # a byte a weight, and a scale a row
+
+
+def configuration(engine: str, compute_dtype: str) -> Any:
+    """Return what quantises to 8 bits for that engine."""
+    if engine == "vllm":
+        return {"scheme": "W8A8"}
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(load_in_8bit=True)
