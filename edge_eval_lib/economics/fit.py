@@ -13,7 +13,7 @@ import orjson
 import pandas as pd
 
 from edge_eval_lib.economics import memory
-from edge_eval_lib.machine.hardware import Hardware, load_hardware
+from edge_eval_lib.machine.declared import Hardware, load_hardware
 from edge_eval_lib.study import Model, Run, Study, Variant
 
 # On a CPU the arithmetic is float32, whatever is stored.

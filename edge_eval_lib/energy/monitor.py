@@ -28,7 +28,7 @@ from edge_eval_lib.energy.nvml_counter import NvmlCounter
 from edge_eval_lib.energy.nvml_power import NvmlPower
 from edge_eval_lib.energy.nvml_watch import NvmlWatch
 from edge_eval_lib.energy.rapl import Rapl
-from edge_eval_lib.machine import hardware, nvml
+from edge_eval_lib.machine import declared, host, nvml
 
 GPU_SOURCES = ("nvml-counter", "nvml-power")
 CPU_SOURCES = ("rapl", "cpu-model")
@@ -178,12 +178,12 @@ class Monitor:
         self._idle_w: dict[str, float] = {}  # of the bare machine, by source
         self.sources: list[Source] = []
         self._meters: dict[str, Meter] = {}
-        parameters = hardware.load_measurement()
+        parameters = declared.load_hardware_file()
         self._warm_range_c = parameters.warm_range_c
         self._elsewhere = device == "elsewhere"
         self._on_gpu, cpu_reason = _where(device)
         model = parameters.cpu_model
-        self._cpu = CpuModel(model.low_w, model.typical_w, model.high_w, hardware.cpu_name())
+        self._cpu = CpuModel(model.low_w, model.typical_w, model.high_w, host.cpu_name())
         self._cores = InterferenceWatch()
         if self._on_gpu:
             self._open_meter("nvml-counter", lambda: NvmlCounter(clock, sleep))

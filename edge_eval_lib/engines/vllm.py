@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from edge_eval_lib.economics.memory import kv_cache_bytes_per_token
 from edge_eval_lib.engines.base import Generation, KvCache
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.machine import hardware
+from edge_eval_lib.machine import host, nvml
 from edge_eval_lib.models import weights
 from edge_eval_lib.models.tokens import ChatTokenizer, ranked_likelihood
 
@@ -325,7 +325,7 @@ def placement(directory: Path, compute_dtype: str) -> dict[str, Any]:
         "dtype": dtype,
         "load_format": "safetensors",
         "max_model_len": context_length(directory),
-        "tensor_parallel_size": max(1, len(hardware.gpu_indices())) if on_gpu else 1,
+        "tensor_parallel_size": max(1, len(nvml.visible_indices())) if on_gpu else 1,
         "enforce_eager": not on_gpu,  # compiling for a CPU takes longer than it saves
         "seed": 0,
     }
@@ -342,7 +342,7 @@ def serving_dtype(compute_dtype: str, weight_bits: int | None = None) -> tuple[s
     import torch
 
     if not torch.cuda.is_available():
-        bfloat16_alone = weight_bits == 4 or (weight_bits == 8 and "amx" in hardware.cpu_flags())
+        bfloat16_alone = weight_bits == 4 or (weight_bits == 8 and "amx" in host.cpu_flags())
         return "bfloat16" if bfloat16_alone else "float32", False
     if compute_dtype == "bfloat16" and torch.cuda.get_device_capability() < BF16_CAPABILITY:
         raise UserError(
@@ -392,8 +392,8 @@ def refuse_unservable(directory: Path) -> None:
         )
     if (
         quantized.get("weight_bits") == 4
-        and not hardware.gpu_indices()
-        and "avx512" not in hardware.cpu_flags()
+        and not nvml.visible_indices()
+        and "avx512" not in host.cpu_flags()
     ):
         raise UserError(
             f"{directory.name} has 4-bit weights, which vLLM serves on a GPU or on a CPU with "

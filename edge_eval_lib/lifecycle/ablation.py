@@ -26,7 +26,7 @@ from edge_eval_lib.artefacts.place import place, raw_file
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle import adapt
 from edge_eval_lib.lifecycle.data import task_examples
-from edge_eval_lib.machine import hardware
+from edge_eval_lib.machine import host
 from edge_eval_lib.models import load as models
 from edge_eval_lib.paper import published
 from edge_eval_lib.results import figures, tables
@@ -154,7 +154,7 @@ def measure(study: Study, monitor: Monitor, say: Callable[[str], Any] = print) -
         _free_memory()
         say(f"{position} of {len(order)}  {cell}: {rows[-1]['seconds']:.2f} s")
     table = pd.DataFrame(rows)
-    return table.assign(model=model.name, host=hardware.describe().label)
+    return table.assign(model=model.name, host=host.describe().label)
 
 
 def batches_of(tokenizer: Any, encoded: list[dict[str, list[int]]], size: int) -> list[Any]:

@@ -25,7 +25,7 @@ from edge_eval_lib.energy.meter import Check, worst_verdict
 from edge_eval_lib.engines.base import ArrivalEngine, Engine, Generation, KvCache
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle import arrivals
-from edge_eval_lib.machine import hardware
+from edge_eval_lib.machine import nvml, pagecache
 from edge_eval_lib.study import Workload
 from edge_eval_lib.tasks import Example
 
@@ -119,7 +119,7 @@ def cold_load(
             "fresh process"
         )
     files = sorted(path for path in directory.rglob("*") if path.is_file())
-    eviction = hardware.evict_from_page_cache(files)
+    eviction = pagecache.evict(files)
     weights_bytes = sum(file.stat().st_size for file in files)
     with monitor.window("load") as window:
         marks = [time.monotonic()]
@@ -415,7 +415,7 @@ def window_record(served: Served, engine: Engine, warm: WarmUp) -> dict[str, Any
     record = served.window.as_dict()
     return record | {
         "window": served.window.name,
-        "on_gpu": bool(hardware.gpu_indices()) and not engine.remote,
+        "on_gpu": bool(nvml.visible_indices()) and not engine.remote,
         "concurrency": served.concurrency,
         "rate_per_s": served.rate_per_s,
         "prefix_caching": served.prefix_caching,

@@ -31,7 +31,7 @@ def text(error: pynvml.NVMLError) -> str:
 
 
 def all_devices() -> list[Device]:
-    """Every GPU of the machine; Unavailable with the reason if NVML or the driver is missing."""
+    """Return every GPU of the machine; Unavailable if NVML or the driver is missing."""
     try:
         pynvml.nvmlInit()
         handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
@@ -44,11 +44,13 @@ def all_devices() -> list[Device]:
 
 
 def visible_devices() -> list[Device]:
-    """The GPUs that CUDA_VISIBLE_DEVICES leaves to this process, each once; all if it is unset.
+    """Return the GPUs that CUDA_VISIBLE_DEVICES leaves to this process; all if it is unset.
 
-    Like CUDA, stops at the first entry that names no device. In a SLURM job without the variable,
-    they are those that SLURM gave to the job. Raises Unavailable if there is no GPU, or if CUDA's
-    order cannot be told from NVML's.
+    Like CUDA, stop at the first entry that names no device. In a SLURM job without the variable,
+    they are those that SLURM gave to the job.
+
+    Raises:
+        Unavailable: There is no GPU, or CUDA's order may differ from NVML's.
     """
     devices = all_devices()
     if not devices:
@@ -78,8 +80,16 @@ def visible_devices() -> list[Device]:
     return visible
 
 
+def visible_indices() -> list[int]:
+    """Return NVML's indices of the GPUs that this process may use; empty where there is none."""
+    try:
+        return [device.index for device in visible_devices()]
+    except Unavailable:
+        return []
+
+
 def _named(entry: str, devices: list[Device]) -> Device | None:
-    """The device of one entry of CUDA_VISIBLE_DEVICES: an index, a UUID (or its start), a MIG."""
+    """Return the device of an entry of CUDA_VISIBLE_DEVICES: index, UUID (or its start), MIG."""
     if entry.isdecimal():
         return devices[int(entry)] if int(entry) < len(devices) else None
     try:
@@ -96,12 +106,12 @@ def _named(entry: str, devices: list[Device]) -> Device | None:
 
 
 def uuid(device: Device) -> str:
-    """What names the GPU whatever hides its neighbours, which changes the index."""
+    """Return the name that stays when neighbours are hidden, which changes the index."""
     return _decoded(pynvml.nvmlDeviceGetUUID(device.handle))
 
 
 def mig_enabled(device: Device) -> bool:
-    """Whether the GPU is cut into instances; NVML then cannot tell one instance's energy."""
+    """Return whether the GPU is cut into instances, whose energy NVML cannot tell apart."""
     try:
         current, _pending = pynvml.nvmlDeviceGetMigMode(device.handle)
         return current == pynvml.NVML_DEVICE_MIG_ENABLE
@@ -110,7 +120,7 @@ def mig_enabled(device: Device) -> bool:
 
 
 def measurable_devices() -> list[Device]:
-    """The visible devices, whole ones only; Unavailable if one is cut into MIG instances."""
+    """Return the visible devices; Unavailable if one is cut into MIG instances."""
     devices = visible_devices()
     for device in devices:
         if mig_enabled(device):
@@ -122,7 +132,7 @@ def measurable_devices() -> list[Device]:
 
 
 def process_memory_bytes(device: Device) -> dict[int, int | None]:
-    """Bytes of device memory by process id; None where the driver hides them."""
+    """Return bytes of device memory by process id; None where the driver hides them."""
     processes = pynvml.nvmlDeviceGetComputeRunningProcesses(device.handle)
     return {process.pid: process.usedGpuMemory for process in processes}
 

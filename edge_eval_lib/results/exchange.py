@@ -18,7 +18,7 @@ import pandas as pd
 from pydantic import Field, model_validator
 
 from edge_eval_lib.economics.prices import load_price_book
-from edge_eval_lib.errors import UserError
+from edge_eval_lib.errors import UserError, nearest
 from edge_eval_lib.paper import published
 from edge_eval_lib.results import figures, synthesis, tables
 from edge_eval_lib.study import (
@@ -30,7 +30,6 @@ from edge_eval_lib.study import (
     Task,
     Text,
     load_study,
-    near_or_all,
     shown,
     validate,
 )
@@ -85,7 +84,7 @@ class ResultRow(Strict):
         for name, value in self.figures.items():
             if name not in KNOWN:
                 raise ValueError(
-                    f"{self.name} has an unknown figure {shown(name)}; {near_or_all(name, KNOWN)}"
+                    f"{self.name} has an unknown figure {shown(name)}; {nearest(name, KNOWN)}"
                 )
             # Net energy may come out below zero: it is a difference of measurements.
             if math.isnan(float(value)) or (

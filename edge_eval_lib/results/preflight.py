@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from edge_eval_lib.energy import Source
-from edge_eval_lib.machine.hardware import Host
+from edge_eval_lib.machine.host import Host
 
 
 def host_table(host: Host) -> pd.DataFrame:

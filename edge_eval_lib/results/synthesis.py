@@ -5,7 +5,7 @@
 
 What a stage notebook records, by scrap name:
 
-- every one: `settings_hash`, `started` (ISO 8601), `provenance` (hardware.provenance)
+- every one: `settings_hash`, `started` (ISO 8601), `provenance` (host.provenance)
 - adapt, compress, serve: `family`, `size`, `task`, `method`
 - adapt: its windows under `base_load` and `adapt`, `executed_dtype`, `instruction_set`
 - compress: `merge_base`; the merge's window under `fp16`, each quantisation's under its precision

@@ -17,7 +17,7 @@ from edge_eval_lib.artefacts import completion
 from edge_eval_lib.artefacts.place import lab_directory, place, run_directory
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle.data import task_examples  # noqa: F401 - for notebooks, until they import it themselves
-from edge_eval_lib.machine import hardware
+from edge_eval_lib.machine import host, nvml
 from edge_eval_lib.models.weights import is_sound
 from edge_eval_lib.runs import runner
 from edge_eval_lib.study import Model, Run, Study, Variant, load_study
@@ -194,7 +194,7 @@ def begin(stage: str, study: str, **parameters: Any) -> Stage:
         identity |= {"family": model.family, "size": model.size}
         identity |= {name: value for name, value in parameters.items() if name != "model"}
     scraps.record_all(identity)
-    scraps.record("provenance", hardware.provenance(loaded.measured_hash))
+    scraps.record("provenance", host.provenance(loaded.measured_hash))
     found = Stage(loaded, run, model)
     if found.by_hand:
         runner.hold_device(loaded, run)
@@ -214,7 +214,7 @@ def _run_name(stage: str, parameters: dict[str, Any]) -> str:
 
 def finish(stage: Stage) -> None:
     """Record the state that the run left the machine in, and that it is complete."""
-    after = hardware.describe()
+    after = host.describe()
     scraps.record("temperature_after_c", [gpu.temperature_c for gpu in after.gpus])
     scraps.complete()
     runner.release_device()
@@ -313,14 +313,14 @@ def record_outcome(outcome: Any) -> None:
 
 def instruction_set() -> str:
     """Where the arithmetic runs: the GPU's compute capability, or the CPU's vector instructions."""
-    host = hardware.describe()
-    visible = hardware.gpu_indices()
+    here = host.describe()
+    visible = nvml.visible_indices()
     if visible:
-        gpu = next(gpu for gpu in host.gpus if gpu.index == visible[0])
+        gpu = next(gpu for gpu in here.gpus if gpu.index == visible[0])
         return f"CUDA compute capability {gpu.compute_capability}"
-    return ", ".join(host.cpu_flags)
+    return ", ".join(here.cpu_flags)
 
 
 def gpu_count() -> int:
     """How many GPUs this run was given."""
-    return len(hardware.gpu_indices())
+    return len(nvml.visible_indices())

@@ -28,7 +28,8 @@ from edge_eval_lib.economics import fit as memory_fit
 from edge_eval_lib.economics.memory import LORA_MODULES
 from edge_eval_lib.economics.prices import JOULES_PER_KWH, load_price_book
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.machine.hardware import Hardware, cpu_flags, load_hardware, load_measurement
+from edge_eval_lib.machine.declared import Hardware, load_hardware, load_hardware_file
+from edge_eval_lib.machine.host import cpu_flags
 from edge_eval_lib.models import load as models
 from edge_eval_lib.study import STAGES, Model, Run, Study, Variant, find_beside, load_study
 from edge_eval_lib.tasks import require_examples
@@ -189,7 +190,7 @@ def _energy_j(hardware: Hardware, busy_s: float, waiting_s: float, gpus: int = 1
 
 @cache
 def _cpu_w() -> float:
-    return load_measurement().cpu_model.typical_w * (os.cpu_count() or 1)
+    return load_hardware_file().cpu_model.typical_w * (os.cpu_count() or 1)
 
 
 # --- from the published figures ---------------------------------------------------------------

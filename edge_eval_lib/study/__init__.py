@@ -5,14 +5,12 @@ Pure code: it imports neither torch nor a notebook, so that planning starts at o
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import math
 import os
 import random
 import re
 import shlex
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -30,7 +28,7 @@ from pydantic import (
     model_validator,
 )
 
-from edge_eval_lib.errors import UserError
+from edge_eval_lib.errors import UserError, nearest
 from edge_eval_lib.paths import outputs_root, project_root
 
 Task = Literal["rag", "summarization", "dialogue"]
@@ -557,17 +555,7 @@ class Study(Strict):
 def _pick(mapping: dict[str, Any], name: str, what: str, where: str) -> Any:
     if name in mapping:
         return mapping[name]
-    raise UserError(f"{where} has no {what} {shown(name)}; {near_or_all(name, mapping)}")
-
-
-def near_or_all(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence that refuses `name`: the nearest known one, or all of them."""
-    known = [str(one) for one in known]
-    near = difflib.get_close_matches(name[:200], known, n=1)
-    if near:
-        return f"did you mean {near[0]!r}?"
-    listed = ", ".join(known) or "none"
-    return f"there is: {listed if len(listed) <= 160 else f'{listed[:160]} ...'}."
+    raise UserError(f"{where} has no {what} {shown(name)}; {nearest(name, mapping)}")
 
 
 def shown(value: Any) -> str:
@@ -744,7 +732,7 @@ def load_study(path_or_name: str | Path, repetitions: int | None = None) -> Stud
     in params/. Raises UserError, in one sentence naming the field, for anything wrong.
     """
     from edge_eval_lib.economics.prices import load_price_book  # late, as below: both build on us
-    from edge_eval_lib.machine.hardware import declared_names
+    from edge_eval_lib.machine.declared import declared_names
 
     path = find_study(path_or_name)
     content = read_yaml(path)
@@ -789,7 +777,7 @@ def find_study(path_or_name: str | Path) -> Path:
             "params/."
         ) from error
     studies = sorted(p.stem for p in folder.glob("*.yaml") if "configurations:" in p.read_text())
-    raise UserError(f"There is no study {shown(text)} in params/; {near_or_all(text, studies)}")
+    raise UserError(f"There is no study {shown(text)} in params/; {nearest(text, studies)}")
 
 
 def find_beside(study_path: Path, file_name: str) -> Path:
@@ -1007,7 +995,7 @@ def _explain(schema: type[BaseModel], problems: list[Any]) -> str:
     name = _field_name(problem["loc"])
     if problem["type"] == "extra_forbidden":
         known = _fields_at(schema, problem["loc"][:-1])
-        hint = near_or_all(str(problem["loc"][-1]), known)
+        hint = nearest(str(problem["loc"][-1]), known)
         return f"unknown {_field(name).removeprefix('the ')}; {hint}"
     if problem["type"] == "missing":
         return f"{_field(name)} is missing."

@@ -26,7 +26,7 @@ from tiny import TINY_TASKS, make_tiny_model, make_tiny_tasks, tiny_study
 from edge_eval_lib.engines import open_engine, vllm
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle import adapt, compress, compress_vllm
-from edge_eval_lib.machine import hardware
+from edge_eval_lib.machine import host, nvml
 from edge_eval_lib.models import load as models
 from edge_eval_lib.paths import project_root
 from edge_eval_lib.study import load_study
@@ -171,7 +171,7 @@ def test_an_adapter_served_apart_answers_as_one_merged(
     assert [g.token_ids for g in expected] != [g.token_ids for g in plain]
     assert token_ids(found["served"]["4"]) == [g.token_ids for g in expected]
     # vLLM 0.32 tells no likelihoods with an adapter on a CPU.
-    assert math.isnan(found["likelihoods"][0]["nll"]) == (not hardware.gpu_indices())
+    assert math.isnan(found["likelihoods"][0]["nll"]) == (not nvml.visible_indices())
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +222,7 @@ def test_w4a16_is_served_or_refused_as_the_machine_can(
     artefact = compress_vllm.quantize(base, "int4", tmp_path / "w4a16")
     assert artefact.linear_layers == {"W4A16": 7 * 30}
     assert 0.25 < artefact.layers_share_of_fp16 < 0.27
-    if hardware.gpu_indices() or "avx512" in hardware.cpu_flags():
+    if nvml.visible_indices() or "avx512" in host.cpu_flags():
         found = serve_with_vllm(vllm_python, tmp_path, artefact.directory, prompts)
         assert all(len(ids) == TOKENS for ids in token_ids(found["served"]["4"]))
         assert found["executed_dtype"] != "int8"  # only the weights are small

@@ -15,7 +15,7 @@ import pytest
 from edge_eval_lib.energy import Monitor, cpu_model, memory, monitor, process_tree, rapl
 from edge_eval_lib.energy.cpu_model import CpuTime, cpu_seconds
 from edge_eval_lib.energy.meter import worst_verdict
-from edge_eval_lib.machine import hardware
+from edge_eval_lib.machine import declared
 from edge_eval_lib.machine.nvml import Unavailable
 
 SPIN = "import time; end = time.process_time() + {0}\nwhile time.process_time() < end: pass"
@@ -42,7 +42,7 @@ def spin(seconds):
 def test_the_estimate_is_a_labelled_range_around_cpu_time(cpu):
     with cpu.window("spin") as window:
         spin(0.05)
-    watts = hardware.load_measurement().cpu_model
+    watts = declared.load_hardware_file().cpu_model
     assert window.energy_source == "cpu-model"
     assert window.cpu_s == pytest.approx(0.05, abs=0.02)
     assert window.energy_j == pytest.approx(window.cpu_s * watts.typical_w)

@@ -15,7 +15,7 @@ from edge_eval_lib.engines import open_engine, vllm
 from edge_eval_lib.engines.openai import OpenAiEngine
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle import arrivals, compress_vllm
-from edge_eval_lib.machine import hardware
+from edge_eval_lib.machine import host, nvml
 from edge_eval_lib.models.tokens import ranked_likelihood
 from edge_eval_lib.study import load_study
 
@@ -105,16 +105,16 @@ W8A8 = {
 def test_weights_that_vllm_does_not_serve_here_are_named(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"x was quantised with bitsandbytes.*engine: vllm"):
         vllm.refuse_unservable(write_config(tmp_path / "x", quant_method="bitsandbytes"))
-    monkeypatch.setattr(hardware, "gpu_indices", list)
-    monkeypatch.setattr(hardware, "cpu_flags", lambda: ["avx2"])
+    monkeypatch.setattr(nvml, "visible_indices", list)
+    monkeypatch.setattr(host, "cpu_flags", lambda: ["avx2"])
     for four_bits in (W4A16, {"quant_method": "gptq", "bits": 4}):
         with pytest.raises(UserError, match=r"y has 4-bit weights.*AVX-512"):
             vllm.refuse_unservable(write_config(tmp_path / "y", **four_bits))
     vllm.refuse_unservable(write_config(tmp_path / "y", **W8A8))
-    monkeypatch.setattr(hardware, "cpu_flags", lambda: ["avx2", "avx512"])
+    monkeypatch.setattr(host, "cpu_flags", lambda: ["avx2", "avx512"])
     vllm.refuse_unservable(write_config(tmp_path / "y", **W4A16))
-    monkeypatch.setattr(hardware, "cpu_flags", lambda: ["avx2"])
-    monkeypatch.setattr(hardware, "gpu_indices", lambda: [0])
+    monkeypatch.setattr(host, "cpu_flags", lambda: ["avx2"])
+    monkeypatch.setattr(nvml, "visible_indices", lambda: [0])
     vllm.refuse_unservable(write_config(tmp_path / "y", **W4A16))
 
 
@@ -141,7 +141,7 @@ def test_vllm_computes_in_what_the_device_has(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for flags, dtype in ((["avx2"], "float32"), (["avx512", "amx"], "bfloat16")):
-        monkeypatch.setattr(vllm.hardware, "cpu_flags", lambda flags=flags: flags)
+        monkeypatch.setattr(host, "cpu_flags", lambda flags=flags: flags)
         assert vllm.serving_dtype("float16", weight_bits=8) == (dtype, False)
         assert vllm.serving_dtype("float16") == ("float32", False)
     assert vllm.serving_dtype("float16", weight_bits=4) == ("bfloat16", False)

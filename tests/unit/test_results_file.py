@@ -8,7 +8,7 @@ import pytest
 from test_synthesis import STUDY, make_study
 
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.machine import hardware
+from edge_eval_lib.machine import host
 from edge_eval_lib.paths import project_root
 from edge_eval_lib.results import exchange as results_file
 from edge_eval_lib.results import synthesis, tables
@@ -19,7 +19,7 @@ def results(tmp_path, monkeypatch):
     """A finished study, with the provenance that real runs record."""
     make_study(tmp_path / "outputs")
     found = synthesis.load_results(STUDY, tmp_path / "outputs")
-    found.runs["provenance"] = [hardware.provenance("x")] * len(found.runs)
+    found.runs["provenance"] = [host.provenance("x")] * len(found.runs)
     monkeypatch.setattr(synthesis, "load_results", lambda *_: found)
     return found
 
@@ -55,7 +55,7 @@ def test_a_file_holds_the_tables_figures_and_reads_back_the_same(results, file, 
 
 def test_a_file_says_where_it_was_made_and_names_no_machine_and_no_path(file):
     made = file.provenance
-    assert made.processors == [hardware.cpu_name()]
+    assert made.processors == [host.cpu_name()]
     assert made.python
     assert made.packages["numpy"]
     assert made.energy_sources == ["cpu-model (estimated)"]
