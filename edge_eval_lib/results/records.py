@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from edge_eval_lib.energy import Check
 from edge_eval_lib.lifecycle.adapt import TrainingOutcome
 from edge_eval_lib.lifecycle.serve import BatchAgreement, Load, WarmUp
-from edge_eval_lib.machine.hardware import Host
+from edge_eval_lib.machine.host import Host
 
 Rows = list[dict[str, Any]]  # a table, row by row
 
