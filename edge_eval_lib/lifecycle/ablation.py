@@ -23,12 +23,12 @@ import pandas as pd
 
 from edge_eval_lib.artefacts import completion
 from edge_eval_lib.artefacts.place import place, raw_file
+from edge_eval_lib.economics import published
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle import adapt
 from edge_eval_lib.lifecycle.data import task_examples
 from edge_eval_lib.machine import host
 from edge_eval_lib.models import load as models
-from edge_eval_lib.paper import published
 from edge_eval_lib.results import figures, tables
 from edge_eval_lib.results.report import Report, Section, render_report
 from edge_eval_lib.study import Study
@@ -312,7 +312,7 @@ RATIO = ["ratio", "ratio_lo", "ratio_hi"]
 
 def published_ratios(model: str) -> tuple[float, float] | None:
     """Smallest and largest published energy of QLoRA over LoRA of a model, over its tasks."""
-    table = published.load().adaptation
+    table = published.read().adaptation
     table = table[table["family"] + "-" + table["size"] == model]
     if table.empty:
         return None

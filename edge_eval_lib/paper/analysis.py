@@ -20,6 +20,7 @@ from edge_eval_lib.economics.cost import (
 )
 from edge_eval_lib.economics.latency import latency_s
 from edge_eval_lib.economics.prices import ApiPrice, PriceBook, Prices, load_price_book
+from edge_eval_lib.economics.published import observations, requests_in_flight
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.frontier import front_draws, hypervolume, non_dominated
 from edge_eval_lib.metrics import system_density
@@ -108,9 +109,9 @@ def build(
     prices = book.prices("paper")
     if input_tokens is not None:
         prices = prices.model_copy(update={"api_input_tokens_per_request": float(input_tokens)})
-    observations = published.observations(figures)
+    rows = observations(figures)
     scenarios = book.scenario_prices(prices)
-    variants = tables.variants_table(observations, None, prices, scenarios, price_set="paper")
+    variants = tables.variants_table(rows, None, prices, scenarios, price_set="paper")
     variants["latency_ms"] = 1e3 * latency_s(
         variants["ttft_ms"] / 1e3, variants["tpot_ms"] / 1e3, variants["output_tokens_per_request"]
     )
@@ -118,7 +119,7 @@ def build(
     default = outputs_root() / "embedded" / "tables" / "adaptation.csv"
     path = Path(embedded) if embedded else default
     measured = pd.read_csv(path) if path.is_file() else None
-    return Paper(figures, observations, variants, prices, book, measured)
+    return Paper(figures, rows, variants, prices, book, measured)
 
 
 def costs(variants: pd.DataFrame, prices: Prices) -> BreakEvenCosts:
@@ -475,7 +476,7 @@ def code_against_figures(paper: Paper) -> pd.DataFrame:
     """
     f, models = paper.figures, paper.models
     s = f.serving
-    in_flight = published.requests_in_flight(s)
+    in_flight = requests_in_flight(s)
     per_request = s["output_tokens"] / s["requests"]
     latency_s = (s["ttft_mean_ms"] + s["tpot_mean_ms"] * (per_request - 1)) / 1e3
     window_s = s["serve_energy_j"] / s["power_mean_w"]

@@ -20,6 +20,7 @@ from scipy.optimize import brentq
 
 from edge_eval_lib.economics import fit as memory_fit
 from edge_eval_lib.economics.prices import Prices, load_price_book
+from edge_eval_lib.economics.published import observations, requests_in_flight
 from edge_eval_lib.frontier import non_dominated
 from edge_eval_lib.paper import published
 from edge_eval_lib.paper.published import MODEL, Published
@@ -70,7 +71,7 @@ class Evidence:
     @cached_property
     def adaptation(self) -> pd.DataFrame:
         """LoRA beside QLoRA per model and task."""
-        return tables.adaptation_table(published.observations(self.figures))
+        return tables.adaptation_table(observations(self.figures))
 
     @cached_property
     def headline(self) -> pd.DataFrame:
@@ -138,7 +139,7 @@ def evidence(figures: Published | None = None, prices: Prices | None = None) -> 
     """What claims are judged by; prices are the paper's own unless others are given."""
     figures = figures or published.load()
     prices = prices or load_price_book().prices("paper")
-    variants = tables.variants_table(published.observations(figures), None, prices)
+    variants = tables.variants_table(observations(figures), None, prices)
     return Evidence(figures, variants)
 
 
@@ -846,7 +847,7 @@ def _judge_model(claim: pd.Series, proof: Evidence) -> Finding:
 
 @rule("batch_size")
 def _batch_size(claim: pd.Series, proof: Evidence) -> Finding:
-    in_flight = published.requests_in_flight(proof.figures.serving)
+    in_flight = requests_in_flight(proof.figures.serving)
     stated = float(claim["value"])
     one = (in_flight - stated).abs() <= 0.5
     return Finding(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from edge_eval_lib.paper import analysis, claims, published
+from edge_eval_lib.economics.published import requests_in_flight
+from edge_eval_lib.paper import analysis, claims
 from edge_eval_lib.paper.analysis import (
     OBJECTIVES,
     SETUP_HOURS,
@@ -101,7 +102,7 @@ def _energy_finding(paper: Paper) -> str:
 
 
 def _batch_finding(paper: Paper) -> str:
-    in_flight = published.requests_in_flight(paper.figures.serving)
+    in_flight = requests_in_flight(paper.figures.serving)
     one = (in_flight <= 1.5).all()
     lead = f"About {in_flight.mean():.0f} requests were in flight, not 1"
     lead = "One request was in flight" if one else lead

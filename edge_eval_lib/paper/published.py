@@ -20,8 +20,16 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edge_eval_lib.economics.memory import kv_cache_bytes_per_token
+from edge_eval_lib.economics.published import (
+    ADAPTER,
+    CARDS,
+    MODEL,
+    VARIANT,
+    Published,
+    folder,
+    requests_in_flight,
+)
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.paths import project_root
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -32,7 +40,6 @@ Text = Annotated[str, Field(min_length=1)]
 T4_POWER_LIMIT_W = 70.0
 T4_BANDWIDTH_BYTES_S = 320e9
 T4_FP16_FLOPS = 65e12
-CARDS = 2
 # A card may exceed its limit between two control steps; beyond this the reading is doubted.
 POWER_TOLERANCE = 1.18
 # Least power of a T4 that does anything, slowest credible storage, shortest start of a process
@@ -51,10 +58,6 @@ MEDIAN_OVER_MEAN = (0.1, 2.0)
 PRINTED_DIGITS = 1e-6
 LEAST_SCORE_STD = 1e-4
 BYTES_PER_WEIGHT = {"fp16": 2.0, "int8": 1.0, "int4": 0.5}
-
-MODEL = ["family", "size"]
-ADAPTER = [*MODEL, "task", "method"]
-VARIANT = [*ADAPTER, "precision"]
 
 
 class _Row(BaseModel):
@@ -157,18 +160,6 @@ class ClaimRow(BaseModel):
     size: str = ""
 
 
-@dataclass(frozen=True)
-class Published:
-    """The published tables, checked. adaptation, compression and serving have `implausible`."""
-
-    models: pd.DataFrame
-    adaptation: pd.DataFrame
-    compression: pd.DataFrame
-    serving: pd.DataFrame
-    quality: pd.DataFrame
-    claims: pd.DataFrame
-
-
 _SCHEMAS: dict[str, tuple[type[BaseModel], list[str]]] = {
     "models": (ModelRow, MODEL),
     "adaptation": (AdaptationRow, ADAPTER),
@@ -186,8 +177,8 @@ def load(directory: str | Path | None = None) -> Published:
     wrong type or sign, a repeated row, a row without its counterpart, a unit mistake, and scores
     that no three passes have.
     """
-    folder = Path(directory) if directory else project_root() / "params" / "published"
-    return check(**{name: _read(folder / f"{name}.csv") for name in _SCHEMAS})
+    at = Path(directory) if directory else folder()
+    return check(**{name: _read(at / f"{name}.csv") for name in _SCHEMAS})
 
 
 def check(**tables: pd.DataFrame) -> Published:
@@ -497,11 +488,6 @@ _PHYSICS: dict[str, Callable[[pd.DataFrame, pd.DataFrame], list[_Doubt]]] = {
 }
 
 
-def requests_in_flight(serving: pd.DataFrame) -> pd.Series:
-    """Requests decoded at once, by Little's law: tokens per second x seconds per token."""
-    return serving["throughput_tok_s"] * serving["tpot_mean_ms"] / 1e3
-
-
 def _of_models(table: pd.DataFrame, models: pd.DataFrame, column: str) -> pd.Series:
     return pd.Series(
         models[column].reindex(pd.MultiIndex.from_frame(table[MODEL])).to_numpy(),
@@ -563,99 +549,3 @@ def _passes(quality: pd.DataFrame, prefix: str) -> np.ndarray:
     # Printed with six digits, equal passes may give a difference just below zero.
     half = np.sqrt(np.maximum(2 * squares - total**2, 0.0)) / 2
     return np.sort(np.column_stack([total / 2 - half, median, total / 2 + half]), axis=1)
-
-
-# --- observations -----------------------------------------------------------------------------
-
-
-def observations(figures: Published | None = None) -> pd.DataFrame:
-    """The figures as a live study's observations: a row a variant, with its `score` (0..1).
-
-    What a published figure cannot tell is empty, and `notes` says why. concurrency is the
-    requests in flight that throughput and time per token imply; memory_gb is the nominal size of
-    the weights, as the paper's; load_energy_j is load seconds x mean serving power, estimated.
-    """
-    figures = figures or load()
-    serving = figures.serving
-    models = figures.models.set_index(MODEL)
-    quality = figures.quality.set_index(VARIANT)
-    adaptation = figures.adaptation.set_index(ADAPTER)
-    variants = pd.MultiIndex.from_frame(serving[VARIANT])
-    adapters = pd.MultiIndex.from_frame(serving[ADAPTER])
-    compress = _compression_of(figures.compression, serving)
-
-    def adapted(column: str) -> np.ndarray:
-        return adaptation[column].reindex(adapters).to_numpy()
-
-    nominal = pd.Series(
-        [
-            models.loc[(row.family, row.size_), f"nominal_{row.precision}_gb"]
-            for row in serving.rename(columns={"size": "size_"}).itertuples()
-        ],
-        index=serving.index,
-    )
-    score = quality["score_mean"] / quality["score_maximum"]
-    requests = serving["requests"]
-    table = serving[VARIANT].assign(
-        repetition=serving["repetition"].fillna(1).astype(int),
-        concurrency=requests_in_flight(serving).round().astype(int),
-        engine="vllm (published)",
-        gpus=CARDS,
-        host="2x Tesla T4 (published)",
-        merge_base=np.where(serving["method"] == "qlora", "fp16", None),
-        adapt_energy_j=adapted("adapt_energy_j"),
-        adapt_s=adapted("adapt_s"),
-        adapt_peak_memory_gb=adapted("adapt_peak_memory_gb").astype(float),
-        adapt_power_w=adapted("adapt_power_w"),
-        compress_energy_j=compress["compress_energy_j"],
-        compress_s=compress["compress_s"],
-        load_energy_j=serving["load_s"] * serving["power_mean_w"],
-        load_s=serving["load_s"],
-        energy_per_request_j=serving["serve_energy_j"] / requests,
-        energy_per_token_j=serving["serve_energy_j"] / serving["output_tokens"],
-        throughput_tok_s=serving["throughput_tok_s"],
-        ttft_ms=serving["ttft_mean_ms"],
-        tpot_ms=serving["tpot_mean_ms"],
-        memory_gb=nominal,
-        memory_nominal_gb=nominal,
-        requests=requests,
-        output_tokens_per_request=serving["output_tokens"] / requests,
-        power_w=serving["power_mean_w"],
-        score=score.reindex(variants).to_numpy(),
-        energy_source="nvml-power (published); load estimated",
-        run=[f"published_{row.name}" for _, row in serving.iterrows()],
-    )
-    metric = quality["score_metric"].reindex(variants).to_numpy()
-    table["notes"] = [
-        "; ".join(
-            filter(
-                pd.notna,
-                [
-                    "memory_gb: nominal size of the weights, not measured",
-                    "load_energy_j: estimated, load seconds x mean serving power",
-                    "energy_per_request_net_j: no idle power was published",
-                    "adapt_peak_memory_gb, reserved_gb, ttft_p95_ms, tpot_p95_ms, "
-                    "input_tokens_per_request, natural_tokens_per_request: not published",
-                    f"score: {metric[i]}, mean of 3 passes",
-                    "concurrency: requests in flight that throughput and time per token imply",
-                    "compress_energy_j: merge only, no quantisation was published"
-                    if row["method"] == "qlora"
-                    else None,
-                    row["implausible"],
-                ],
-            )
-        )
-        for i, row in serving.iterrows()
-    ]
-    return table
-
-
-def _compression_of(compression: pd.DataFrame, serving: pd.DataFrame) -> pd.DataFrame:
-    """Energy and seconds from adapter to served weights: its merge, and its quantisation if any."""
-    columns = ["compress_energy_j", "compress_s"]
-    merges = compression[compression["operation"] == "merge"].set_index(ADAPTER)[columns]
-    quantised = compression[compression["operation"] == "quantize"].set_index(VARIANT)[columns]
-    merge = merges.reindex(pd.MultiIndex.from_frame(serving[ADAPTER])).set_axis(serving.index)
-    quantise = quantised.reindex(pd.MultiIndex.from_frame(serving[VARIANT])).set_axis(serving.index)
-    needs_quantising = (serving["method"] == "lora") & (serving["precision"] != "fp16")
-    return merge + quantise.where(needs_quantising, 0.0)

@@ -17,9 +17,9 @@ import orjson
 import pandas as pd
 from pydantic import Field, model_validator
 
+from edge_eval_lib.economics import published
 from edge_eval_lib.economics.prices import load_price_book
 from edge_eval_lib.errors import UserError, nearest
-from edge_eval_lib.paper import published
 from edge_eval_lib.results import figures, synthesis, tables
 from edge_eval_lib.study import (
     Line,

@@ -297,9 +297,9 @@ def basis_errors(basis: str) -> dict[str, list[float]]:
 @cache
 def _published() -> dict[str, dict[tuple[Any, ...], dict[str, Any]]]:
     """The published rows: adaptation by adapter, compression by what was done, serving."""
-    from edge_eval_lib.paper import published
+    from edge_eval_lib.economics import published
 
-    figures = published.load()
+    figures = published.read()
     compression = {
         (*(row[c] for c in published.ADAPTER), row["operation"], row["precision"]): row
         for row in figures.compression.to_dict("records")

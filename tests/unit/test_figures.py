@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from edge_eval_lib.economics import published
 from edge_eval_lib.economics.prices import load_price_book
-from edge_eval_lib.paper import published
 from edge_eval_lib.results import figures, tables
 
 STAMP = "a machine · energy: estimated"

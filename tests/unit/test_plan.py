@@ -8,11 +8,11 @@ import yaml
 from tiny import make_local_copy, make_tiny_study, tiny_study
 
 from edge_eval_lib.economics import fit as memory_fit
+from edge_eval_lib.economics import published
 from edge_eval_lib.economics.memory import shape_from_config
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.machine.declared import load_hardware
 from edge_eval_lib.models import load as models
-from edge_eval_lib.paper import published
 from edge_eval_lib.paths import project_root
 from edge_eval_lib.runs import plan, runner
 from edge_eval_lib.study import load_study, read_yaml
@@ -105,7 +105,7 @@ def test_the_published_study_used_as_many_t4s_as_the_plan_says_for_lora():
     """The paper's meter read two cards for LoRA on 7B and 8B, and one below."""
     study = load_study("paper_t4")
     fits = memory_fit.fits(study)
-    for row in published.load().adaptation.query("method == 'lora'").to_dict("records"):
+    for row in published.read().adaptation.query("method == 'lora'").to_dict("records"):
         assert fits[f"{row['family']}-{row['size']}", "adapt by lora"].devices == row["gpus"]
 
 
@@ -196,7 +196,7 @@ def test_the_papers_grid_is_planned():
 def test_adaptation_costs_what_was_published_by_example():
     study = load_study("paper_t4")
     row = (
-        published.load()
+        published.read()
         .adaptation.query(
             "family == 'qwen' and size == '3B' and task == 'rag' and method == 'lora'"
         )

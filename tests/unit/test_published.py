@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_eval_lib.economics.published import observations, requests_in_flight
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.paper import published
 from edge_eval_lib.results import tables
@@ -77,7 +78,7 @@ def test_figures_load_from_another_directory_of_the_same_schema(figures, tmp_pat
 
 def test_loading_and_judging_import_neither_torch_nor_transformers():
     code = (
-        "import sys; from edge_eval_lib import paper, published, claims; published.load(); "
+        "import sys; from edge_eval_lib.paper import published, claims; published.load(); "
         "sys.exit(any(m in sys.modules for m in ('torch', 'transformers')))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
@@ -246,7 +247,7 @@ def test_what_physics_doubts_stays_with_its_reason(raw, name, column, factor, re
 
 def test_a_doubt_reaches_the_notes_of_the_variant(raw):
     figures = published.check(**change(raw, "serving", "serve_energy_j", lambda v: v * 1.3))
-    assert "J, but" in published.observations(figures)["notes"][0]
+    assert "J, but" in observations(figures)["notes"][0]
 
 
 def test_an_energy_within_a_fifth_of_power_times_seconds_is_believed(raw):
@@ -258,7 +259,7 @@ def test_an_energy_within_a_fifth_of_power_times_seconds_is_believed(raw):
 
 
 def test_requests_in_flight_follow_from_speed_and_time_per_token(figures):
-    in_flight = published.requests_in_flight(figures.serving)
+    in_flight = requests_in_flight(figures.serving)
     assert in_flight.min() == pytest.approx(23.1, abs=0.1)
     assert in_flight.max() == pytest.approx(42.1, abs=0.1)
     assert in_flight.mean() == pytest.approx(30.5, abs=0.1)
@@ -301,9 +302,7 @@ def test_passes_are_recovered_from_mean_median_and_deviation(sums):
 def test_observations_make_the_worked_example_of_llama_1b(figures):
     from edge_eval_lib.economics.prices import load_price_book
 
-    variants = tables.variants_table(
-        published.observations(figures), None, load_price_book().prices("paper")
-    )
+    variants = tables.variants_table(observations(figures), None, load_price_book().prices("paper"))
     row = variants.set_index(tables.VARIANT).loc[("llama", "1B", "rag", "lora", "int4")]
     assert row["n_break"] == pytest.approx(2.4567, abs=1e-4)
     assert row["ipw"] == pytest.approx(0.31822, abs=1e-5)
@@ -315,27 +314,27 @@ def test_observations_make_the_worked_example_of_llama_1b(figures):
 
 
 def test_observations_say_what_is_estimated_and_what_is_empty(figures):
-    observations = published.observations(figures)
-    assert len(observations) == 72
+    table = observations(figures)
+    assert len(table) == 72
     for word in ("memory_gb: nominal", "load_energy_j: estimated", "energy_per_request_net_j"):
-        assert observations["notes"].str.contains(word, regex=False).all()
-    assert "energy_per_request_net_j" not in observations
-    qlora = observations["method"] == "qlora"
-    merge_only = observations["notes"].str.contains("merge only", regex=False)
+        assert table["notes"].str.contains(word, regex=False).all()
+    assert "energy_per_request_net_j" not in table
+    qlora = table["method"] == "qlora"
+    merge_only = table["notes"].str.contains("merge only", regex=False)
     assert (merge_only == qlora).all()
 
 
 def test_compression_is_the_merge_and_the_quantisation(figures):
-    observations = published.observations(figures).set_index(tables.VARIANT).sort_index()
-    llama = observations.loc[("llama", "1B", "rag")]["compress_energy_j"]
+    table = observations(figures).set_index(tables.VARIANT).sort_index()
+    llama = table.loc[("llama", "1B", "rag")]["compress_energy_j"]
     assert llama[("lora", "fp16")] == pytest.approx(2519.62)
     assert llama[("lora", "int8")] == pytest.approx(2519.62 + 2202.99)
     assert llama[("lora", "int4")] == pytest.approx(2519.62 + 2107.93)
     assert llama[("qlora", "int4")] == pytest.approx(2287.69)
-    assert observations["compress_energy_j"].notna().all()
+    assert table["compress_energy_j"].notna().all()
 
 
 def test_scores_are_between_0_and_1(figures):
-    scores = published.observations(figures)["score"]
+    scores = observations(figures)["score"]
     assert scores.between(0, 1).all()
     assert scores.min() > 0.6

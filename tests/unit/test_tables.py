@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from edge_eval_lib.economics import published
 from edge_eval_lib.economics.prices import load_price_book
-from edge_eval_lib.paper import published
 from edge_eval_lib.results import tables
 
 BOOK = load_price_book()
