@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ import pandas as pd
 import psutil
 from scipy import stats
 
-from edge_eval_lib.energy.meter import Check, worst_verdict
+from edge_eval_lib.energy.meter import Check
 from edge_eval_lib.engines.base import ArrivalEngine, Engine, Generation, KvCache
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle import arrivals
@@ -41,11 +41,6 @@ PIECE_SHARE = 8  # a piece generates this part of the output tokens
 TREND_SHARE = 0.05  # of the mean throughput that the trend may change it by over those pieces
 NOISE_SHARE = 0.10  # and up to here, over 5 pieces, if noise alone explains it
 SIGNIFICANT = 0.05
-
-P95_REQUESTS = 20  # of fewer, the 95th percentile is the slowest request or a guess
-
-STEADY_REQUESTS_PER_SLOT = 5  # fewer leave nothing between filling and draining
-STEADY_GPU_S = 30.0
 
 WARM_FIRST_TOKENS = 8  # measured, to tell their spread
 CACHED_SHARE = 0.25  # of the free memory that weights may take to be read before they are placed:
@@ -450,166 +445,6 @@ def request_table(served: Served, engine: Engine, examples: list[Example]) -> pd
         for generation, example in zip(served.generations, examples, strict=False)
         if generation.failure is None
     )
-
-
-# --- from raw data to figures -----------------------------------------------------------------
-
-
-def steady_state(
-    first_token_s: Sequence[float], last_token_s: Sequence[float], slots: int
-) -> tuple[float, float] | None:
-    """Begin and end of the time in which all of an engine's slots are taken; None without one.
-
-    The ML.ENERGY benchmark's rule: from when as many requests as there are slots have their first
-    token, until so many are finished that one more than the slots is left (n - slots - 1 of n).
-    Needs five requests a slot. For engines with continuous batching: static batches fill and drain
-    together. Raises ValueError if the two do not tell of the same requests.
-    """
-    if len(first_token_s) != len(last_token_s):
-        raise ValueError(
-            f"first_token_s and last_token_s are of {len(first_token_s)} and {len(last_token_s)} "
-            "requests; they must be of the same ones"
-        )
-    requests = len(first_token_s)
-    if slots < 1 or requests < STEADY_REQUESTS_PER_SLOT * slots:
-        return None
-    begin = sorted(first_token_s)[slots - 1]
-    end = sorted(last_token_s)[requests - slots - 2]
-    return (begin, end) if end > begin else None
-
-
-@dataclass(frozen=True)
-class Span:
-    """The part of a window that throughput and energies are of: `whole` or `steady-state`."""
-
-    label: str
-    seconds: float
-    tokens: int
-    energy_share: float  # of the window's energy
-
-
-def measured_span(window: Mapping[str, Any], requests: pd.DataFrame, power: pd.DataFrame) -> Span:
-    """The steady state where the engine batches continuously, else the whole window.
-
-    On a GPU a steady state must last 30 s. Its energy is the window's, shared out by the power
-    samples, so that without samples a window with a known energy stays whole.
-    """
-    whole = Span("whole", window["s"], int(requests["output_tokens"].sum()), 1.0)
-    open_loop = window["concurrency"] is None
-    unshared = window["energy_j"] is not None and power.empty
-    if open_loop or unshared or not window["continuous_batching"]:
-        return whole
-    times = requests["token_times_s"]
-    steady = steady_state(times.str[0].tolist(), times.str[-1].tolist(), window["concurrency"])
-    if steady is None:
-        return whole
-    begin, end = steady
-    if window["on_gpu"] and end - begin < STEADY_GPU_S:
-        return whole
-    arrivals = np.concatenate([np.asarray(each, dtype=float) for each in times])
-    tokens = int(((arrivals > begin) & (arrivals <= end)).sum())
-    zero = window["start_monotonic_s"]
-    share = math.nan if power.empty else power_share(power, zero + begin, zero + end)
-    return Span("steady-state", end - begin, tokens, share)
-
-
-def power_share(power: pd.DataFrame, begin_s: float, end_s: float) -> float:
-    """The share of a window's energy between two times on the monotonic clock, by its samples."""
-    part = whole = 0.0
-    for _, samples in power.dropna().groupby("device"):
-        times, watts = samples["monotonic_s"].to_numpy(), samples["power_w"].to_numpy()
-        inside = times[(times > begin_s) & (times < end_s)]
-        at = np.array([begin_s, *inside, end_s])
-        part += float(np.trapezoid(np.interp(at, times, watts), at))
-        whole += float(np.trapezoid(watts, times))
-    return part / whole
-
-
-def serving_figures(
-    window: Mapping[str, Any], requests: pd.DataFrame, power: pd.DataFrame
-) -> dict[str, Any]:
-    """One concurrency's figures under the names that the tables use; unknown ones are None.
-
-    `window` is its `window_record`, `requests` its rows of the request table, `power` its power
-    samples (monotonic_s, device, power_w; empty where its source takes none). What throughput and
-    energies are of stands in the figure `window` (`measured_span`); latencies are of all requests.
-    """
-    span = measured_span(window, requests, power)
-    output_tokens = float(requests["output_tokens"].mean())
-    answered = span.tokens / output_tokens  # requests, as a fraction in a steady state
-    energy = {
-        name: None if window[name] is None else window[name] * span.energy_share
-        for name in ("energy_j", "energy_lo_j", "energy_hi_j")
-    }
-    energy["energy_net_j"], net_reason = None, window["energy_net_reason"]
-    if window["energy_net_j"] is not None:
-        idle_w = (window["energy_j"] - window["energy_net_j"]) / window["s"]
-        net_j = energy["energy_j"] - idle_w * span.seconds
-        energy["energy_net_j"] = net_j if net_j > 0 else None
-        net_reason = None if net_j > 0 else "less than the idle baseline: within its noise"
-    few = len(requests) < P95_REQUESTS
-    too_few = f"of {len(requests)} requests; it takes {P95_REQUESTS}" if few else None
-    reasons = {
-        "ttft_p95_ms": too_few,
-        "tpot_p95_ms": too_few,
-        "energy_per_request_j": window["energy_reason"],
-        "energy_per_request_net_j": net_reason,
-        "memory_gb": window["peak_memory_reason"],
-        "failed_requests": ", ".join(f"{n} x {why}" for why, n in window["failures"].items()),
-    }
-    memory_gb, kv_cache = window["peak_memory_gb"], window["kv_cache"]
-    if memory_gb is not None and kv_cache is not None:
-        memory_gb += kv_cache["used_gb"] - kv_cache["reserved_gb"]
-
-    def per(number: float, name: str) -> float | None:
-        return None if energy[name] is None else energy[name] / number
-
-    return {
-        "concurrency": window["concurrency"],
-        "rate_per_s": window["rate_per_s"],
-        "prefix_caching": window["prefix_caching"],
-        "prefix_cache_hit_rate": window["prefix_cache_hit_rate"],
-        "requests": len(requests),
-        "failed_requests": sum(window["failures"].values()),
-        "seconds": span.seconds,
-        "window": span.label,
-        "energy_source": window["energy_source"],
-        "energy_per_request_j": per(answered, "energy_j"),
-        "energy_per_request_lo_j": per(answered, "energy_lo_j"),
-        "energy_per_request_hi_j": per(answered, "energy_hi_j"),
-        "energy_per_request_net_j": per(answered, "energy_net_j"),
-        "energy_per_token_j": per(span.tokens, "energy_j"),
-        "throughput_tok_s": span.tokens / span.seconds,
-        "ttft_ms": float(requests["ttft_ms"].mean()),
-        "ttft_p95_ms": None if few else float(requests["ttft_ms"].quantile(0.95)),
-        "tpot_ms": float(requests["tpot_ms"].mean()),
-        "tpot_p95_ms": None if few else float(requests["tpot_ms"].quantile(0.95)),
-        "memory_gb": memory_gb,
-        "reserved_gb": kv_cache["reserved_gb"] if kv_cache else None,
-        "power_w": per(span.seconds, "energy_j"),
-        "cpu_s": window["cpu_s"],
-        "input_tokens_per_request": float(requests["input_tokens"].mean()),
-        "output_tokens_per_request": output_tokens,
-        "natural_tokens_per_request": float(requests["natural_tokens"].mean()),
-        "verdict": worst_verdict(check["verdict"] for check in window["checks"]),
-        "checks": window["checks"],
-        "notes": "; ".join(f"{name}: {why}" for name, why in reasons.items() if why) or None,
-    }
-
-
-def recomputed(
-    windows: Sequence[Mapping[str, Any]], requests: pd.DataFrame, power: pd.DataFrame
-) -> list[dict[str, Any]]:
-    """The figures of every window of a run, from what the run kept: its windows' records, its
-    request table, and its power samples of all windows."""
-    return [
-        serving_figures(
-            window,
-            requests[requests["window"] == window["window"]],
-            power[power["window"] == window["window"]],
-        )
-        for window in windows
-    ]
 
 
 @dataclass(frozen=True)

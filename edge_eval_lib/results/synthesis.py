@@ -42,9 +42,10 @@ from edge_eval_lib.economics.prices import PriceBook, Prices, load_price_book
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle import harness
 from edge_eval_lib.lifecycle.score import CONTENT
-from edge_eval_lib.lifecycle.serve import closed_loop_name, recomputed
+from edge_eval_lib.lifecycle.serve import closed_loop_name
 from edge_eval_lib.results import figures, tables
 from edge_eval_lib.results.report import Report, Section, render_report
+from edge_eval_lib.results.serving import recomputed
 from edge_eval_lib.results.tables import Z95
 from edge_eval_lib.runs import runner
 from edge_eval_lib.study import Study, find_beside, load_study

@@ -15,6 +15,7 @@ from edge_eval_lib.engines.base import Generation, KvCache
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle import serve as workload
 from edge_eval_lib.models.likelihood import Likelihood
+from edge_eval_lib.results import serving
 from edge_eval_lib.study import Workload, load_study
 from edge_eval_lib.tasks import Example
 
@@ -186,18 +187,18 @@ def test_steady_state_is_from_all_slots_taken_to_the_last_time_that_they_are():
     # 10 - 2 - 1 = 7 are finished.
     first = [float(i) for i in range(10)]
     last = [i + 2.0 for i in range(10)]
-    assert workload.steady_state(first, last, slots=2) == (1.0, 8.0)
-    assert workload.steady_state(first[::-1], last[::-1], slots=2) == (1.0, 8.0)  # in any order
+    assert serving.steady_state(first, last, slots=2) == (1.0, 8.0)
+    assert serving.steady_state(first[::-1], last[::-1], slots=2) == (1.0, 8.0)  # in any order
 
 
 def test_without_five_requests_a_slot_or_any_overlap_there_is_no_steady_state():
     first, last = [float(i) for i in range(9)], [i + 2.0 for i in range(9)]
-    assert workload.steady_state(first, last, slots=2) is None
+    assert serving.steady_state(first, last, slots=2) is None
     # One static batch: all begin, and all end, together.
-    assert workload.steady_state([0.0] * 10, [1.0] * 10, slots=2) == (0.0, 1.0)
-    assert workload.steady_state([1.0] * 10, [1.0] * 10, slots=2) is None
+    assert serving.steady_state([0.0] * 10, [1.0] * 10, slots=2) == (0.0, 1.0)
+    assert serving.steady_state([1.0] * 10, [1.0] * 10, slots=2) is None
     with pytest.raises(ValueError, match="last_token_s"):
-        workload.steady_state([1.0], [], slots=1)
+        serving.steady_state([1.0], [], slots=1)
 
 
 @given(
@@ -213,7 +214,7 @@ def test_all_slots_are_taken_throughout_the_steady_state(slots, work):
         begin = free[0]
         spans.append((begin, begin + prefill, begin + prefill + decode))
         free[0] = begin + prefill + decode
-    begin, end = workload.steady_state([s[1] for s in spans], [s[2] for s in spans], slots)
+    begin, end = serving.steady_state([s[1] for s in spans], [s[2] for s in spans], slots)
     for at in np.linspace(begin, end, 50)[1:-1]:
         assert sum(start <= at < stop for start, _, stop in spans) == slots
 
@@ -294,7 +295,7 @@ P95_NOTE = "ttft_p95_ms: of 10 requests; it takes 20; tpot_p95_ms: of 10 request
 
 
 def test_the_whole_window_of_static_batches():
-    figures = workload.serving_figures(record(), requests(), power())
+    figures = serving.serving_figures(record(), requests(), power())
     assert figures["window"] == "whole"
     assert figures["throughput_tok_s"] == 40 / 25
     assert figures["energy_per_request_j"] == 50
@@ -314,7 +315,7 @@ def test_a_steady_state_has_its_own_seconds_tokens_and_energy():
     # From 1.5 s (second first token) until 7 are finished, at 16.0 s: 14.5 s. Power is 10 W until
     # 12.5 s, 30 W after: 110 J and 105 J of 125 J + 375 J.
     step = power(lambda t: 10.0 if t < 12.45 else 30.0)
-    figures = workload.serving_figures(continuous, requests(), step)
+    figures = serving.serving_figures(continuous, requests(), step)
     assert figures["window"] == "steady-state"
     assert figures["seconds"] == 14.5
     within = sum(1.5 < t <= 16.0 for times in requests()["token_times_s"] for t in times)
@@ -339,7 +340,7 @@ def test_a_steady_state_has_its_own_seconds_tokens_and_energy():
 )
 def test_a_window_is_labelled_by_what_its_figures_are_of(changes, samples, label):
     window = record(continuous_batching=True, energy_lo_j=None, energy_hi_j=None) | changes
-    figures = workload.serving_figures(window, requests(), samples)
+    figures = serving.serving_figures(window, requests(), samples)
     assert figures["window"] == label
     if window["energy_j"] is None:
         assert figures["energy_per_token_j"] is None
@@ -351,7 +352,7 @@ def test_unknown_energy_stays_empty_with_its_reason():
         energy_j=None, energy_lo_j=None, energy_hi_j=None, energy_net_j=None,
         energy_reason="meter: the counter was lost", energy_net_reason="meter: lost",
     )  # fmt: skip
-    figures = workload.serving_figures(window, requests(), NO_POWER)
+    figures = serving.serving_figures(window, requests(), NO_POWER)
     assert [figures[n] for n in ("energy_per_request_j", "energy_per_token_j", "power_w")] == [
         None,
         None,
@@ -366,31 +367,31 @@ def test_shares_of_the_power_add_up(begin, length, devices):
     samples = power(lambda t: 50 + 20 * math.sin(t), devices=range(devices))
     first, last = 1000.0, 1025.0
     cuts = [first, 1000 + begin, 1000 + begin + length - 0.25, last]
-    shares = [workload.power_share(samples, a, b) for a, b in itertools.pairwise(cuts)]
+    shares = [serving.power_share(samples, a, b) for a, b in itertools.pairwise(cuts)]
     assert sum(shares) == pytest.approx(1, abs=1e-3)
-    assert workload.power_share(samples, first, last) == pytest.approx(1)
+    assert serving.power_share(samples, first, last) == pytest.approx(1)
 
 
 def test_every_concurrency_is_computed_from_its_own_requests():
     both = pd.concat([requests(), requests(count=3, slots=1)], ignore_index=True)
     windows = [record(), record(window="serve at 1", concurrency=1, s=12.0)]
-    figures = workload.recomputed(windows, both, power())
+    figures = serving.recomputed(windows, both, power())
     assert [f["requests"] for f in figures] == [10, 3]
     assert figures[1]["throughput_tok_s"] == 1
 
 
 def test_what_was_reserved_and_not_used_is_not_needed_to_serve():
     window = record(kv_cache={"reserved_gb": 1.2, "used_gb": 0.3})
-    figures = workload.serving_figures(window, requests(), power())
+    figures = serving.serving_figures(window, requests(), power())
     assert figures["memory_gb"] == pytest.approx(2.0 - 1.2 + 0.3)
     assert figures["reserved_gb"] == 1.2
     unknown = window | {"peak_memory_gb": None, "peak_memory_reason": "no device tells"}
-    assert workload.serving_figures(unknown, requests(), power())["memory_gb"] is None
+    assert serving.serving_figures(unknown, requests(), power())["memory_gb"] is None
 
 
 def test_failed_requests_are_told_apart_with_their_reasons():
     window = record(failures={"HTTP 503: busy": 2, "ended after 1 of 4 tokens": 1})
-    figures = workload.serving_figures(window, requests(), power())
+    figures = serving.serving_figures(window, requests(), power())
     assert figures["requests"] == 10
     assert figures["failed_requests"] == 3
     assert figures["energy_per_request_j"] == 50  # what failed took energy, and answered nobody
@@ -400,7 +401,7 @@ def test_failed_requests_are_told_apart_with_their_reasons():
 
 def test_an_open_loop_has_no_steady_state():
     window = record(concurrency=None, rate_per_s=2.0, continuous_batching=True)
-    assert workload.serving_figures(window, requests(), power())["window"] == "whole"
+    assert serving.serving_figures(window, requests(), power())["window"] == "whole"
 
 
 # --- every window of a run --------------------------------------------------------------------
@@ -605,7 +606,7 @@ def test_batches_that_cannot_be_compared_have_no_agreement():
 
 @pytest.mark.parametrize(("count", "known"), [(19, False), (20, True)])
 def test_a_95th_percentile_takes_twenty_requests(count, known):
-    figures = workload.serving_figures(record(), requests(count=count), power())
+    figures = serving.serving_figures(record(), requests(count=count), power())
     assert (figures["ttft_p95_ms"] is not None) == known
     assert (figures["tpot_p95_ms"] is not None) == known
     assert ("ttft_p95_ms: of 19 requests; it takes 20" in (figures["notes"] or "")) != known
