@@ -23,7 +23,7 @@ OWN = ("imports", "load imports")  # the windows that libraries are imported in
 
 WATCH = """
 import json, sys
-from edge_eval_lib import runner
+from edge_eval_lib.runs import runner
 from edge_eval_lib.energy import Monitor
 runner.require = lambda *needed: None  # the stages follow one another here
 loaded, late = {}, {}

@@ -166,7 +166,7 @@ def test_whole_weights_are_loaded_once_to_be_sure(copy, monkeypatch):
 
 WITHOUT_TORCH = """
 import sys
-from edge_eval_lib import plan
+from edge_eval_lib.runs import plan
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.study import load_study
 try:
