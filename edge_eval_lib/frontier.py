@@ -9,18 +9,28 @@ import moocore
 import numpy as np
 import pandas as pd
 
-from edge_eval_lib.bounds import require_finite, require_non_negative, require_whole
+from edge_eval_lib.bounds import Finite, NonNegative, Whole, checked, require
+
+Direction = Literal["min", "max"]
 
 
-def non_dominated(
-    table: pd.DataFrame, objectives: Mapping[str, Literal["min", "max"]]
-) -> pd.Series:
-    """Which rows are on the Pareto front of `objectives`, e.g. {"score": "max"}: True or False.
+def non_dominated(table: pd.DataFrame, objectives: Mapping[str, Direction]) -> pd.Series:
+    """Find the rows on the Pareto front.
 
     A row is dominated where another is at least as good in every objective and better in one;
     duplicates of a row on the front are all on it. A row in which an objective is missing (NaN)
-    cannot be compared: it is not on the front and dominates nothing. ValueError for no objective,
-    a column that the table lacks or that is not numeric, or a direction that is not min or max.
+    cannot be compared: it is not on the front and dominates nothing.
+
+    Args:
+        table: A row a candidate.
+        objectives: Which columns to minimise or maximise, e.g. {"score": "max"}.
+
+    Returns:
+        True where a row is on the front, with the table's index.
+
+    Raises:
+        ValueError: There is no objective, the table lacks a column or it holds no numbers, or a
+            direction is neither min nor max.
     """
     points = _minimised(table, objectives)
     known = ~np.isnan(points).any(axis=1)
@@ -32,42 +42,54 @@ def non_dominated(
 
 def front_frequency(
     table: pd.DataFrame,
-    objectives: Mapping[str, Literal["min", "max"]],
+    objectives: Mapping[str, Direction],
     relative_spread: Mapping[str, float | pd.Series],
     draws: int = 1000,
     seed: int = 0,
 ) -> pd.Series:
-    """How often a row is on the front when its figures scatter: the share of draws, 0..1.
+    """Return the share of `front_draws`, 0..1, in which each row is on the front.
 
-    As `front_draws`. A row in which an objective is missing has no frequency (NaN).
+    A row in which an objective is missing has no frequency (NaN).
     """
     on_front = front_draws(table, objectives, relative_spread, draws, seed)
     known = ~np.isnan(_minimised(table, objectives)).any(axis=1)
     return on_front.mean().where(known).rename("front_frequency")
 
 
+@checked
 def front_draws(
     table: pd.DataFrame,
-    objectives: Mapping[str, Literal["min", "max"]],
+    objectives: Mapping[str, Direction],
     relative_spread: Mapping[str, float | pd.Series],
-    draws: int = 1000,
+    draws: Whole[int] = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Which rows are on the front when figures scatter: a row a draw, a column a row of `table`.
+    """Draw which rows are on the front when their figures scatter.
 
-    `relative_spread` gives an objective's standard deviation over its value, one number for all
-    rows or a Series with the table's index; an objective that it leaves out stays as it is. Every
-    row scatters on its own: value x a log-normal factor of mean 1. A row in which an objective is
-    missing is on no front. ValueError as for `non_dominated`, for a spread that is negative, NaN
-    or of no objective, and for fewer than one draw.
+    Every row scatters on its own: value x a log-normal factor of mean 1. A row in which an
+    objective is missing is on no front.
+
+    Args:
+        table: A row a candidate.
+        objectives: As for `non_dominated`.
+        relative_spread: An objective's standard deviation over its value, one number for all rows
+            or a Series with the table's index; an objective that is left out does not scatter.
+        draws: How many.
+        seed: Of the random numbers.
+
+    Returns:
+        A row a draw, a column a row of `table`.
+
+    Raises:
+        ValueError: As for `non_dominated`, or for a spread that is negative, NaN or of no
+            objective.
     """
     points = _minimised(table, objectives)
-    require_whole(1, draws=draws)
     variance = np.zeros_like(points)
     for column, spread in relative_spread.items():
         if column not in objectives:
             raise ValueError(f"relative_spread names {column!r}, which is no objective")
-        require_non_negative(**{f"relative_spread[{column!r}]": spread})
+        require(NonNegative, **{f"relative_spread[{column!r}]": spread})
         if isinstance(spread, pd.Series) and not spread.index.equals(table.index):
             raise ValueError(f"relative_spread[{column!r}] must have the table's index")
         variance[:, list(objectives).index(column)] = np.log1p(np.asarray(spread) ** 2)
@@ -78,18 +100,25 @@ def front_draws(
         points, variance = points[known], variance[known]
         normal = generator.standard_normal((draws, *points.shape))
         drawn = points * np.exp(np.sqrt(variance) * normal - variance / 2)
-        on_front[:, known] = [moocore.is_nondominated(one, keep_weakly=True) for one in drawn]
+        on_front[:, known] = [moocore.is_nondominated(draw, keep_weakly=True) for draw in drawn]
     return pd.DataFrame(on_front, columns=table.index)
 
 
-def hypervolume(points, reference) -> float:
-    """Volume between `points` and the worst point `reference`, every objective minimised.
+@checked
+def hypervolume(points: Finite, reference: Finite) -> float:
+    """Compute the volume between points and a worst point, every objective minimised.
 
-    `points` has a row a point and a column an objective (array or DataFrame), `reference` a number
-    an objective. Points that are not better than the reference everywhere add nothing. ValueError
-    for NaN, infinity or shapes that do not fit.
+    Args:
+        points: A row a point and a column an objective (array or DataFrame); points that are not
+            better than the reference everywhere add nothing.
+        reference: The worst point: a number an objective.
+
+    Returns:
+        The volume, in the product of the objectives' units.
+
+    Raises:
+        ValueError: NaN, infinity, or shapes that do not fit.
     """
-    require_finite(points=np.asarray(points).ravel(), reference=reference)
     points = np.asarray(points, dtype=float)
     reference = np.asarray(reference, dtype=float)
     if points.ndim != 2:
@@ -105,7 +134,7 @@ def hypervolume(points, reference) -> float:
 
 
 def _minimised(table: pd.DataFrame, objectives: Mapping[str, str]) -> np.ndarray:
-    """The objectives' columns, those to maximise negated; (rows, objectives)."""
+    """Return the objectives' columns, those to maximise negated; (rows, objectives)."""
     if not objectives:
         raise ValueError("objectives is empty: a front needs at least one")
     columns = []

@@ -1,18 +1,28 @@
-"""Intervals: what a mean or a ratio of means is known to, given the observations behind it.
+"""Intervals of a mean or a ratio of means, given the observations behind it.
 
-Every function returns (value, lo, hi). What one observation is (a run, a prompt) is the caller's
-to know; with a single one there is no interval, and both bounds are NaN.
+What one observation is (a run, a prompt) is the caller's to know; with a single one there is no
+interval, and both bounds are NaN. docs/measurement.md says why these methods and what they cover.
+ValueError names an argument with NaN, infinity or no observation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from edge_eval_lib.bounds import require_finite, require_positive, require_share, require_whole
+from edge_eval_lib.bounds import (
+    FiniteSequence,
+    OpenShare,
+    Positive,
+    Share,
+    Whole,
+    checked,
+    whole,
+)
 
 Interval = tuple[float, float, float]
 
@@ -21,17 +31,17 @@ ALIKE = ((("lora", "int4"), ("qlora", "int4")), (("none", "fp16"), ("lora", "fp1
 SAME_SET_UP = ["concurrency", "engine", "host", "executed_dtype", "instruction_set"]
 
 
-def mean_interval(values, confidence: float = 0.95) -> Interval:
-    """The mean of independent observations and its Student t interval.
+@checked
+def mean_interval(values: FiniteSequence, confidence: OpenShare[float] = 0.95) -> Interval:
+    """Compute the mean of independent observations and its Student t interval.
 
-    One method and one figure at any number of runs: simulated, it covers 0.94-0.96 from 3 runs on
-    where runs scatter about evenly; the percentile bootstrap of the interquartile mean covers 0.74
-    at 3, 0.90 at 5, 0.93-0.94 at 10-20, and bounds another figure than the mean that tables show.
-    Where a run in ten is a far outlier the t interval covers less (0.84 at 10 runs): look at the
-    runs. One observation gives (value, nan, nan). ValueError for NaN, infinity or no observation.
+    Args:
+        values: One number an observation.
+        confidence: Share of intervals that are to hold the true mean.
+
+    Returns:
+        (mean, lo, hi); (mean, nan, nan) for one observation.
     """
-    values = _observations(values=values)
-    _require_confidence(confidence)
     value = float(values.mean())
     if len(values) == 1:
         return value, np.nan, np.nan
@@ -39,17 +49,27 @@ def mean_interval(values, confidence: float = 0.95) -> Interval:
     return value, float(value - half_width), float(value + half_width)
 
 
-def ratio_interval(numerator, denominator, confidence: float = 0.95) -> Interval:
-    """Ratio of the means of two independent samples, by Fieller's theorem.
+@checked
+def ratio_interval(
+    numerator: FiniteSequence, denominator: FiniteSequence, confidence: OpenShare[float] = 0.95
+) -> Interval:
+    """Compute the ratio of the means of two independent samples, by Fieller's theorem.
 
-    The t quantile has Welch's degrees of freedom for mean(numerator) - ratio * mean(denominator):
-    the pooled n_a + n_b - 2 covers 0.74-0.84 instead of 0.95 at 2-3 against 24 samples. Where the
-    denominator cannot be told from zero the ratio has no bound: (value, -inf, inf). ValueError for
-    NaN, infinity, no observation, or a denominator whose mean is zero.
+    The t quantile has Welch's degrees of freedom for mean(numerator) - ratio * mean(denominator).
+
+    Args:
+        numerator: One number an observation.
+        denominator: One number an observation, as many as there are.
+        confidence: Share of intervals that are to hold the true ratio.
+
+    Returns:
+        (ratio, lo, hi); (ratio, -inf, inf) where the denominator's mean may be zero, so that the
+        ratio has no bound; (ratio, nan, nan) where a sample has one observation.
+
+    Raises:
+        ValueError: The denominator's mean is zero.
     """
-    a = _observations(numerator=numerator)
-    b = _observations(denominator=denominator)
-    _require_confidence(confidence)
+    a, b = numerator, denominator
     value = _ratio(a, b)
     if min(len(a), len(b)) == 1:
         return value, np.nan, np.nan
@@ -65,23 +85,31 @@ def ratio_interval(numerator, denominator, confidence: float = 0.95) -> Interval
     return value, float(low), float(high)
 
 
+@checked
 def paired_ratio_interval(
-    numerator, denominator, confidence: float = 0.95, seed: int = 0
+    numerator: FiniteSequence,
+    denominator: FiniteSequence,
+    confidence: OpenShare[float] = 0.95,
+    seed: int = 0,
 ) -> Interval:
-    """Ratio of the means of paired observations (the same prompts, or both terms of a run).
+    """Compute the ratio of the means of paired observations, by Fieller's theorem.
 
-    Fieller's theorem with the pairs' covariance and n - 1 degrees of freedom. Of the methods
-    simulated on F1-like scores (percentile, BCa and studentised bootstrap, delta method) it keeps
-    nearest to the nominal share at 24, 100 and 400 prompts; it draws no random numbers, so that
-    `seed` has no effect. `simulated_coverage` tells what it covers. Identical pairs, or pairs all
-    of one ratio, give the point itself, which is why the interval covers less where few prompts
-    are answered differently. Where the denominator cannot be told from zero the ratio has no
-    bound: (value, -inf, inf). ValueError for NaN, infinity, no observation, unequal lengths, or a
-    denominator whose mean is zero.
+    It takes the pairs' covariance and n - 1 degrees of freedom.
+
+    Args:
+        numerator: One number a pair (a prompt, or a run that has both terms).
+        denominator: The other number of each pair.
+        confidence: Share of intervals that are to hold the true ratio.
+        seed: Without effect: no random numbers are drawn.
+
+    Returns:
+        (ratio, lo, hi). Pairs all of one ratio give (ratio, ratio, ratio), one pair gives
+        (ratio, nan, nan), and a denominator whose mean may be zero (ratio, -inf, inf).
+
+    Raises:
+        ValueError: The lengths differ, or the denominator's mean is zero.
     """
-    a = _observations(numerator=numerator)
-    b = _observations(denominator=denominator)
-    _require_confidence(confidence)
+    a, b = numerator, denominator
     if len(a) != len(b):
         raise ValueError(
             f"numerator and denominator must be pairs, but have {len(a)} and {len(b)} values"
@@ -93,26 +121,23 @@ def paired_ratio_interval(
     return value, float(low), float(high)
 
 
+@checked
 def simulated_coverage(
-    prompts: int,
-    confidence: float = 0.95,
-    zero_share: float = 0.4,
-    one_share: float = 0.2,
-    unchanged_share: float = 0.7,
-    simulations: int = 4000,
+    prompts: Annotated[Whole[int], whole(2)],
+    confidence: OpenShare[float] = 0.95,
+    zero_share: Share[float] = 0.4,
+    one_share: Share[float] = 0.2,
+    unchanged_share: Share[float] = 0.7,
+    simulations: Whole[int] = 4000,
     seed: int = 0,
 ) -> float:
-    """How often `paired_ratio_interval` holds the true ratio at so many prompts, 0..1, simulated.
+    """Simulate how often `paired_ratio_interval` holds the true ratio at so many prompts, 0..1.
 
     The scores are F1-like: a share of prompts scores 0, another 1, the rest evenly one of
     1/12, 2/12 ... 11/12. The other model gives a share of prompts the same score; the remaining
     scores it draws anew, with five points more zeros. Samples in which the first model scores
     nothing have no ratio and are left out. ValueError for shares that add up to more than 0.95.
     """
-    require_whole(2, prompts=prompts)
-    require_whole(1, simulations=simulations)
-    require_share(zero_share=zero_share, one_share=one_share, unchanged_share=unchanged_share)
-    _require_confidence(confidence)
     more_zeros = 0.05
     if zero_share + one_share > 1 - more_zeros:
         raise ValueError("zero_share and one_share must add up to at most 0.95")
@@ -138,21 +163,25 @@ def simulated_coverage(
     return float(np.mean((low <= truth) & (truth <= high)))
 
 
+@checked
 def resampled_coverage(
-    numerator, denominator, confidence: float = 0.95, simulations: int = 4000, seed: int = 0
+    numerator: FiniteSequence,
+    denominator: FiniteSequence,
+    confidence: OpenShare[float] = 0.95,
+    simulations: Whole[int] = 4000,
+    seed: int = 0,
 ) -> float:
-    """How often `paired_ratio_interval` holds the ratio of pairs like these, 0..1, simulated.
+    """Simulate how often `paired_ratio_interval` holds the ratio of pairs like these, 0..1.
 
     The pairs themselves stand for all that could be drawn, so that their own shares of unchanged,
-    better, worse and zero answers count: as many are drawn of them, again and again, and it is
-    counted how often the interval holds the ratio of them all. A draw of pairs that are all alike
-    bounds nothing and counts as a miss; one whose denominator is zero is left out. ValueError as
-    for `paired_ratio_interval`, for fewer than two pairs, and for pairs that are all of one ratio:
-    from them nothing can be simulated.
+    better, worse and zero answers count: as many are drawn of them, again and again, and the
+    result is how often the interval holds the ratio of them all. A draw of pairs that are all
+    alike bounds nothing and counts as a miss; one whose denominator is zero is left out.
+    ValueError as for `paired_ratio_interval`, for fewer than two pairs, and for pairs that are all
+    of one ratio: from them nothing can be simulated.
     """
-    require_whole(1, simulations=simulations)
-    truth, _, _ = paired_ratio_interval(numerator, denominator, confidence)
-    a, b = np.asarray(numerator, dtype=float), np.asarray(denominator, dtype=float)
+    a, b = numerator, denominator
+    truth, _, _ = paired_ratio_interval(a, b, confidence)
     if len(a) < 2:
         raise ValueError("numerator must hold at least two values: one has no spread")
     if all_of_one_ratio(a, b):
@@ -164,51 +193,55 @@ def resampled_coverage(
 
 
 def all_of_one_ratio(numerator, denominator) -> bool:
-    """Whether every pair has the ratio of the means: their interval is a point, not a bound."""
+    """Return whether every pair has the ratio of the means: their interval is a point."""
     a, b = np.asarray(numerator, dtype=float), np.asarray(denominator, dtype=float)
     return bool(_alike(a, b, a.mean() / b.mean()))
 
 
 def single_run_spread(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """How far one run's figures scatter: relative standard deviation, by pairs that are alike.
+    """Estimate the relative standard deviation of one run's figures, by pairs that are alike.
 
-    `table` has a row a variant (family, size, task, method, precision, figures and, where they
-    are means, `repetitions`). LoRA-INT4 and QLoRA-INT4 of one model and task serve the same
-    arithmetic on weights of one shape, and so do the unadapted base and LoRA-FP16; their
-    logarithms would differ by 0 but for a run's scatter, so that half the mean square of the
-    differences is one run's variance. Pairs of another engine, host, dtype or concurrency are left
-    out, and figures that are not above 0. A row a column: `relative_sd` (NaN without a pair) and
-    `pairs`.
+    LoRA-INT4 and QLoRA-INT4 of one model and task serve the same arithmetic on weights of one
+    shape, and so do the unadapted base and LoRA-FP16; their logarithms would differ by 0 but for a
+    run's scatter, so that half the mean square of the differences is one run's variance. Pairs of
+    another engine, host, dtype or concurrency are left out, and figures that are not above 0.
+
+    Args:
+        table: A row a variant: family, size, task, method, precision, the figures and, where they
+            are means, `repetitions`.
+        columns: The figures.
+
+    Returns:
+        A row a figure: `relative_sd` (NaN without a pair) and `pairs`.
     """
-    at = ["family", "size", "task"]
-    same = [c for c in SAME_SET_UP if c in table]
-    keyed = table.set_index([*at, "method", "precision"])
-    found = []
-    for one, other in ALIKE:
-        if not all((keyed.index.droplevel(at) == pair).any() for pair in (one, other)):
-            continue
-        a, b = (keyed.xs(pair, level=["method", "precision"]) for pair in (one, other))
-        both = a.index.intersection(b.index)
-        a, b = a.loc[both], b.loc[both]
-        alike = ((a[same] == b[same]) | (a[same].isna() & b[same].isna())).all(axis=1)
-        a, b = a[alike], b[alike]
-        runs = np.sqrt(a["repetitions"]) if "repetitions" in table else 1.0
-        a, b = a[[*columns]].astype(float), b[[*columns]].astype(float)
-        logs = np.log(b.where(b > 0) / a.where(a > 0))
-        found.append(logs.mul(runs, axis=0))
-    logs = pd.concat(found) if found else pd.DataFrame(columns=[*columns], dtype=float)
-    spread = np.sqrt((logs**2).mean() / 2).rename("relative_sd").to_frame()
-    return spread.assign(pairs=logs.count())
+    keys = ["family", "size", "task"]
+
+    def of(configuration: tuple[str, str]) -> pd.DataFrame:
+        method, precision = configuration
+        return table[(table["method"] == method) & (table["precision"] == precision)]
+
+    pairs = pd.concat([of(a).merge(of(b), on=keys, suffixes=("_a", "_b")) for a, b in ALIKE])
+    for column in (c for c in SAME_SET_UP if c in table):
+        a, b = pairs[f"{column}_a"], pairs[f"{column}_b"]
+        pairs = pairs[(a == b) | (a.isna() & b.isna())]
+    runs = pairs["repetitions_a"].astype(float) if "repetitions" in table else 1.0
+    rows = {}
+    for column in columns:
+        a, b = pairs[f"{column}_a"].astype(float), pairs[f"{column}_b"].astype(float)
+        logs = (b.where(b > 0) / a.where(a > 0)).map(np.log) * np.sqrt(runs)
+        rows[column] = {"relative_sd": np.sqrt((logs**2).mean() / 2), "pairs": logs.count()}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["relative_sd", "pairs"])
 
 
+@checked
 def prompts_needed(
-    numerator,
-    denominator,
-    difference_points: float = 3.0,
-    confidence: float = 0.95,
-    power: float = 0.8,
+    numerator: FiniteSequence,
+    denominator: FiniteSequence,
+    difference_points: Positive[float] = 3.0,
+    confidence: OpenShare[float] = 0.95,
+    power: OpenShare[float] = 0.8,
 ) -> int | None:
-    """How many prompts show that a ratio such as Q_ret differs by so many percentage points.
+    """Count the prompts that show that a ratio such as Q_ret differs by so many percentage points.
 
     The scores' own spread is taken, n = ((z_confidence + z_power) sd(a - ratio b) /
     (mean(b) difference))^2: with n prompts a true difference of `difference_points` lies outside
@@ -216,11 +249,8 @@ def prompts_needed(
     difference). None where every pair is alike, so that there is no spread to judge by. ValueError
     as for `paired_ratio_interval`, and for fewer than two pairs.
     """
-    require_positive(difference_points=difference_points)
-    if not 0 < power < 1:
-        raise ValueError(f"power must lie between 0 and 1, but is {power}")
-    value, _, _ = paired_ratio_interval(numerator, denominator, confidence)
-    a, b = np.asarray(numerator, dtype=float), np.asarray(denominator, dtype=float)
+    a, b = numerator, denominator
+    value, _, _ = paired_ratio_interval(a, b, confidence)
     if len(a) < 2:
         raise ValueError("numerator must hold at least two values: one has no spread")
     spread = np.std(a - value * b, ddof=1) / abs(b.mean())
@@ -267,17 +297,3 @@ def _ratio(a: np.ndarray, b: np.ndarray) -> float:
     if b.mean() == 0:
         raise ValueError("denominator has a mean of 0: the ratio is undefined")
     return float(a.mean() / b.mean())
-
-
-def _observations(**named) -> np.ndarray:
-    ((name, values),) = named.items()
-    require_finite(**named)
-    values = np.asarray(values, dtype=float)
-    if values.ndim != 1 or len(values) == 0:
-        raise ValueError(f"{name} must be a sequence of at least one number")
-    return values
-
-
-def _require_confidence(confidence: float) -> None:
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie between 0 and 1, but is {confidence}")

@@ -160,7 +160,7 @@ def _needs(shape: memory.ModelShape, study: Study) -> dict[str, memory.MemoryEst
     value_bytes = BYTES_PER_VALUE[training.compute_dtype]
     every = training.target_modules == "all-linear"
     needs = {}
-    longest = {}
+    longest: dict[str, tuple[str, float]] = {}
     for method in dict.fromkeys(c.method for c in study.configurations if c.method != "none"):
         for task in study.tasks:
             share = LONGEST_ANSWER_SHARE[task]

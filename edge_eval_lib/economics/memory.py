@@ -13,66 +13,67 @@ from typing import Any, Literal
 import numpy as np
 
 from edge_eval_lib.bounds import (
-    require_non_negative,
-    require_positive,
-    require_share,
-    require_whole,
+    NonNegative,
+    Positive,
+    Share,
+    Whole,
+    checked,
 )
+from edge_eval_lib.units import BYTES_PER_WEIGHT
 
-# Bytes a parameter of the layers that a precision quantises. NF4 with double quantisation: 4 bits
-# and 0.127 bits of constants (QLoRA, arXiv 2305.14314).
-QUANTISED_BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0, "int4": (4 + 0.127) / 8}
 LORA_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-def kv_cache_bytes_per_token(layers, kv_heads, head_dim, bytes_per_value=2):
-    """Bytes that one token takes in the KV cache: 2 (keys, values) x layers x heads x size x bytes.
+@checked
+def kv_cache_bytes_per_token(
+    layers: Whole, kv_heads: Whole, head_dim: Whole, bytes_per_value: Positive = 2
+):
+    """Compute what one token takes in the KV cache: 2 x layers x heads x size x bytes.
 
-    `kv_heads` counts key-value heads: fewer than attention heads in grouped-query attention.
-    Source: arXiv 2309.06180, which gives 819,200 for OPT-13B.
+    The 2 are keys and values. Source: arXiv 2309.06180, which gives 819,200 for OPT-13B.
+
+    Args:
+        layers: Layers that attend.
+        kv_heads: Key-value heads: fewer than attention heads in grouped-query attention.
+        head_dim: Size of a head.
+        bytes_per_value: 2 for 16-bit values.
+
+    Returns:
+        Bytes.
     """
-    require_whole(1, layers=layers, kv_heads=kv_heads, head_dim=head_dim)
-    require_positive(bytes_per_value=bytes_per_value)
     return 2 * layers * kv_heads * head_dim * bytes_per_value
 
 
-def kv_cache_bytes(tokens, bytes_per_token, window=None):
-    """Bytes of one sequence's KV cache; with a sliding `window` only its last tokens are kept."""
-    require_non_negative(tokens=tokens, bytes_per_token=bytes_per_token)
-    if window is None:
-        return tokens * bytes_per_token
-    require_whole(1, window=window)
-    return np.minimum(tokens, window) * bytes_per_token
+@checked
+def kv_cache_bytes(tokens: NonNegative, bytes_per_token: NonNegative, window: Whole | None = None):
+    """Compute the size of one sequence's KV cache.
+
+    Args:
+        tokens: Of prompt and answer.
+        bytes_per_token: Of `kv_cache_bytes_per_token`.
+        window: Length of a sliding window, of which only the last tokens are kept.
+
+    Returns:
+        Bytes.
+    """
+    return (tokens if window is None else np.minimum(tokens, window)) * bytes_per_token
 
 
+@checked
 @dataclass(frozen=True)
 class ModelShape:
     """A decoder with gated feed-forward layers (Llama, Qwen, Mistral, Gemma, Phi-3), in numbers."""
 
-    layers: int
-    hidden_size: int
-    intermediate_size: int
-    attention_heads: int
-    kv_heads: int
-    head_dim: int
-    vocabulary_size: int
+    layers: Whole[int]
+    hidden_size: Whole[int]
+    intermediate_size: Whole[int]
+    attention_heads: Whole[int]
+    kv_heads: Whole[int]
+    head_dim: Whole[int]
+    vocabulary_size: Whole[int]
     tied_embeddings: bool = False
     attention_bias: bool = False
-    window: int | None = None
-
-    def __post_init__(self) -> None:
-        sizes = {
-            "layers": self.layers,
-            "hidden_size": self.hidden_size,
-            "intermediate_size": self.intermediate_size,
-            "attention_heads": self.attention_heads,
-            "kv_heads": self.kv_heads,
-            "head_dim": self.head_dim,
-            "vocabulary_size": self.vocabulary_size,
-        }
-        require_whole(1, **sizes)
-        if self.window is not None:
-            require_whole(1, window=self.window)
+    window: Whole[int] | None = None
 
     @property
     def module_sizes(self) -> dict[str, tuple[int, int]]:
@@ -105,20 +106,24 @@ class ModelShape:
             bias = self.layers * (self.attention_heads + 2 * self.kv_heads) * self.head_dim
         return self.linear_parameters + embeddings + norms + bias
 
-    def weight_bytes(self, precision: str, rest_bytes: float | None = None) -> float:
-        """Bytes of the weights; embeddings, output head and norms are not quantised: they take
-        `rest_bytes` a parameter, by default those of fp16 (fp32 where all are)."""
-        if precision not in QUANTISED_BYTES:
-            raise ValueError(f"precision must be one of {list(QUANTISED_BYTES)}, not {precision!r}")
-        if rest_bytes is None:
-            rest_bytes = QUANTISED_BYTES["fp32" if precision == "fp32" else "fp16"]
-        require_positive(rest_bytes=rest_bytes)
-        rest = self.parameters - self.linear_parameters
-        return self.linear_parameters * QUANTISED_BYTES[precision] + rest * rest_bytes
+    @checked
+    def weight_bytes(self, precision: str, rest_bytes: Positive[float] | None = None) -> float:
+        """Compute the bytes of the weights.
 
-    def lora_parameters(self, rank: int, modules: Sequence[str] = LORA_MODULES) -> int:
-        """Parameters of a LoRA adapter: rank x (inputs + outputs) of each module of each layer."""
-        require_whole(1, rank=rank)
+        Embeddings, output head and norms are not quantised: they take `rest_bytes` a parameter, by
+        default those of fp16 (fp32 where all are).
+        """
+        if precision not in BYTES_PER_WEIGHT:
+            known = list(BYTES_PER_WEIGHT)
+            raise ValueError(f"precision must be one of {known}, not {precision!r}")
+        if rest_bytes is None:
+            rest_bytes = BYTES_PER_WEIGHT["fp32" if precision == "fp32" else "fp16"]
+        rest = self.parameters - self.linear_parameters
+        return self.linear_parameters * BYTES_PER_WEIGHT[precision] + rest * rest_bytes
+
+    @checked
+    def lora_parameters(self, rank: Whole[int], modules: Sequence[str] = LORA_MODULES) -> int:
+        """Count a LoRA adapter's parameters: rank x (inputs + outputs) of each layer's modules."""
         sizes = self.module_sizes
         unknown = [m for m in modules if m not in sizes]
         if unknown or not modules:
@@ -187,17 +192,25 @@ class MemoryEstimate:
             + self.kv_cache_gb
         )
 
+    @checked
     def verdict(
-        self, device_memory_gb: float, host_memory_gb: float = 0.0, reserve_gb: float = 1.0
+        self,
+        device_memory_gb: Positive[float],
+        host_memory_gb: NonNegative[float] = 0.0,
+        reserve_gb: NonNegative[float] = 1.0,
     ) -> Literal["fits", "offload", "does not fit"]:
-        """Whether it fits a device (or several: their memory added up).
+        """Judge whether it fits a device (or several: their memory added up).
 
-        `reserve_gb` of the device stays free for its context, the libraries' buffers and
-        fragmentation. `offload`: the weights do not fit as a whole, yet all other parts do, and
-        the weights that are over fit `host_memory_gb`.
+        Args:
+            device_memory_gb: What the device has.
+            host_memory_gb: Where weights may wait that the device cannot hold.
+            reserve_gb: Stays free for the device's context, the libraries' buffers and
+                fragmentation.
+
+        Returns:
+            `offload` where the weights do not fit as a whole, yet all other parts do, and the
+            weights that are over fit the host's memory.
         """
-        require_positive(device_memory_gb=device_memory_gb)
-        require_non_negative(host_memory_gb=host_memory_gb, reserve_gb=reserve_gb)
         usable_gb = device_memory_gb - reserve_gb
         if self.total_gb <= usable_gb:
             return "fits"
@@ -206,20 +219,29 @@ class MemoryEstimate:
         return "does not fit"
 
 
+@checked
 def serving_memory(
     shape: ModelShape,
     precision: str,
-    concurrency: int,
-    tokens_per_request: int,
+    concurrency: Whole[int],
+    tokens_per_request: Whole[int],
     bytes_per_value: float = 2.0,
 ) -> MemoryEstimate:
-    """Memory to serve `concurrency` requests at once, each with prompt and answer in the cache.
+    """Estimate the memory to serve several requests at once.
 
-    What is not quantised is held in the type that is computed in, of `bytes_per_value`.
-    Activations: the prompts of one batch passing through one layer (its input and the two inner
+    Activations are the prompts of one batch passing through one layer (its input and the two inner
     products of the feed-forward part), and a row of logits in fp32 a request.
+
+    Args:
+        shape: The model's.
+        precision: Of the quantised weights, a key of `BYTES_PER_WEIGHT`.
+        concurrency: Requests at once.
+        tokens_per_request: Prompt and answer, all in the cache.
+        bytes_per_value: Of the type that is computed in; what is not quantised is held in it.
+
+    Returns:
+        The estimate, part by part.
     """
-    require_whole(1, concurrency=concurrency, tokens_per_request=tokens_per_request)
     per_token = kv_cache_bytes_per_token(
         shape.layers, shape.kv_heads, shape.head_dim, bytes_per_value
     )
@@ -237,19 +259,20 @@ def serving_memory(
     )
 
 
+@checked
 def training_memory(
     shape: ModelShape,
-    method: Literal["lora", "qlora"],
-    batch_size: int,
-    tokens: int,
+    method: str,
+    batch_size: Whole[int],
+    tokens: Whole[int],
     lora_rank: int,
     modules: Sequence[str] = LORA_MODULES,
-    lora_dropout: float = 0.0,
+    lora_dropout: Share[float] = 0.0,
     gradient_checkpointing: bool = True,
-    base_precision: Literal["fp32", "fp16"] = "fp16",
-    answer_tokens: int | None = None,
+    base_precision: str = "fp16",
+    answer_tokens: Whole[int] | None = None,
 ) -> MemoryEstimate:
-    """Memory to train a LoRA adapter with AdamW over a frozen base (NF4 for `qlora`).
+    """Estimate the memory to train a LoRA adapter with AdamW over a frozen base (NF4 for qlora).
 
     Adapter, gradients and AdamW's two moments are fp32. Of an NF4 base, all that is not quantised
     (embeddings, output head, norms) is cast to fp32 by peft's prepare_model_for_kbit_training;
@@ -258,21 +281,32 @@ def training_memory(
 
     With gradient checkpointing every layer's input is held and, at a time, one layer's activations
     or the logits, which are done with before the first layer is computed again; without, all
-    layers' and the logits. Logits are of the longest answer of a batch, `answer_tokens` (by default
-    all `tokens`), for each of its examples: in the compute type, and in fp32 with their
-    gradient. What a layer holds was counted from the tensors that PyTorch kept for the backward
-    pass of small Llamas under peft (attention scores never stored); the estimate is within 8 % of
-    that.
+    layers' and the logits. Logits are held in the compute type, and in fp32 with their gradient.
+    What a layer holds was counted from the tensors that PyTorch kept for the backward pass of small
+    Llamas under peft (attention scores never stored); the estimate is within 8 % of that.
+
+    Args:
+        shape: The model's.
+        method: `lora` or `qlora`.
+        batch_size: Examples of a batch.
+        tokens: Of the longest example.
+        lora_rank: The adapter's.
+        modules: Linear modules that the adapter is added to.
+        lora_dropout: Share of the adapter's inputs that is dropped.
+        gradient_checkpointing: Whether activations are computed again instead of held.
+        base_precision: `fp32` or `fp16`: the type that is computed in, and held in for `lora`.
+        answer_tokens: Of the longest answer, for which logits are computed; by default `tokens`.
+
+    Returns:
+        The estimate, part by part.
     """
     if method not in ("lora", "qlora"):
         raise ValueError(f"method must be 'lora' or 'qlora', not {method!r}")
     if base_precision not in ("fp32", "fp16"):
         raise ValueError(f"base_precision must be 'fp32' or 'fp16', not {base_precision!r}")
     answer_tokens = tokens if answer_tokens is None else answer_tokens
-    require_whole(1, batch_size=batch_size, tokens=tokens, answer_tokens=answer_tokens)
-    require_share(lora_dropout=lora_dropout)
     adapter = 4 * shape.lora_parameters(lora_rank, modules)
-    value_bytes = QUANTISED_BYTES[base_precision]
+    value_bytes = BYTES_PER_WEIGHT[base_precision]
     batch_tokens = batch_size * tokens
     layer = batch_tokens * _layer_bytes_per_token(shape, modules, lora_dropout, value_bytes)
     layer_input = shape.hidden_size * batch_tokens * (4 if method == "qlora" else value_bytes)
@@ -283,9 +317,11 @@ def training_memory(
         activations = shape.layers * layer_input + max(layer, logits)
     else:
         activations = shape.layers * layer + logits
-    base = ("int4", 4) if method == "qlora" else (base_precision,)
+    weight_bytes = (
+        shape.weight_bytes("int4", 4) if method == "qlora" else shape.weight_bytes(base_precision)
+    )
     return MemoryEstimate(
-        weights_gb=shape.weight_bytes(*base) / 1e9,
+        weights_gb=weight_bytes / 1e9,
         adapter_gb=adapter / 1e9,
         gradients_gb=adapter / 1e9,
         optimiser_gb=2 * adapter / 1e9,

@@ -11,18 +11,29 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 from pydantic import BeforeValidator, Field, model_validator
 
+from edge_eval_lib import bounds
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.paths import project_root
 from edge_eval_lib.study import Strict, read_yaml, validate
-
-JOULES_PER_KWH = 3.6e6
-HOURS_PER_YEAR = 8760.0
+from edge_eval_lib.units import HOURS_PER_YEAR, JOULES_PER_KWH
 
 NotNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Range = Annotated[list[NotNegative], Field(min_length=2, max_length=2)]
+
+
+@bounds.checked
+def capital_recovery_factor(
+    discount_rate: bounds.NonNegative[float], years: bounds.Positive[float]
+) -> float:
+    """Return the share of a price to be paid back each year: r (1+r)^n / ((1+r)^n - 1), or 1/n."""
+    if discount_rate < 1e-15:  # no digit differs from r = 0, and smaller products underflow
+        return 1 / years
+    # -expm1(-n log1p(r)) is 1 - (1+r)^-n without loss at tiny rates.
+    return float(discount_rate / -np.expm1(-years * np.log1p(discount_rate)))
 
 
 class Prices(Strict):
@@ -43,28 +54,26 @@ class Prices(Strict):
 
     @property
     def setup_usd(self) -> float:
-        """Labour before the first request."""
+        """Return the cost of labour before the first request."""
         return self.setup_hours * self.labour_usd_per_hour
 
     @property
     def hardware_usd_per_hour(self) -> float:
-        """The machine's price by the hour of use: price x capital recovery factor / used hours."""
-        from edge_eval_lib.economics.cost import capital_recovery_factor  # late: it builds on us
-
+        """Return the machine's price an hour of use: price x recovery factor / used hours."""
         recovery = capital_recovery_factor(self.discount_rate, self.hardware_lifetime_years)
         return self.hardware_usd * recovery / (HOURS_PER_YEAR * self.utilisation)
 
     def electricity_usd(self, energy_j):
-        """Electricity at the meter, without PUE; joules, a number or a Series."""
+        """Price energy at the meter, without PUE; joules, a number or a Series."""
         return energy_j / JOULES_PER_KWH * self.electricity_usd_per_kwh
 
     def machine_usd(self, energy_j, seconds):
-        """Electricity with PUE, and hardware, for `seconds` of use that took `energy_j`."""
+        """Price `seconds` of use that took `energy_j`: electricity with PUE, and hardware."""
         hardware = self.hardware_usd_per_hour * (seconds / 3600)
         return self.electricity_usd(energy_j) * self.pue + hardware
 
     def api_request_usd(self, input_tokens, output_tokens):
-        """One API request of so many tokens, at the prices per million."""
+        """Price one API request of so many tokens, at the prices per million."""
         return (
             input_tokens * self.api_input_usd_per_mtok
             + output_tokens * self.api_output_usd_per_mtok
@@ -108,14 +117,14 @@ class PriceBook(Strict):
     api_prices: Annotated[list[ApiPrice], Field(min_length=1)]
 
     def prices(self, name: str) -> Prices:
-        """The set called `name`; UserError naming the others if there is none."""
+        """Return the set called `name`; UserError naming the others if there is none."""
         if name not in self.sets:
             known = ", ".join(self.sets)
             raise UserError(f"There is no set of prices {name!r}; there is: {known}.")
         return self.sets[name]
 
     def scenario_prices(self, prices: Prices) -> list[Prices]:
-        """`prices` at every published API price, with the least and with the most of the ranges.
+        """Return `prices` at every published API price, at the least and at the most of the ranges.
 
         Requests to break even rise with electricity and with set-up hours, so that these bound
         everything between.

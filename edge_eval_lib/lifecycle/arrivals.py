@@ -11,38 +11,36 @@ from typing import TypeVar
 
 import numpy as np
 
-from edge_eval_lib.bounds import require_positive, require_whole
+from edge_eval_lib.bounds import Positive, Whole, checked
 
 Result = TypeVar("Result")
 
 SATURATED_GAIN = 1.05  # twice the concurrency must give at least 5 % more throughput
 
 
-def poisson_arrivals(rate_per_s: float, requests: int, seed: int) -> np.ndarray:
+@checked
+def poisson_arrivals(rate_per_s: Positive[float], requests: Whole[int], seed: int) -> np.ndarray:
     """Arrival times of a Poisson process in seconds from its start: shape (requests,), rising.
 
     The gaps are independent and exponential with mean 1 / `rate_per_s`; the same seed gives the
     same gaps at every rate, only scaled. Raises ValueError for a rate or a number of requests that
     is not positive.
     """
-    require_positive(rate_per_s=rate_per_s)
-    require_whole(1, requests=requests)
     return np.cumsum(np.random.default_rng(seed).exponential(size=requests)) / rate_per_s
 
 
+@checked
 def sweep_until_saturated(
     measure: Callable[[int], Result],
     throughput_tok_s: Callable[[Result], float],
-    largest: int,
-    gain: float = SATURATED_GAIN,
+    largest: Whole[int],
+    gain: Positive[float] = SATURATED_GAIN,
 ) -> list[Result]:
     """Measure at concurrency 1, 2, 4, ... until throughput saturates; every result, in order.
 
     Ends with the first concurrency whose throughput is less than `gain` times that of half of it,
     or with the last power of two that is at most `largest`.
     """
-    require_whole(1, largest=largest)
-    require_positive(gain=gain)
     results: list[Result] = []
     concurrency = 1
     while concurrency <= largest:

@@ -26,6 +26,7 @@ from edge_eval_lib.paper import published
 from edge_eval_lib.paper.published import MODEL, Published
 from edge_eval_lib.results import tables
 from edge_eval_lib.study import load_study
+from edge_eval_lib.units import JOULES_PER_KWH
 
 Verdict = Literal["reproduced", "other statistic", "not reproduced", "not checkable"]
 VERDICTS: tuple[Verdict, ...] = (
@@ -36,7 +37,6 @@ VERDICTS: tuple[Verdict, ...] = (
 )
 # How a verdict is shown to people: a sign beside the words, so that no colour is needed.
 _SIGNS = {"reproduced": "✓", "other statistic": "≈", "not reproduced": "✗", "not checkable": "?"}
-JOULES_PER_KWH = 3.6e6
 # "Small" in the paper is a model below two thousand million parameters, "7B" its largest class.
 SMALL_PARAMETERS = 2e9
 LARGE_PARAMETERS = 7e9

@@ -37,7 +37,7 @@ from matplotlib.figure import Figure
 from edge_eval_lib import scraps
 from edge_eval_lib.artefacts import completion
 from edge_eval_lib.artefacts.place import Place, lab_directory, read_failure
-from edge_eval_lib.economics.keep_warm import keep_warm_s
+from edge_eval_lib.economics.cost import keep_warm_s
 from edge_eval_lib.economics.prices import PriceBook, Prices, load_price_book
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle import harness

@@ -15,8 +15,7 @@ import numpy as np
 import pandas as pd
 
 from edge_eval_lib import metrics
-from edge_eval_lib.economics.cost import full_costs, paper_costs
-from edge_eval_lib.economics.keep_warm import keep_warm_s
+from edge_eval_lib.economics.cost import full_costs, keep_warm_s, paper_costs
 from edge_eval_lib.economics.prices import Prices
 from edge_eval_lib.uncertainty import all_of_one_ratio, mean_interval, paired_ratio_interval
 

@@ -26,13 +26,14 @@ from edge_eval_lib.artefacts import completion
 from edge_eval_lib.artefacts.place import place, read_failure
 from edge_eval_lib.economics import fit as memory_fit
 from edge_eval_lib.economics.memory import LORA_MODULES
-from edge_eval_lib.economics.prices import JOULES_PER_KWH, load_price_book
+from edge_eval_lib.economics.prices import load_price_book
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.machine.declared import Hardware, load_hardware, load_hardware_file
 from edge_eval_lib.machine.host import cpu_flags
 from edge_eval_lib.models import load as models
 from edge_eval_lib.study import STAGES, Model, Run, Study, Variant, find_beside, load_study
 from edge_eval_lib.tasks import require_examples
+from edge_eval_lib.units import BYTES_PER_WEIGHT, JOULES_PER_KWH
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +55,7 @@ HARNESS_TOKENS = 100  # a request: ASSUMED
 START_S = 8.0  # a process, its imports, its kernel, its record: measured on two cores
 BUSY_SHARE = 0.85  # of the power limit: published T4s drew 0.75-0.95 while they trained
 WAITING_SHARE = 0.4  # of the power limit: a T4 with a context that starts, reads or idles
-BYTES = {"fp16": 2.0, "int8": 1.0, "int4": 0.56}  # a parameter, where the shape is not known
+
 # Below it the kernels are missing: bitsandbytes' LLM.int8 and NF4, vLLM's W8A8 and W4A16.
 LEAST_CAPABILITY = {
     ("transformers", "int8"): "7.5",
@@ -391,7 +392,7 @@ def _weights_gb(model: Model, precision: str) -> float:
     try:
         return memory_fit.shape_of(model).weight_bytes(precision) / 1e9
     except ValueError:
-        return model.parameters * BYTES[precision] / 1e9
+        return model.parameters * BYTES_PER_WEIGHT[precision] / 1e9
 
 
 def _layers(model: Model) -> int:

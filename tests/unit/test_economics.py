@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from edge_eval_lib import metrics
 from edge_eval_lib.economics import carbon, cost, latency, memory
-from edge_eval_lib.economics.keep_warm import keep_warm_s
+from edge_eval_lib.economics.cost import keep_warm_s
 from edge_eval_lib.economics.prices import Prices
 
 positive = st.floats(1e-3, 1e6)
