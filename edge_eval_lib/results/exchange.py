@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 
 from edge_eval_lib.economics import published
 from edge_eval_lib.economics.prices import load_price_book
-from edge_eval_lib.errors import UserError, nearest
+from edge_eval_lib.errors import UserError, nearest, shown
 from edge_eval_lib.results import figures, synthesis, tables
 from edge_eval_lib.study import (
     Line,
@@ -30,7 +30,6 @@ from edge_eval_lib.study import (
     Task,
     Text,
     load_study,
-    shown,
     validate,
 )
 

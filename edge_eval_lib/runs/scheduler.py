@@ -37,10 +37,10 @@ from edge_eval_lib.artefacts.place import (
     write_atomically,
     write_failure,
 )
-from edge_eval_lib.errors import UserError
+from edge_eval_lib.errors import UserError, shown
 from edge_eval_lib.paths import outputs_root, project_root
 from edge_eval_lib.runs import plan, runner
-from edge_eval_lib.study import STAGES, Run, Study, load_study, shown
+from edge_eval_lib.study import STAGES, Run, Study, load_study
 
 INTERRUPT_S = 10.0  # how long Snakemake may take to stop what it started
 MOST_PASSES = 12  # a chain of runs is judged stage by stage, and each may find something damaged

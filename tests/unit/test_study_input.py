@@ -203,7 +203,7 @@ def test_words_and_dates_are_text(tmp_path: Path):
         ("  - 4\n  engine", "  engine", "must contain 4: it is workload.headline_concurrency"),
         ("  - 1\n  - 4\n", "  - 4\n", "workload.concurrency must contain 1: latency is told at 1"),
         ("repetitions: 1", "repetitions: 1000000000", "'repetitions' is 1000000000, but it should"),
-        ("precision: int8", "precision: fp8", "it should be 'fp16', 'int8' or 'int4'."),
+        ("precision: int8", "precision: fp8", "it should be 'fp16', 'int4' or 'int8'."),
         ("  target_modules:\n  - q_proj\n  - v_proj\n  - down_proj", "  target_modules: all",
          "'all', but it should be a list, such as [a, b] or it should be 'all-linear'."),
         ("learning_rate: 0.001", "learning_rate: .inf", "'training.learning_rate' is inf"),

@@ -1,0 +1,208 @@
+"""A whole study file: what contradicts itself, and which variants and runs it means."""
+
+from __future__ import annotations
+
+import shlex
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, PrivateAttr, model_validator
+
+from edge_eval_lib.errors import UserError, pick
+from edge_eval_lib.paths import outputs_root, project_root
+from edge_eval_lib.study import grid
+from edge_eval_lib.study.grid import Run, Variant
+from edge_eval_lib.study.sections import (
+    MOST,
+    MOST_REPETITIONS,
+    MOST_RUNS,
+    Ablation,
+    Configuration,
+    Data,
+    Harness,
+    Line,
+    Model,
+    Strict,
+    StudyName,
+    Task,
+    Text,
+    Training,
+    Workload,
+)
+
+# Directories below outputs/ that belong to no study.
+RESERVED_NAMES = ("models", "paper", "comparison", "lab")
+
+
+class Study(Strict):
+    """A validated study file. `outputs` of a run go by `name`.
+
+    With an `ablation` it takes QLoRA apart on its first model and task, `repetitions` times, and
+    serves nothing.
+    With the engine vllm, llm-compressor quantises: calibrated on the first
+    `calibration_examples` training examples, or by rounding to nearest where there are none.
+    """
+
+    name: StudyName
+    description: Text
+    hardware: Line
+    models: list[Model]
+    tasks: list[Task]
+    configurations: list[Configuration]
+    data: Data
+    training: Training
+    workload: Workload
+    repetitions: Annotated[int, Field(ge=1, le=MOST_REPETITIONS)]
+    prices: Line
+    seed: Annotated[int, Field(ge=0, lt=2**32)]  # what every library's generator takes
+    ablation: Ablation | None = None
+    calibration_examples: Annotated[int, Field(ge=0, le=MOST)] = 0
+    harness: Harness | None = Field(default=None, exclude_if=lambda harness: harness is None)
+
+    _path: Path = PrivateAttr()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Study:
+        """Refuse what contradicts itself, in words that name the fields."""
+        engine, largest = self.workload.engine, self.workload.largest_concurrency
+        if self.name in RESERVED_NAMES:
+            raise ValueError(
+                f"the name {self.name!r} is taken by outputs/{self.name}; give another"
+            )
+        if self.calibration_examples and engine != "vllm":
+            raise ValueError(f"calibration_examples needs workload.engine: vllm, not {engine}")
+        if self.calibration_examples > self.data.train_examples:
+            raise ValueError(
+                f"calibration_examples is {self.calibration_examples}, more than the "
+                f"{self.data.train_examples} of data.train_examples"
+            )
+        if largest and largest > self.data.evaluation_examples:
+            raise ValueError(
+                f"workload.largest_concurrency is {largest}, more than the "
+                f"{self.data.evaluation_examples} prompts of data.evaluation_examples"
+            )
+        if self.harness is not None and engine == "openai":
+            raise ValueError(
+                "harness needs workload.engine: transformers or vllm, not openai: it loads the "
+                "weights itself"
+            )
+        if self.harness is not None and self.ablation is not None:
+            raise ValueError("harness scores served variants, and an ablation serves none")
+        return self
+
+    @model_validator(mode="after")
+    def _no_repeats(self) -> Study:
+        lists: dict[str, list] = {
+            "models": [m.name for m in self.models],
+            "tasks": self.tasks,
+            "configurations": [f"{c.method}/{c.precision}" for c in self.configurations],
+            "workload.concurrency": self.workload.concurrency,
+            "workload.arrival_rates_per_s": self.workload.arrival_rates_per_s or ["none"],
+            "harness.tasks": ["none"] if self.harness is None else self.harness.tasks,
+        }
+        for field, items in lists.items():
+            if not items:
+                raise ValueError(f"{field} is empty: a study needs at least one")
+            repeated = sorted({str(i) for i in items if items.count(i) > 1})
+            if repeated:
+                raise ValueError(f"{field} names {', '.join(repeated)} twice")
+        return self
+
+    @model_validator(mode="after")
+    def _not_endless(self) -> Study:
+        runs = len(self.served_variants()) * self.repetitions
+        if runs > MOST_RUNS:
+            raise ValueError(
+                f"repetitions is {self.repetitions}, which makes {runs:,} serving runs; a study "
+                f"may have {MOST_RUNS:,}"
+            )
+        return self
+
+    @property
+    def path(self) -> Path:
+        """The study file."""
+        return self._path
+
+    @property
+    def argument(self) -> str:
+        """What a person says for STUDY to mean this study: its name in params/, else its path."""
+        if self.path.parent == project_root() / "params":
+            return self.path.stem
+        return shlex.quote(str(self.path))
+
+    @property
+    def directory(self) -> Path:
+        """Where everything that this study's runs make goes."""
+        return outputs_root() / self.name
+
+    def model(self, name: str) -> Model:
+        """The model stanza called `family-size`; UserError if the study has none."""
+        return pick({m.name: m for m in self.models}, name, "model", f"study {self.name}")
+
+    def variants(self) -> list[Variant]:
+        """Every model x task x configuration, in the study's order."""
+        return [
+            Variant(m.family, m.size, task, c.method, c.precision)
+            for m in self.models
+            for task in self.tasks
+            for c in self.configurations
+        ]
+
+    def reference_variants(self) -> list[Variant]:
+        """The unadapted base of each model on each task, served at FP16."""
+        return [
+            Variant(m.family, m.size, task, "none", "fp16")
+            for m in self.models
+            for task in self.tasks
+        ]
+
+    def served_variants(self) -> list[Variant]:
+        """Variants and references, each once."""
+        return list(dict.fromkeys(self.variants() + self.reference_variants()))
+
+    def harness_variants(self) -> list[Variant]:
+        """What the harness scores: served variants whose answers mean something, the unadapted
+        base of a model once for all tasks."""
+        if self.harness is None:
+            return []
+        told: dict[tuple[str, str], Variant] = {}
+        for variant in self.served_variants():
+            if self.model(variant.model).source != "random":
+                told.setdefault((variant.served_name, variant.precision), variant)
+        return list(told.values())
+
+    @property
+    def task_directory(self) -> Path | None:
+        """Where the harness finds task files of the study's own."""
+        if self.harness is None or self.harness.task_directory is None:
+            return None
+        return (self.path.parent / self.harness.task_directory).resolve()
+
+    def with_repetitions(self, repetitions: int) -> Study:
+        """The same study with another number of serving repetitions; UserError for too many."""
+        study = self.model_copy(update={"repetitions": repetitions})
+        study._path = self._path
+        try:
+            return study._not_endless()
+        except ValueError as error:
+            raise UserError(f"{self.path}: {error}.") from None
+
+    @cached_property
+    def measured_hash(self) -> str:
+        """Identifies what the study measures: its name aside, everything its runs depend on."""
+        return grid.hash_of([run.settings for run in self.runs()])
+
+    def runs(self) -> list[Run]:
+        """Return every run of the grid, in an order in which each comes after what it needs."""
+        return grid.enumerate_runs(self)
+
+    @cached_property
+    def serving_order(self) -> dict[str, int]:
+        """The place of every serving run in the order in which they are to start, from 0."""
+        return grid.serving_order(self)
+
+    def run(self, stage: str, name: str) -> Run:
+        """Return one run by stage and name; UserError if the grid has none."""
+        runs = {r.name: r for r in self.runs() if r.stage == stage}
+        return pick(runs, name, f"{stage} run", f"study {self.name}")

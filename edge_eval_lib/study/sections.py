@@ -1,0 +1,276 @@
+"""The sections of a study file, and what a field may hold.
+
+A part of a study takes no unknown field, converts no value and knows its bounds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+import orjson
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from edge_eval_lib import compressions
+from edge_eval_lib.study.yaml_file import CONTROL
+from edge_eval_lib.tasks import TASKS
+
+# Bounds beyond which a number is a slip: everything that a study asks for must end one day.
+MOST_REPETITIONS = 1000
+MOST_RUNS = 50_000  # of serving: half a minute each is 17 days; the paper's study has 1,800
+MOST = 1_000_000  # examples, tokens, steps; the largest data set of the hub here has 300,000
+
+
+def _plain_text(value: str) -> str:
+    if not value.strip() or len(value) > 1000:
+        raise ValueError("it should hold 1 to 1000 characters")
+    if CONTROL.search(value):
+        raise ValueError("it should hold no control characters")
+    return value
+
+
+def _line(value: str) -> str:
+    if "\n" in value or "\t" in value:
+        raise ValueError("it should be one line")
+    if any(len(part.encode()) > 255 for part in value.split("/")):
+        raise ValueError("no part of it should be longer than a file name may be, 255 bytes")
+    return _plain_text(value)
+
+
+def _name(longest: int, also: str = "", hint: str = "") -> AfterValidator:
+    """A name that becomes a file name, or a part of one."""
+
+    def check(value: str) -> str:
+        if not re.fullmatch(rf"[A-Za-z0-9][A-Za-z0-9.\-{also}]*", value, re.ASCII):
+            raise ValueError(
+                f"it should hold letters, digits, dots{', underscores' if also else ''} and "
+                f"hyphens only, a letter or digit first{hint}"
+            )
+        if len(value) > longest:
+            raise ValueError(f"it should have at most {longest} characters: it names files")
+        return value
+
+    return AfterValidator(check)
+
+
+Text = Annotated[str, AfterValidator(_plain_text)]
+Line = Annotated[str, AfterValidator(_line)]
+# Parts of `family-size_task_method_precision_rNN.requests.parquet`, of at most 255 bytes.
+Name = Annotated[
+    str, _name(64, hint=" (no underscore: it separates the parts of a variant's name)")
+]
+StudyName = Annotated[str, _name(100, also="_")]
+Count = Annotated[int, Field(ge=1, le=MOST)]
+
+
+def _task(value: str) -> str:
+    if value not in TASKS:
+        raise ValueError(f"it should be {_listed(TASKS)}")
+    return value
+
+
+def _precision(value: str) -> str:
+    """Take what compressions/ has a file for, or several of them joined by hyphens."""
+    problem = compressions.problem(value)
+    if problem:
+        known = f"it should be {_listed(compressions.names())}"
+        raise ValueError(known if value.isalnum() else problem)
+    return value
+
+
+def _listed(names: Iterable[str]) -> str:
+    *others, last = map(repr, names)
+    return f"{', '.join(others)} or {last}"
+
+
+Task = Annotated[str, AfterValidator(_task)]
+Method = Literal["lora", "qlora", "none"]
+Precision = Annotated[str, AfterValidator(_precision)]
+
+
+class Strict(BaseModel):
+    """A part of a study file: no unknown field, no converted value, no infinite number."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Model(Strict):
+    """Where a model's weights come from and what its model card says.
+
+    `location` is `PACKAGE/FILE.gguf` for source `package`, a directory of safetensors for
+    `local` (relative to the study file), a repository name for `hub`; for `random` the place in
+    params/shapes.yaml of the model whose shape is filled with random weights. `config` is what a
+    model's config.json says of its shape, by default what shapes.yaml has for `location`.
+    """
+
+    family: Name
+    size: Name
+    source: Literal["package", "local", "hub", "random"]
+    location: Line
+    revision: Line
+    licence: Line
+    parameters: Annotated[int, Field(ge=1, le=10**15)]
+    nominal_gb: dict[Precision, Annotated[float, Field(gt=0, le=1e6)]]
+    gated: bool = False
+    config: dict[str, Any] | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.family}-{self.size}"
+
+    @model_validator(mode="after")
+    def _stays_in_its_place(self) -> Model:
+        """A revision and a location become part of paths; `config` is hashed."""
+        if not re.fullmatch(r"[A-Za-z0-9][\w.\-+]*(/[\w.\-+]+)*", self.revision) or (
+            len(self.revision) > 100
+            or ".." in self.revision
+            or (self.source == "package" and "/" in self.revision)
+        ):
+            raise ValueError(
+                f"{self.name} has the revision {self.revision[:60]!r}; it is a commit, a tag or a "
+                "version, of letters, digits, dots and hyphens"
+            )
+        shapes = {"package": r"\w+(/[\w.\-]+)+", "hub": r"[\w.\-]+(/[\w.\-]+)?"}
+        shape = shapes.get(self.source)
+        if shape and (not re.fullmatch(shape, self.location) or ".." in self.location):
+            named = {"package": "PACKAGE/FILE.gguf", "hub": "OWNER/NAME"}[self.source]
+            raise ValueError(
+                f"{self.name} has the location {self.location[:60]!r}; for the source "
+                f"{self.source} it is {named}"
+            )
+        try:
+            orjson.dumps(self.config)
+        except TypeError:
+            raise ValueError(
+                f"{self.name} has a config that refers to itself or holds more than numbers, "
+                "words, lists and mappings; write it as config.json has it"
+            ) from None
+        return self
+
+
+class Configuration(Strict):
+    """One cell of the grid beside model and task: how to adapt and at which precision to serve."""
+
+    method: Method
+    precision: Precision
+
+
+class Data(Strict):
+    """Which examples a task uses; `source` is `embedded`, `hub` or a path (see tasks.load_task)."""
+
+    source: Line
+    train_examples: Count
+    heldout_examples: Count
+    evaluation_examples: Count
+
+    @property
+    def heldout_told(self) -> int:
+        """Of how many held-out examples a run tells the loss; all of them are never trained on."""
+        return min(self.heldout_examples, 8)
+
+
+class Training(Strict):
+    """LoRA and QLoRA share every one of these: the methods differ in the base's precision alone."""
+
+    lora_rank: Annotated[int, Field(ge=1, le=16_384)]  # no layer is wider
+    lora_alpha: Annotated[int, Field(ge=1, le=65_536)]
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)]
+    # peft's word: all linear layers but the output head
+    target_modules: Annotated[list[Line], Field(min_length=1)] | Literal["all-linear"] = (
+        "all-linear"
+    )
+    learning_rate: Annotated[float, Field(gt=0, le=1e38)]  # float32 holds little more
+    batch_size: Annotated[int, Field(ge=1, le=65_536)]
+    epochs: Annotated[int, Field(ge=1, le=10_000)]
+    max_tokens: Count
+    compute_dtype: Literal["float32", "float16", "bfloat16"]
+    gradient_checkpointing: bool
+
+
+Concurrency = Annotated[int, Field(ge=1, le=10_000)]  # no server holds more requests
+Rate = Annotated[float, Field(ge=1e-3, le=1e4)]  # slower, 400 prompts take 5 days
+
+
+class Workload(Strict):
+    """What a serving run does: all evaluation prompts at `headline_concurrency`, and at every other
+    concurrency the first `latency_prompts` of them for each of its slots. `warmup_requests` is the
+    most that are answered to warm up, if the throughput does not get steady before.
+
+    Where `uncut_tokens` is given, answers that had no end within `output_tokens` are asked again in
+    a pass of its own, not measured, with at most that many tokens; those answers are scored.
+
+    What more it may do: powers of two up to `largest_concurrency`, until twice the concurrency
+    gives hardly more throughput; every prompt once more at Poisson arrivals of each of
+    `arrival_rates_per_s`; and, with `prefix_caching`, every prompt once more at the headline
+    concurrency with what prompts have in common computed once.
+    """
+
+    engine: Literal["transformers", "vllm", "openai"]
+    output_tokens: Annotated[int, Field(ge=2, le=MOST)]
+    concurrency: list[Concurrency]
+    headline_concurrency: Concurrency
+    latency_prompts: Count
+    warmup_requests: Count
+    idle_seconds: Annotated[float, Field(gt=0, le=3600)]
+    uncut_tokens: Annotated[int, Field(ge=2, le=MOST)] | None = None
+    largest_concurrency: Concurrency | None = None
+    arrival_rates_per_s: list[Rate] = Field(default_factory=list)
+    prefix_caching: bool = False
+
+    @model_validator(mode="after")
+    def _engine_can(self) -> Workload:
+        if self.prefix_caching and self.engine != "vllm":
+            raise ValueError(f"workload.prefix_caching needs engine: vllm, not {self.engine}")
+        if self.arrival_rates_per_s and self.engine == "transformers":
+            raise ValueError(
+                "workload.arrival_rates_per_s needs engine: vllm or openai: transformers answers "
+                "batch by batch"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _uncut_is_longer(self) -> Workload:
+        if self.uncut_tokens is not None and self.uncut_tokens <= self.output_tokens:
+            raise ValueError(
+                f"workload.uncut_tokens is {self.uncut_tokens}; it must be more than "
+                f"output_tokens, {self.output_tokens}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _concurrencies(self) -> Workload:
+        for needed, why in (
+            (1, "latency is told at 1"),
+            (self.headline_concurrency, "it is workload.headline_concurrency"),
+        ):
+            if needed not in self.concurrency:
+                raise ValueError(f"workload.concurrency must contain {needed}: {why}")
+        return self
+
+    def prompts_at(self, concurrency: int, prompts: int) -> int:
+        """How many of a task's `prompts` are answered at a concurrency."""
+        if concurrency == self.headline_concurrency:
+            return prompts
+        return min(prompts, self.latency_prompts * concurrency)
+
+
+class Ablation(Strict):
+    """Steps of each training run of an ablation: in the measured window, and before it."""
+
+    steps: Count
+    warmup_steps: Count
+
+
+class Harness(Strict):
+    """Scoring of every variant by tasks of lm-evaluation-harness, beside the study's own tasks.
+
+    `tasks` are its names, or those of task files in `task_directory` (relative to the study file).
+    Each is asked its first `prompts` prompts, with `few_shot` examples before each; by default
+    as many as the task has of itself.
+    """
+
+    tasks: list[Line]
+    prompts: Annotated[int, Field(ge=1, le=10**8)] = 400
+    few_shot: Annotated[int, Field(ge=0, le=1000)] | None = None
+    task_directory: Line | None = None
