@@ -98,6 +98,8 @@ lint: environment
 	@"$$VENV"/bin/ruff check .
 	@"$$VENV"/bin/ruff format --check .
 	@"$$VENV"/bin/nbstripout --keep-id --verify notebooks/*.ipynb
+	@"$$VENV"/bin/lint-imports
+	@"$$VENV"/bin/mypy
 
 bench: environment
 	@echo "Installing what the benchmarks compare with: a minute, once."
