@@ -127,6 +127,7 @@ def read_config(directory: Path, name: str = "config.json") -> dict[str, Any]:
 
 
 def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON object; UserError for whatever else the file holds."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
