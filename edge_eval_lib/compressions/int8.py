@@ -3,7 +3,7 @@
 from typing import Any
 
 LAYER = "Linear8bitLt"
-LARGEST_SHARE = 0.6  # a byte a weight, and a scale a row
+LARGEST_SHARE = 1.0
 
 
 def configuration(engine: str, compute_dtype: str) -> Any:

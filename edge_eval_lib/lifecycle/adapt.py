@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edge_eval_lib import compressions
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.models import load as models
 from edge_eval_lib.models import weights
@@ -20,12 +21,20 @@ from edge_eval_lib.models.likelihood import evaluating, gold_likelihoods
 from edge_eval_lib.study import Training
 
 if TYPE_CHECKING:
-    from peft import PeftModel
-    from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
+    from peft import LoraConfig, PeftModel
+    from transformers import (
+        BatchEncoding,
+        BitsAndBytesConfig,
+        PreTrainedModel,
+        PreTrainedTokenizerBase,
+        Trainer,
+        TrainerCallback,
+    )
 
     from edge_eval_lib.tasks import Example
 
 IGNORED = -100  # the label that the loss leaves out
+HELDOUT_AT_ONCE = 8  # examples in a forward pass without gradients
 
 
 @dataclass(frozen=True)
@@ -87,55 +96,72 @@ def answer_batches(
     return collate
 
 
-def nf4(compute_dtype: str) -> Any:
+def nf4(compute_dtype: str) -> BitsAndBytesConfig:
     """NF4 with double quantisation: QLoRA's base (arXiv 2305.14314) and our INT4."""
-    import torch
-    from transformers import BitsAndBytesConfig
-
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=getattr(torch, compute_dtype),
-    )
+    return compressions.configuration("int4", "transformers", compute_dtype)
 
 
-def load_for_training(directory: Path, method: str, training: Training, seed: int) -> PeftModel:
-    """The base with a fresh adapter, only the adapter trainable. `method` is `lora` or `qlora`."""
-    from peft import prepare_model_for_kbit_training
+def lora_config(training: Training) -> LoraConfig:
+    """A study's settings as peft's."""
+    from peft import LoraConfig
 
-    if method not in ("lora", "qlora"):
-        raise ValueError(f"method is {method!r}; it is 'lora' or 'qlora'")
-    quantization = nf4(training.compute_dtype) if method == "qlora" else None
-    base = models.load_model(directory, training.compute_dtype, quantization)
-    if method == "qlora":
-        base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
-    model = add_adapter(base, training, seed)
-    if training.gradient_checkpointing:
-        model.enable_input_require_grads()  # or nothing would flow back through frozen embeddings
-    return model
-
-
-def add_adapter(base: PreTrainedModel, training: Training, seed: int) -> PeftModel:
-    """`base` with a fresh LoRA adapter, the same for the same seed; only the adapter trains."""
-    from peft import LoraConfig, get_peft_model
-    from transformers import set_seed
-
-    set_seed(seed)  # the same initial adapter for both methods
-    wanted = training.target_modules
-    if wanted != "all-linear":
-        lacking = weights.lacking_modules(dict(_linear_modules(base)), wanted)
-        if lacking:
-            raise UserError(f"{lacking}.")
-    config = LoraConfig(
+    return LoraConfig(
         r=training.lora_rank,
         lora_alpha=training.lora_alpha,
         lora_dropout=training.lora_dropout,
         target_modules=training.target_modules,
         task_type="CAUSAL_LM",
     )
+
+
+def load_for_training(
+    directory: Path,
+    lora: LoraConfig,
+    seed: int,
+    compute_dtype: str,
+    quantization: BitsAndBytesConfig | None = None,
+    gradient_checkpointing: bool = False,
+) -> PeftModel:
+    """Load the base with a fresh adapter, only the adapter trainable.
+
+    Args:
+        directory: The base's weights.
+        lora: The adapter.
+        seed: What the adapter is initialised from: the same for the same seed.
+        compute_dtype: What layers compute in.
+        quantization: How the base's layers are quantised (QLoRA), or None (LoRA).
+        gradient_checkpointing: Whether activations are to be computed again.
+
+    Returns:
+        peft's model.
+
+    Raises:
+        UserError: The adapter's target modules are not the model's.
+    """
+    from peft import prepare_model_for_kbit_training
+
+    base = models.load_model(directory, compute_dtype, quantization)
+    if quantization is not None:
+        base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
+    model = add_adapter(base, lora, seed)
+    if gradient_checkpointing:
+        model.enable_input_require_grads()  # or nothing would flow back through frozen embeddings
+    return model
+
+
+def add_adapter(base: PreTrainedModel, lora: LoraConfig, seed: int) -> PeftModel:
+    """Give `base` a fresh LoRA adapter, the same for the same seed; only the adapter trains."""
+    from peft import get_peft_model
+    from transformers import set_seed
+
+    set_seed(seed)  # the same initial adapter for both methods
+    wanted = lora.target_modules
+    if not isinstance(wanted, str):  # `all-linear`, or a regular expression
+        lacking = weights.lacking_modules(dict(_linear_modules(base)), sorted(wanted))
+        if lacking:
+            raise UserError(f"{lacking}.")
     try:
-        return get_peft_model(base, config)
+        return get_peft_model(base, lora)
     except ValueError as error:
         raise UserError(f"training.target_modules does not fit this model: {error}") from error
 
@@ -186,81 +212,87 @@ def trainable_parameters(model: PeftModel) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def train(
-    model: PeftModel,
-    tokenizer: PreTrainedTokenizerBase,
-    encoded: list[dict[str, list[int]]],
-    training: Training,
-    seed: int,
-    directory: Path,
-) -> TrainingOutcome:
-    """Train the adapter in place. Raises UserError as soon as the loss is not a number.
+def loss_watch() -> TrainerCallback:
+    """Return a callback that stops training at once where there is nothing left to learn from.
 
-    `directory` is scratch space for the trainer; nothing of value is left there.
+    It raises UserError as soon as a loss is not a number.
     """
-    from transformers import Trainer, TrainerCallback, TrainingArguments
+    from transformers import TrainerCallback
 
     class Watch(TrainerCallback):
-        """Keeps every step's loss; stops at once when there is nothing left to learn from."""
-
-        losses: list[float] = []  # noqa: RUF012  one a call of train()
-
         def on_step_begin(self, args, state, control, model=None, **kwargs):
             if not model.training:
                 raise AssertionError("the model left train mode")
 
         def on_log(self, args, state, control, logs=None, **kwargs):
-            if "loss" not in logs:
-                return
-            self.losses.append(logs["loss"])
-            _require_number("training loss", logs["loss"], f" at step {state.global_step}")
+            if "loss" in logs:
+                _require_number("training loss", logs["loss"], f" at step {state.global_step}")
 
-    watch = Watch()
-    arguments = TrainingArguments(
-        output_dir=str(directory),
-        num_train_epochs=training.epochs,
-        per_device_train_batch_size=training.batch_size,
-        learning_rate=training.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=1,
-        fp16=training.compute_dtype == "float16",
-        bf16=training.compute_dtype == "bfloat16",
-        gradient_checkpointing=training.gradient_checkpointing,
-        logging_steps=1,
-        logging_nan_inf_filter=False,  # a NaN must be seen, not smoothed away
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=models.default_device() != "cpu",
-        use_cpu=models.default_device() == "cpu",
-        seed=seed,
-        data_seed=seed,
-    )
-    model.train()
-    executed = models.executed_dtype(model)
-    trainer = Trainer(
-        model=model,
-        args=arguments,
-        train_dataset=encoded,
-        data_collator=answer_batches(tokenizer),
-        callbacks=[watch],
-    )
-    trainer.train()
+    return Watch()
+
+
+def trainer_defaults(compute_dtype: str, directory: Path) -> dict[str, Any]:
+    """Trainer's arguments that are no choice here: no checkpoints, no reports, every loss kept.
+
+    `directory` is scratch space for the trainer; nothing of value is left there.
+    """
+    on_gpu = models.default_device() != "cpu"
+    return {
+        "output_dir": str(directory),
+        "fp16": compute_dtype == "float16",
+        "bf16": compute_dtype == "bfloat16",
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # a NaN must be seen, not smoothed away
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": on_gpu,
+        "use_cpu": not on_gpu,
+    }
+
+
+def outcome(trainer: Trainer) -> TrainingOutcome:
+    """What a trainer did to its model."""
+    done = trainer.state.epoch or 0.0
+    rows = trainer.train_dataset
+    labels = [label for row in rows for label in row["labels"]]
     return TrainingOutcome(
-        losses=watch.losses,
+        losses=[entry["loss"] for entry in trainer.state.log_history if "loss" in entry],
         steps=trainer.state.global_step,
-        tokens_seen=training.epochs * sum(len(row["input_ids"]) for row in encoded),
-        answer_tokens_seen=training.epochs
-        * sum(label != IGNORED for row in encoded for label in row["labels"]),
-        executed_dtype=executed,
+        tokens_seen=round(done * sum(len(row["input_ids"]) for row in rows)),
+        answer_tokens_seen=round(done * sum(label != IGNORED for label in labels)),
+        executed_dtype=models.executed_dtype(trainer.model),
     )
+
+
+def executed_training(trainer: Trainer) -> dict[str, Any]:
+    """With what a trainer really trained, read off the trainer and its model."""
+    lora, arguments = trainer.model.peft_config["default"], trainer.args
+    modules = lora.target_modules
+    quantization = getattr(trainer.model.config, "quantization_config", None)
+    return {
+        "lora_rank": lora.r,
+        "lora_alpha": lora.lora_alpha,
+        "lora_dropout": lora.lora_dropout,
+        "target_modules": modules if isinstance(modules, str) else sorted(modules),
+        "learning_rate": arguments.learning_rate,
+        "lr_scheduler_type": str(arguments.lr_scheduler_type.value),
+        "batch_size": arguments.per_device_train_batch_size,
+        "gradient_accumulation_steps": arguments.gradient_accumulation_steps,
+        "epochs": arguments.num_train_epochs,
+        "optimizer": str(getattr(arguments.optim, "value", arguments.optim)),
+        "gradient_checkpointing": arguments.gradient_checkpointing,
+        "examples": len(trainer.train_dataset),
+        "seed": arguments.seed,
+        "base_quantization": quantization and str(quantization.quant_method.value),
+    }
 
 
 def heldout_loss(
     model: PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     examples: Iterable[Example],
-    batch_size: int,
+    batch_size: int = HELDOUT_AT_ONCE,
 ) -> float:
     """Mean negative log-likelihood (nats per answer token) of examples that are not trained on."""
     with evaluating(model):

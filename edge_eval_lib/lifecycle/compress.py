@@ -1,20 +1,29 @@
-"""Compression: merge an adapter into its base, then FP16, INT8 (LLM.int8) and INT4 (NF4)."""
+"""Compression: merge an adapter into its base, then write each precision as its engine reads it.
+
+What a precision is stands in the room `compressions`; what quantises is bitsandbytes for the engine
+transformers, and llm-compressor (llm_compressor.py) for vLLM.
+"""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from edge_eval_lib import compressions
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.lifecycle import adapt
+from edge_eval_lib.lifecycle import adapt, llm_compressor
+from edge_eval_lib.lifecycle.data import task_examples
 from edge_eval_lib.models import load as models
 from edge_eval_lib.models import weights
-from edge_eval_lib.models.weights import INT4_LARGEST_SHARE
+from edge_eval_lib.study import Study
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,12 +35,17 @@ if TYPE_CHECKING:
 MERGE_BASE = "fp16"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Artefact:
-    """Weights on disk, and what was found in them.
+    """Weights on disk, and what is known of them.
 
-    `linear_layers` counts the layers of each kind (`Linear4bit`, `Linear8bitLt`, `Linear`);
-    `layers_share_of_fp16` is the bytes of the quantised layers over the same layers in FP16.
+    Attributes:
+        precision: A study's word, `int4` or `prune50-int4`.
+        directory: Where they lie.
+        disk_bytes: Bytes of all files there.
+        linear_layers: How many layers of each kind (`Linear4bit`, `Linear8bitLt`, `Linear`).
+        layers_share_of_fp16: Bytes of the quantised layers over the same layers' in FP16.
+        model: What was written, until `require_answers` has tried it; None for vLLM.
     """
 
     precision: str
@@ -39,12 +53,16 @@ class Artefact:
     disk_bytes: int
     linear_layers: dict[str, int]
     layers_share_of_fp16: float
+    model: PreTrainedModel | None = field(default=None, repr=False, compare=False)
 
 
 def merge(base_directory: Path, adapter_directory: Path, target: Path) -> Artefact:
     """Add the adapter to the base in float32 and write the sum as FP16 to `target`.
 
     On the GPU if the float32 weights have room there, else on the CPU.
+
+    Raises:
+        UserError: The adapter is not one for this base, or not whole.
     """
     import torch
 
@@ -55,23 +73,123 @@ def merge(base_directory: Path, adapter_directory: Path, target: Path) -> Artefa
         base_directory, "float32", on_cpu=free is not None and free < 2.2 * stored
     )
     merged = adapt.load_adapter(base, adapter_directory, base_directory).merge_and_unload()
-    models.require_logits(merged, target.name)
-    return _save(merged.to(torch.float16), base_directory, target, "fp16", fp16_directory=target)
+    layers = _checked_kinds(merged, "fp16", target.name)
+    with models.published_directory(target) as directory:
+        _write(merged.to(torch.float16), base_directory, directory)
+    return Artefact("fp16", target, adapt.directory_bytes(target), layers, 1.0, merged)
 
 
-def quantize(fp16_directory: Path, precision: str, compute_dtype: str, target: Path) -> Artefact:
-    """Write the FP16 weights at `precision` (`int8` or `int4`) to `target`, checked.
+def quantize(
+    fp16_directory: Path,
+    precision: str,
+    target: Path,
+    compute_dtype: str,
+    engine: str = "transformers",
+    configuration: Any = None,
+    calibration: Sequence[Sequence[int]] | None = None,
+) -> Artefact:
+    """Write the FP16 weights at a precision to `target`, checked.
 
-    Raises RuntimeError if a layer was left unquantised or the file is larger than it may be, and
-    UserError if the quantised model does not compute numbers (four tokens are tried).
+    Args:
+        fp16_directory: The merged weights.
+        precision: `int8`, `int4`, or any that the room `compressions` makes, as `prune50-int4`.
+        target: The directory to write.
+        compute_dtype: What the layers will compute in.
+        engine: What will serve the weights.
+        configuration: How they are quantised, if not as the precision's own file says.
+        calibration: Token ids of texts as the model will see them (vLLM alone): weights are then
+            rounded by GPTQ, not to nearest.
+
+    Raises:
+        RuntimeError: A layer was left unquantised, or the file is larger than it may be.
+        UserError: llm-compressor is missing or fails.
     """
-    model = models.load_model(fp16_directory, compute_dtype, quantization(precision, compute_dtype))
-    return _save(model, fp16_directory, target, precision, fp16_directory)
+    if configuration is None:
+        configuration = compressions.configuration(precision, engine, compute_dtype)
+    model = None
+    with (
+        _transformed(fp16_directory, precision, target.parent) as source,
+        models.published_directory(target) as directory,
+    ):
+        if configuration is None or engine != "vllm":
+            model = models.load_model(
+                source, compute_dtype if configuration else "float16", configuration
+            )
+            layers = _checked_kinds(model, precision, target.name)
+            names = list(_linear_layers(model))
+            _write(model, source, directory)
+        else:
+            names = llm_compressor.quantize(source, directory, configuration, calibration)
+            models.load_tokenizer(source).save_pretrained(directory)
+            layers = {configuration["scheme"]: len(names)}
+        share = 1.0
+        if configuration is not None:
+            share = layers_share(directory, source, names)
+        most = compressions.largest_share(precision)
+        if share > most:
+            raise RuntimeError(
+                f"{target.name}: the quantised layers take {share:.2f} of their FP16 bytes, more "
+                f"than {most}"
+            )
+    return Artefact(precision, target, adapt.directory_bytes(target), layers, share, model)
+
+
+def quantize_for_study(
+    study: Study,
+    task: str,
+    fp16_directory: Path,
+    precision: str,
+    target: Path,
+    recorded: Mapping[str, Any] | None = None,
+) -> Artefact:
+    """Quantise as a study's engine needs it, `recorded` being how an earlier run did."""
+    engine = study.workload.engine
+    return quantize(
+        fp16_directory,
+        precision,
+        target,
+        study.training.compute_dtype,
+        engine,
+        configuration=recorded and _configuration_of(recorded),
+        calibration=calibration(study, task, fp16_directory),
+    )
+
+
+def calibration(study: Study, task: str, directory: Path) -> list[list[int]] | None:
+    """Token ids of the first `calibration_examples` that an adapter was trained on; None if the
+    study asks for none."""
+    if not study.calibration_examples:
+        return None
+    tokenizer = models.load_tokenizer(directory)
+    trained = task_examples(study, task, tokenizer)[0][: study.calibration_examples]
+    encoded = adapt.encode(tokenizer, trained, study.training.max_tokens)
+    return [row["input_ids"] for row in encoded]
+
+
+def require_answers(artefact: Artefact) -> None:
+    """Let the written model compute the logits of four tokens, outside every measured window.
+
+    Raises:
+        UserError: They are no numbers; the weights are then removed.
+    """
+    model, artefact.model = artefact.model, None
+    if model is None:
+        return
+    try:
+        if not getattr(model, "is_quantized", False):  # 16 bits are no arithmetic of a CPU
+            model = model.float()
+        models.require_logits(model, artefact.directory.name)
+    except UserError:
+        shutil.rmtree(artefact.directory)
+        raise
 
 
 def verify(artefacts: Iterable[Artefact], base_directory: Path) -> None:
-    """Read back what was written, outside the measured windows: every tensor of the base is there,
-    and every value is a number; UserError otherwise."""
+    """Read back what was written, outside the measured windows.
+
+    Raises:
+        UserError: A tensor of the base is missing, or a value is no number.
+    """
     base = weights.read_tensors(base_directory)
     for artefact in artefacts:
         written = weights.require_sound(artefact.directory)
@@ -86,49 +204,68 @@ def verify(artefacts: Iterable[Artefact], base_directory: Path) -> None:
             raise UserError(f"{artefact.directory}: {models.difference(absent, set(), set())}.")
 
 
-def quantization(precision: str, compute_dtype: str) -> Any:
-    """The transformers quantisation configuration of a precision."""
+def plain(configuration: Any) -> dict[str, Any] | None:
+    """How weights were quantised, as a record keeps it."""
+    if configuration is None or isinstance(configuration, dict):
+        return configuration
+    return {name: value for name, value in configuration.to_dict().items() if value is not None}
+
+
+def _configuration_of(recorded: Mapping[str, Any]) -> Any:
+    if "scheme" in recorded:
+        return dict(recorded)
     from transformers import BitsAndBytesConfig
 
-    if precision == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    if precision == "int4":
-        return adapt.nf4(compute_dtype)
-    raise ValueError(f"precision is {precision!r}; it is 'int8' or 'int4'")
+    return BitsAndBytesConfig.from_dict(dict(recorded))
 
 
 def count_linear_layers(model: PreTrainedModel) -> dict[str, int]:
     """How many linear layers of each kind a model has, its output head left out."""
+    return dict(sorted(Counter(_linear_layers(model).values()).items()))
+
+
+def _linear_layers(model: PreTrainedModel) -> dict[str, str]:
+    """The linear layers but the output head: name -> class."""
     import torch
 
     head = model.get_output_embeddings()
-    kinds = [
-        type(module).__name__
-        for module in model.modules()
+    return {
+        name: type(module).__name__
+        for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear) and module is not head
-    ]
-    return {kind: kinds.count(kind) for kind in sorted(set(kinds))}
+    }
 
 
-def _save(
-    model: PreTrainedModel, tokenizer_from: Path, target: Path, precision: str, fp16_directory: Path
-) -> Artefact:
-    layers = count_linear_layers(model)
-    expected = {"fp16": "Linear", "int8": "Linear8bitLt", "int4": "Linear4bit"}[precision]
+def _checked_kinds(model: PreTrainedModel, precision: str, name: str) -> dict[str, int]:
+    layers, expected = count_linear_layers(model), compressions.layer_kind(precision)
     if set(layers) != {expected}:
-        raise RuntimeError(f"{target.name}: expected only {expected} layers, found {layers}")
-    with models.published_directory(target) as directory:
-        model.save_pretrained(directory)
-        if precision != "fp16":  # after it was saved: bfloat16 kernels repack 4-bit layers
-            models.require_logits(model, target.name)
-        models.load_tokenizer(tokenizer_from).save_pretrained(directory)
-        share = 1.0 if precision == "fp16" else layers_share(directory, fp16_directory)
-        if precision == "int4" and share > INT4_LARGEST_SHARE:
-            raise RuntimeError(
-                f"{target.name}: the 4-bit layers take {share:.2f} of their FP16 bytes, more than "
-                f"{INT4_LARGEST_SHARE}"
-            )
-    return Artefact(precision, target, adapt.directory_bytes(target), layers, share)
+        raise RuntimeError(f"{name}: expected only {expected} layers, found {layers}")
+    return layers
+
+
+@contextmanager
+def _transformed(fp16_directory: Path, precision: str, beside: Path) -> Iterator[Path]:
+    """The merged weights after what comes before storing them, in a temporary directory."""
+    transformations = compressions.transformations(precision)
+    if not transformations:
+        yield fp16_directory
+        return
+    import torch
+
+    model = models.load_model(fp16_directory, "float32")
+    with torch.no_grad():
+        for apply in transformations:
+            apply(model)
+    beside.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=beside, prefix=".transformed-") as directory:
+        _write(model.to(torch.float16), fp16_directory, Path(directory))
+        del model
+        yield Path(directory)
+
+
+def _write(model: PreTrainedModel, tokenizer_from: Path, directory: Path) -> None:
+    model.save_pretrained(directory)
+    models.load_tokenizer(tokenizer_from).save_pretrained(directory)
 
 
 def tensor_bytes(directory: Path) -> dict[str, int]:
@@ -136,21 +273,25 @@ def tensor_bytes(directory: Path) -> dict[str, int]:
     return {name: tensor.nbytes for name, tensor in weights.read_tensors(directory).items()}
 
 
-def layers_share(quantized_directory: Path, fp16_directory: Path) -> float:
-    """Bytes of the quantised layers, scales included, over the same layers' bytes in FP16."""
-    quantized, fp16 = tensor_bytes(quantized_directory), tensor_bytes(fp16_directory)
-    # A quantised layer has tensors beside its weight: `...q_proj.weight.absmax`, `...q_proj.SCB`.
-    layers = {name.split(".weight.")[0] for name in quantized if ".weight." in name}
-    layers |= {name.removesuffix(".SCB") for name in quantized if name.endswith(".SCB")}
-    if not layers:
-        raise RuntimeError(f"{quantized_directory.name} holds no quantised layer")
-    taken = sum(size for name, size in quantized.items() if _layer_of(name, layers))
-    before = sum(fp16[f"{layer}.weight"] for layer in layers)
-    return taken / before
+def layers_share(directory: Path, fp16_directory: Path, layers: Sequence[str]) -> float:
+    """Bytes of the quantised layers, scales included, over the same layers' bytes in FP16.
 
-
-def _layer_of(tensor: str, layers: set[str]) -> bool:
-    return tensor.rsplit(".", 1)[0] in layers or tensor.split(".weight.")[0] in layers
+    Raises:
+        RuntimeError: A layer has no scales beside its weight: it was left unquantised.
+    """
+    quantized, fp16 = tensor_bytes(directory), tensor_bytes(fp16_directory)
+    # Beside its weight: `q_proj.weight.absmax` (NF4), `q_proj.SCB`, `q_proj.weight_scale`.
+    parts: dict[str, list[str]] = {layer: [] for layer in layers}
+    for name in quantized:
+        for layer in (name.rsplit(".", 1)[0], name.split(".weight.")[0]):
+            if layer in parts:
+                parts[layer].append(name)
+                break
+    left = [layer for layer in layers if {*parts[layer]} <= {f"{layer}.weight", f"{layer}.bias"}]
+    if left or not layers:
+        raise RuntimeError(f"left unquantised: {', '.join(left) or 'every layer'}")
+    taken = sum(quantized[name] for names in parts.values() for name in names)
+    return taken / sum(fp16[f"{layer}.weight"] for layer in layers)
 
 
 def artefact_table(artefacts: Iterable[Artefact], windows: Mapping[str, Window]) -> pd.DataFrame:

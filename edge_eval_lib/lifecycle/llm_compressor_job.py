@@ -1,16 +1,15 @@
 """Quantises one model with llm-compressor: `python -I llm_compressor_job.py JOB.json`.
 
 It runs in llm-compressor's own environment, where nothing else of this project is installed; see
-compress_vllm.py. JOB.json holds `model`, `target` (directories), `scheme` (W8A8 or W4A16) and
-`calibration` (lists of token ids, or null: rounding to nearest). The names of the layers that were
+llm_compressor.py. JOB.json holds `model`, `target` (directories), `scheme` (W8A8, W4A16, ...),
+`group_sizes` (of weights that share a scale, W4A16) and `calibration` (lists of token ids, or null:
+rounding to nearest). The names of the layers that were
 to be quantised go to layers.json beside it.
 """
 
 import json
 import sys
 from pathlib import Path
-
-GROUP_SIZES = (128, 64, 32)  # of weights that share a scale
 
 
 def main() -> None:
@@ -34,7 +33,7 @@ def main() -> None:
     linear = {n: m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
     head = [name for name, module in linear.items() if module is model.get_output_embeddings()]
     layers = {name: module for name, module in linear.items() if name not in head}
-    settings = {"ignore": head, **scheme(job["scheme"], [m.in_features for m in layers.values()])}
+    settings = {"ignore": head, **scheme(job, [m.in_features for m in layers.values()])}
     if job["calibration"] is None:
         oneshot(model=model, recipe=QuantizationModifier(**settings), trust_remote_code_model=False)
     else:
@@ -53,14 +52,15 @@ def main() -> None:
     job_file.with_name("layers.json").write_text(json.dumps(sorted(layers)), encoding="utf-8")
 
 
-def scheme(name, inputs):
-    """What a modifier is told of a scheme, for layers with that many inputs each."""
-    if name == "W8A8":
-        return {"targets": ["Linear"], "scheme": "W8A8"}
-    group_size = next((g for g in GROUP_SIZES if all(n % g == 0 for n in inputs)), None)
+def scheme(job, inputs):
+    """Return a modifier's settings of a scheme, for layers with that many inputs each."""
+    if job["scheme"] != "W4A16":
+        return {"targets": ["Linear"], "scheme": job["scheme"]}
+    sizes = sorted(job["group_sizes"], reverse=True)
+    group_size = next((g for g in sizes if all(n % g == 0 for n in inputs)), None)
     if group_size is None:
         raise SystemExit(
-            f"the layers have {sorted(set(inputs))} inputs: no group of 32 divides them"
+            f"the layers have {sorted(set(inputs))} inputs: no group of {sizes[-1]} divides them"
         )
     weights = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group"}
     group = {"targets": ["Linear"], "weights": weights | {"group_size": group_size}}
