@@ -82,8 +82,8 @@ def merge(base_directory: Path, adapter_directory: Path, target: Path) -> Artefa
 def quantize(
     fp16_directory: Path,
     precision: str,
-    target: Path,
     compute_dtype: str,
+    target: Path,
     engine: str = "transformers",
     configuration: Any = None,
     calibration: Sequence[Sequence[int]] | None = None,
@@ -93,8 +93,8 @@ def quantize(
     Args:
         fp16_directory: The merged weights.
         precision: `int8`, `int4`, or any that the room `compressions` makes, as `prune50-int4`.
-        target: The directory to write.
         compute_dtype: What the layers will compute in.
+        target: The directory to write.
         engine: What will serve the weights.
         configuration: How they are quantised, if not as the precision's own file says.
         calibration: Token ids of texts as the model will see them (vLLM alone): weights are then
@@ -143,13 +143,12 @@ def quantize_for_study(
     recorded: Mapping[str, Any] | None = None,
 ) -> Artefact:
     """Quantise as a study's engine needs it, `recorded` being how an earlier run did."""
-    engine = study.workload.engine
     return quantize(
         fp16_directory,
         precision,
-        target,
         study.training.compute_dtype,
-        engine,
+        target,
+        study.workload.engine,
         configuration=recorded and _configuration_of(recorded),
         calibration=calibration(study, task, fp16_directory),
     )

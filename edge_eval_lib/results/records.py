@@ -55,6 +55,7 @@ def _figures(window: Any) -> Any:
 # Takes a window as `monitor.window` gives it.
 Measured = Annotated[WindowRecord, BeforeValidator(_figures)]
 FLAT = "flat"  # marks a field whose own fields are scraps each, without its name before them
+BY_NAME = "by name"  # and one whose items are scraps each, with its name after them
 
 
 class Record(_Strict):
@@ -72,6 +73,8 @@ class Record(_Strict):
                     scraps |= _prefixed(window, figures)
             elif FLAT in field.metadata:
                 scraps |= plain
+            elif BY_NAME in field.metadata:
+                scraps |= {f"{key}_{name}": item for key, item in plain.items()}
             else:
                 scraps[name] = plain
         return scraps
@@ -113,8 +116,8 @@ class AdaptRecord(Record):
 class CompressRecord(Record):
     """What merging an adapter (`fp16`) and each quantisation took, and what was written.
 
-    `carried` are the scraps of an earlier run whose weights stayed; `executed_quantization` is the
-    configuration that each precision was really made with.
+    `carried` are the scraps of an earlier run whose weights stayed; `quantization` is how each
+    precision was really made, kept as `int4_quantization`.
     """
 
     carried: Annotated[dict[str, Any], FLAT] = Field(default_factory=dict)
@@ -123,7 +126,7 @@ class CompressRecord(Record):
     idle_power_w: float | None
     merge_base: str
     artefacts: Rows
-    executed_quantization: dict[str, Any] = Field(default_factory=dict)
+    quantization: Annotated[dict[str, dict[str, Any] | None], BY_NAME] = Field(default_factory=dict)
 
 
 class ServeRecord(Record):

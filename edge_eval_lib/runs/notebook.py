@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_eval_lib import redaction, scraps
+from edge_eval_lib import compressions, redaction, scraps
 from edge_eval_lib.artefacts import completion
 from edge_eval_lib.artefacts.place import lab_directory, place, run_directory
 from edge_eval_lib.errors import UserError
@@ -279,7 +279,6 @@ def rebuild_weights(study: Study, variant_name: str, target: Path | None = None)
     The weights take their place among the study's artefacts, or go to `target`.
     """
     from edge_eval_lib.lifecycle import compress
-    from edge_eval_lib.lifecycle.compress_vllm import quantize_for_engine
     from edge_eval_lib.models.load import model_directory
 
     variant = {str(v): v for v in study.variants()}.get(variant_name)
@@ -294,13 +293,24 @@ def rebuild_weights(study: Study, variant_name: str, target: Path | None = None)
     _require_whole_adapter(study, variant.adapter)
     directory = target or weights_directory(study, variant)
     base = model_directory(study.model(variant.model))
-    if variant.precision == "fp16":
+    if compressions.is_merged(variant.precision):
         made = compress.merge(base, adapter, directory)
     else:
         directory.parent.mkdir(parents=True, exist_ok=True)
+        ran = place(study, "compress", variant.adapter).notebook
+        recorded = scraps.read_scraps(ran) if ran.is_file() else {}
         with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
-            merged = compress.merge(base, adapter, Path(scratch) / "fp16").directory
-            made = quantize_for_engine(study, variant.task, merged, variant.precision, directory)
+            merged = compress.merge(base, adapter, Path(scratch) / "fp16")
+            compress.require_answers(merged)
+            made = compress.quantize_for_study(
+                study,
+                variant.task,
+                merged.directory,
+                variant.precision,
+                directory,
+                recorded.get(f"{variant.precision}_quantization"),
+            )
+    compress.require_answers(made)
     compress.verify([made], base)
     if target is None:
         completion.note_rebuilt(study, variant.adapter, str(variant))

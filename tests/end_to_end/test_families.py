@@ -6,6 +6,7 @@ import orjson
 import pandas as pd
 import pytest
 import torch
+import training as fine_tuning
 import yaml
 from safetensors.torch import load_file
 from tiny import TINY_SHAPE, tiny_study
@@ -54,11 +55,11 @@ def test_a_family_goes_through_the_chain_by_its_stanza_alone(architecture, tmp_p
     tokenizer = models.load_tokenizer(base)
     encoded = adapt.encode(tokenizer, examples.train, training.max_tokens)
     for method in ("lora", "qlora"):
-        model = adapt.load_for_training(base, method, training, seed=1)
+        model = fine_tuning.load(base, method, training, seed=1)
         adapted = [name for name, _ in model.named_modules() if name.endswith("lora_A.default")]
         assert len(adapted) == layers, "the output head must stay as it is"
         before = adapt.heldout_loss(model, tokenizer, examples.train, 4)
-        outcome = adapt.train(model, tokenizer, encoded, training, 1, tmp_path / "scratch")
+        outcome = fine_tuning.train(model, tokenizer, encoded, training, 1, tmp_path / "scratch")
         assert outcome.executed_dtype == "float32"
         assert adapt.heldout_loss(model, tokenizer, examples.train, 4) < before
         adapt.save_adapter(model, tmp_path / method)
@@ -82,7 +83,7 @@ def test_deleted_weights_are_built_again_the_same(tmp_path, monkeypatch):
     study = study_of(tmp_path, "phi3", monkeypatch)
     base, variant = models.model_directory(study.models[0]), study.variants()[2]
     assert variant.precision == "int4"
-    adapter = adapt.load_for_training(base, "lora", study.training, seed=1)
+    adapter = fine_tuning.load(base, "lora", study.training, seed=1)
     with torch.no_grad():
         for name, parameter in adapter.named_parameters():
             if "lora_B" in name:

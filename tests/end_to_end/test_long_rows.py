@@ -9,7 +9,7 @@ from tiny import make_local_copy, make_tiny_study
 
 from edge_eval_lib import scraps
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.lifecycle import adapt, compress_vllm
+from edge_eval_lib.lifecycle import adapt, compress
 from edge_eval_lib.lifecycle.data import task_examples
 from edge_eval_lib.models import load as models
 from edge_eval_lib.runs import plan
@@ -102,14 +102,12 @@ def test_a_limit_that_leaves_too_few_is_told_with_the_numbers(study):
         task_examples(short, "dialogue", tokenizer)
 
 
-def test_calibration_takes_rows_that_were_trained_on(study, tmp_path, monkeypatch):
-    given = []
-    monkeypatch.setattr(compress_vllm, "quantize", lambda *arguments: given.append(arguments[3]))
-    workload = study.workload.model_copy(update={"engine": "vllm"})
-    by_vllm = study.model_copy(update={"workload": workload, "calibration_examples": 8})
+def test_calibration_takes_rows_that_were_trained_on(study):
+    calibrated = study.model_copy(update={"calibration_examples": 8})
     base = models.model_directory(study.models[0])
-    compress_vllm.quantize_for_engine(by_vllm, "dialogue", base, "int8", tmp_path)
     tokenizer = models.load_tokenizer(base)
     trained = task_examples(study, "dialogue", tokenizer)[0][:8]
     encoded = adapt.encode(tokenizer, trained, 512)
-    assert given == [[row["input_ids"] for row in encoded]]
+    texts = [row["input_ids"] for row in encoded]
+    assert compress.calibration(calibrated, "dialogue", base) == texts
+    assert compress.calibration(study, "dialogue", base) is None

@@ -9,9 +9,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+import training as fine_tuning
 from tiny import TINY_SHAPE, make_tiny_model
-from transformers import DataCollatorForSeq2Seq
+from transformers import BitsAndBytesConfig, DataCollatorForSeq2Seq
 
+from edge_eval_lib import compressions
 from edge_eval_lib.economics.memory import shape_from_config, training_memory
 from edge_eval_lib.energy import Monitor
 from edge_eval_lib.engines import open_engine
@@ -63,11 +65,11 @@ def adapted(base, examples, tmp_path_factory):
     found = {}
     for method in ("lora", "qlora"):
         directory = tmp_path_factory.mktemp(method)
-        model = adapt.load_for_training(base, method, TRAINING, seed=1)
+        model = fine_tuning.load(base, method, TRAINING, seed=1)
         start = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
         frozen = {n: p.detach().clone() for n, p in model.named_parameters() if not p.requires_grad}
         before = adapt.heldout_loss(model, tokenizer, examples.train, 4)
-        outcome = adapt.train(model, tokenizer, encoded, TRAINING, 1, directory / "scratch")
+        outcome = fine_tuning.train(model, tokenizer, encoded, TRAINING, 1, directory / "scratch")
         after = adapt.heldout_loss(model, tokenizer, examples.train, 4)
         adapt.save_adapter(model, directory / "adapter")
         found[method] = {
@@ -96,7 +98,7 @@ def test_leaving_out_the_prompts_logits_changes_neither_loss_nor_gradient(base, 
     tokenizer = models.load_tokenizer(base)
     rows = adapt.encode(tokenizer, examples.train, 512)[:4]
     pad = DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=adapt.IGNORED)
-    model = adapt.load_for_training(base, "lora", TRAINING, seed=1).train()
+    model = fine_tuning.load(base, "lora", TRAINING, seed=1).train()
     found = []
     for batch in (pad(rows), adapt.answer_batches(tokenizer)(rows)):
         output = model(**batch)
@@ -145,7 +147,7 @@ def test_qlora_holds_what_the_plan_counts(wide):
     training = TRAINING.model_copy(
         update={"compute_dtype": "bfloat16", "gradient_checkpointing": True, "lora_dropout": 0.05}
     )
-    model = adapt.load_for_training(wide, "qlora", training, seed=1).train()
+    model = fine_tuning.load(wide, "qlora", training, seed=1).train()
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     held = sum(
         p.numel() * p.element_size() for n, p in model.named_parameters() if "lora_" not in n
@@ -204,17 +206,17 @@ def test_evaluation_leaves_4_bit_layers_ready_to_train(adapted, base, examples):
 def test_a_loss_that_is_not_a_number_stops_training(llama, examples, tmp_path):
     tokenizer = models.load_tokenizer(llama)
     encoded = adapt.encode(tokenizer, examples.train, 512)
-    model = adapt.load_for_training(llama, "lora", TRAINING, seed=1)
+    model = fine_tuning.load(llama, "lora", TRAINING, seed=1)
     with torch.no_grad():
         next(p for p in model.parameters() if p.requires_grad).fill_(float("nan"))
     with pytest.raises(UserError, match="The training loss is nan at step 1; lower"):
-        adapt.train(model, tokenizer, encoded, TRAINING, 1, tmp_path)
+        fine_tuning.train(model, tokenizer, encoded, TRAINING, 1, tmp_path)
 
 
 def test_target_modules_that_the_model_lacks_are_named(llama):
     wrong = TRAINING.model_copy(update={"target_modules": ["q_projection"]})
     with pytest.raises(UserError, match=r"training\.target_modules .*q_projection"):
-        adapt.load_for_training(llama, "lora", wrong, seed=1)
+        fine_tuning.load(llama, "lora", wrong, seed=1)
 
 
 # --- compression and serving ------------------------------------------------------------------
@@ -238,7 +240,7 @@ def test_every_layer_is_quantised_and_smaller(weights):
     assert weights["int4"].linear_layers == {"Linear4bit": 14}
     # A byte a weight and a scale a row; half a byte and two levels of scales.
     assert 0.5 < weights["int8"].layers_share_of_fp16 < 0.56
-    assert 0.25 < weights["int4"].layers_share_of_fp16 < compress.INT4_LARGEST_SHARE
+    assert 0.25 < weights["int4"].layers_share_of_fp16 < compressions.largest_share("int4")
     for artefact in weights.values():
         assert sorted(p.suffix for p in artefact.directory.glob("model*")) == [".safetensors"]
 
@@ -254,14 +256,14 @@ def test_merged_weights_answer_as_base_and_adapter(adapted, weights, base, examp
 
 
 def test_weights_that_were_not_quantised_are_refused(weights, tmp_path):
-    plain = models.load_model(weights["fp16"].directory, "float32")
-    with pytest.raises(RuntimeError, match="expected only Linear4bit layers, found"):
-        compress._save(
-            plain,
+    skipping = BitsAndBytesConfig(load_in_4bit=True, llm_int8_skip_modules=["q_proj", "lm_head"])
+    with pytest.raises(RuntimeError, match=r"expected only Linear4bit layers, found .*'Linear': 2"):
+        compress.quantize(
             weights["fp16"].directory,
-            tmp_path / "w",
             "int4",
-            weights["fp16"].directory,
+            "float32",
+            tmp_path / "w",
+            configuration=skipping,
         )
     assert not list(tmp_path.iterdir())
 
@@ -395,7 +397,7 @@ import sys
 from pathlib import Path
 from edge_eval_lib.energy import Monitor
 from edge_eval_lib.engines import open_engine
-from edge_eval_lib.workload import cold_load
+from edge_eval_lib.lifecycle.serve import cold_load
 with Monitor(device="cpu") as monitor:
     engine = open_engine("transformers", Path(sys.argv[1]), "float32")
     load = cold_load(engine, Path(sys.argv[1]), [{"role": "user", "content": "Hi"}], monitor)

@@ -20,12 +20,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import training as fine_tuning
 import yaml
 from tiny import TINY_TASKS, make_tiny_model, make_tiny_tasks, tiny_study
 
 from edge_eval_lib.engines import open_engine, vllm
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.lifecycle import adapt, compress, compress_vllm
+from edge_eval_lib.lifecycle import adapt, compress, llm_compressor
 from edge_eval_lib.machine import host, nvml
 from edge_eval_lib.models import load as models
 from edge_eval_lib.paths import project_root
@@ -153,7 +154,7 @@ def test_an_adapter_served_apart_answers_as_one_merged(
     import torch
 
     training = load_study("embedded").training
-    model = adapt.load_for_training(base, "lora", training, seed=1)
+    model = fine_tuning.load(base, "lora", training, seed=1)
     torch.manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -177,7 +178,7 @@ def test_an_adapter_served_apart_answers_as_one_merged(
 @pytest.fixture(scope="module")
 def compressor():
     try:
-        compress_vllm.compressor_python()
+        llm_compressor.compressor_python()
     except UserError as error:
         missing(str(error))
 
@@ -191,7 +192,9 @@ def test_calibration_on_examples_decides_the_rounding(compressor, precision, sch
     calibration = [row["input_ids"] for row in encoded]
     found = {}
     for name, texts in (("data-free", None), ("calibrated", calibration)):
-        artefact = compress_vllm.quantize(tiny, precision, tmp_path / name, texts)
+        artefact = compress.quantize(
+            tiny, precision, "float32", tmp_path / name, "vllm", calibration=texts
+        )
         assert artefact.linear_layers == {scheme: 14}  # seven projections in each of two layers
         # A byte a weight and two a row of 64; half a byte a weight and two a group of 64.
         low, high = {"int8": (0.5, 0.52), "int4": (0.25, 0.27)}[precision]
@@ -203,7 +206,7 @@ def test_calibration_on_examples_decides_the_rounding(compressor, precision, sch
 def test_vllm_serves_w8a8(
     compressor, vllm_python, base, transformers_engine, examples, prompts, tmp_path
 ):
-    artefact = compress_vllm.quantize(base, "int8", tmp_path / "w8a8")
+    artefact = compress.quantize(base, "int8", "float32", tmp_path / "w8a8", "vllm")
     assert artefact.linear_layers == {"W8A8": 7 * 30}
     assert 0.5 < artefact.layers_share_of_fp16 < 0.51
     found = serve_with_vllm(vllm_python, tmp_path, artefact.directory, prompts)
@@ -219,7 +222,7 @@ def test_vllm_serves_w8a8(
 def test_w4a16_is_served_or_refused_as_the_machine_can(
     compressor, vllm_python, base, prompts, tmp_path
 ):
-    artefact = compress_vllm.quantize(base, "int4", tmp_path / "w4a16")
+    artefact = compress.quantize(base, "int4", "float32", tmp_path / "w4a16", "vllm")
     assert artefact.linear_layers == {"W4A16": 7 * 30}
     assert 0.25 < artefact.layers_share_of_fp16 < 0.27
     if nvml.visible_indices() or "avx512" in host.cpu_flags():

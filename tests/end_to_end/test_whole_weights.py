@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+import training as fine_tuning
 from safetensors.torch import load_file, save_file
 from tiny import TINY_SHAPE, make_tiny_model, make_tiny_study
 
@@ -55,7 +56,7 @@ def copy(llama, tmp_path):
 @pytest.fixture(scope="module")
 def adapter(llama, tmp_path_factory):
     """An adapter of the model whose every tensor is other than at its start."""
-    model = adapt.load_for_training(llama, "lora", TRAINING, seed=1)
+    model = fine_tuning.load(llama, "lora", TRAINING, seed=1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_" in name:
@@ -127,7 +128,7 @@ def test_a_configuration_that_the_weights_contradict_is_refused(what, copy):
 def test_no_load_initialises_what_is_missing(what, method, copy):
     configure(copy, **CONFIGURED[what][0])
     with pytest.raises(UserError, match=CONFIGURED[what][1]):
-        adapt.load_for_training(copy, method, TRAINING, seed=1)
+        fine_tuning.load(copy, method, TRAINING, seed=1)
     with pytest.raises(UserError, match=CONFIGURED[what][1]):
         open_engine("transformers", copy, "float32").load()
 
@@ -233,7 +234,7 @@ def test_target_modules_that_the_model_lacks_are_named_with_those_it_has(llama):
     training = TRAINING.model_copy(update={"target_modules": ["q_proj", "query_key_value"]})
     for method in ("lora", "qlora"):
         with pytest.raises(UserError, match=r"names query_key_value, .*there is: down_proj"):
-            adapt.load_for_training(llama, method, training, seed=1)
+            fine_tuning.load(llama, method, training, seed=1)
 
 
 # --- what compress writes ---------------------------------------------------------------------
@@ -306,7 +307,7 @@ def test_logits_that_are_no_numbers_are_not_served(copy):
 def test_damaged_weights_of_a_variant_are_built_again(tmp_path):
     study = load_study(make_tiny_study(tmp_path))
     base, variant = models.model_directory(study.models[0]), study.variants()[2]
-    model = adapt.load_for_training(base, "lora", study.training, seed=1)
+    model = fine_tuning.load(base, "lora", study.training, seed=1)
     adapt.save_adapter(model, stage.adapter_directory(study, variant.adapter))
     directory = stage.weights_to_serve(study, variant)
     file = directory / "model.safetensors"
@@ -354,7 +355,7 @@ def test_4_bit_layers_of_odd_widths_are_made_and_served(hidden, intermediate, tm
     (answer,) = engine.serve([engine.encode(example.messages)], output_tokens=3, concurrency=1)
     assert len(answer.token_ids) == 3
     assert engine.executed_dtype() == "float32"
-    model = adapt.load_for_training(base, "qlora", TRAINING, seed=1).train()
+    model = fine_tuning.load(base, "qlora", TRAINING, seed=1).train()
     ids = torch.arange(8)[None]
     assert torch.isfinite(model(input_ids=ids, labels=ids).loss)
     assert models.executed_dtype(model) == "float32"

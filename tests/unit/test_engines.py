@@ -14,7 +14,7 @@ from tiny import tiny_study
 from edge_eval_lib.engines import open_engine, vllm
 from edge_eval_lib.engines.openai import OpenAiEngine
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.lifecycle import arrivals, compress_vllm
+from edge_eval_lib.lifecycle import arrivals, compress, llm_compressor
 from edge_eval_lib.machine import host, nvml
 from edge_eval_lib.models.tokens import ranked_likelihood
 from edge_eval_lib.study import load_study
@@ -154,11 +154,11 @@ def test_vllm_computes_in_what_the_device_has(monkeypatch):
 
 
 def test_a_missing_llm_compressor_is_told_in_one_sentence(tmp_path, monkeypatch):
-    monkeypatch.setenv(compress_vllm.PYTHON_VARIABLE, str(tmp_path / "python"))
+    monkeypatch.setenv(llm_compressor.PYTHON_VARIABLE, str(tmp_path / "python"))
     with pytest.raises(UserError, match="run make llm-compressor"):
-        compress_vllm.quantize(tmp_path, "int8", tmp_path / "target")
-    with pytest.raises(ValueError, match="precision is 'int2'"):
-        compress_vllm.quantize(tmp_path, "int2", tmp_path / "target")
+        compress.quantize(tmp_path, "int8", "float32", tmp_path / "target", "vllm")
+    with pytest.raises(ValueError, match="there is no compression 'int2'; there are fp16, int4"):
+        compress.quantize(tmp_path, "int2", "float32", tmp_path / "target", "vllm")
 
 
 # --- an endpoint ------------------------------------------------------------------------------
