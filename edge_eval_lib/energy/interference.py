@@ -1,7 +1,7 @@
-"""What other work takes from a window: of the cores that this process may use, by /proc/stat.
+"""What other work takes of the cores that this process may use, by /proc/stat.
 
 Cores that this process may not use do not count, nor does time in which a core waits for a disk or
-serves interrupts. What a container's CPU quota leaves unused is nobody's loss.
+serves interrupts, nor what a container's CPU quota leaves unused.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_eval_lib.energy import process_tree
-from edge_eval_lib.energy.cpu_model import CLOCK_TICK_S, CpuTime, cpu_seconds
+from edge_eval_lib.energy.cpu_time import CLOCK_TICK_S, CpuTime, cpu_seconds
 
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -42,7 +42,7 @@ class CoreUse:
 
     @property
     def others_s(self) -> float:
-        """Work of others, by the smaller of two counts, and what was stolen at the least.
+        """Return the work of others, by the smaller of two counts; at least what was stolen.
 
         Ticks may miss short work, and time that is not idle holds the switching itself.
         """
@@ -52,13 +52,13 @@ class CoreUse:
 
     @property
     def taken(self) -> float:
-        """Share of our cores that others took. Cores beyond a quota are theirs to take."""
+        """Return the share of our cores that others took; cores beyond a quota are not ours."""
         beyond_s = (self.cores - self.entitled) * self.seconds
         return max(0.0, self.others_s - beyond_s) / (self.entitled * self.seconds)
 
     @property
     def waited(self) -> float:
-        """Share of the time that our threads wanted in which they waited because of others.
+        """Return the share of the time that our threads wanted in which others made them wait.
 
         Threads also wait for one another: no more counts than others worked.
         """
@@ -66,18 +66,18 @@ class CoreUse:
 
     @property
     def held(self) -> float:
-        """Share of the time that our threads wanted in which a quota held them back."""
+        """Return the share of the time that our threads wanted in which a quota held them."""
         return self.held_s / max(self.seconds, self.own_s + self.held_s)
 
     @property
     def error(self) -> float:
-        """How far `taken` may be off."""
+        """Return how far `taken` may be off."""
         return self.error_s / (self.entitled * self.seconds)
 
 
 @dataclass(frozen=True)
 class CoreLook:
-    """What the system told at one moment; None for what it does not tell."""
+    """What the system counted up to one moment; empty for what it does not count."""
 
     at_s: float
     own: CpuTime
@@ -96,13 +96,13 @@ class InterferenceWatch:
         self._quotas = quotas() if self._stat is not None else []
 
     def close(self) -> None:
-        """Closes /proc/stat; later looks tell nothing."""
+        """Close /proc/stat; later looks are empty."""
         if self._stat is not None:
             os.close(self._stat)
             self._stat = None
 
     def look(self, own: CpuTime) -> CoreLook:
-        """The state of the cores; `own` is the CPU time of our process tree, just read."""
+        """Return the state of the cores; `own` is the CPU time of our process tree, just read."""
         if self._stat is None:
             return CoreLook(time.monotonic(), own, {}, {}, [])
         at_s, ticks = time.monotonic(), core_ticks(os.pread(self._stat, 1 << 20, 0))
@@ -116,11 +116,11 @@ class InterferenceWatch:
         )
 
     def between(self, begin: CoreLook, end: CoreLook) -> CoreUse | str:
-        """What happened between two looks, or why that cannot be told."""
+        """Return what happened between two looks, or why that is not known."""
         own_s = cpu_seconds(begin.own, end.own)
         cores = begin.ticks.keys() & end.ticks.keys()
         if not cores:
-            return "this system does not tell what its cores do"
+            return "this system does not show what its cores do"
         if own_s is None:
             return "our own CPU time is not known"
         seconds = end.at_s - begin.at_s
@@ -134,8 +134,8 @@ class InterferenceWatch:
         children = len(begin.own.live_s.keys() | end.own.live_s.keys())
         error_s = 2 * tick_s * len(cores) + CLOCK_TICK_S * children
         busy_s, idle_s = user + nice + system, idle + disk + irq + softirq
-        told_s = busy_s + idle_s + stolen
-        if told_s < 0.5 * len(cores) * seconds - 4 * error_s:
+        counted_s = busy_s + idle_s + stolen
+        if counted_s < 0.5 * len(cores) * seconds - 4 * error_s:
             return "this system does not count the time of its cores"
         return CoreUse(
             seconds,
@@ -155,15 +155,15 @@ class InterferenceWatch:
 
 
 def core_ticks(stat: bytes) -> dict[int, list[int]]:
-    """The first eight counters of each core, from /proc/stat's text (proc(5))."""
-    found = {}
+    """Return the first eight counters of each core, from /proc/stat's text (proc(5))."""
+    cores = {}
     for line in stat.split(b"\n"):
         if not line.startswith(b"cpu"):
             break  # the cores come first
         name, *counters = line.split()
         if len(name) > 3 and len(counters) >= 8:
-            found[int(name[3:])] = [int(counter) for counter in counters[:8]]
-    return found
+            cores[int(name[3:])] = [int(counter) for counter in counters[:8]]
+    return cores
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ class Quota:
 
 
 def quotas(root: Path = CGROUPS, membership: str | None = None) -> list[Quota]:
-    """The CPU quotas that this process is under, by cgroup v2 or v1 (cgroups(7)).
+    """Return the CPU quotas that this process is under, by cgroup v2 or v1 (cgroups(7)).
 
     `membership` is the text of /proc/self/cgroup.
     """
@@ -184,7 +184,7 @@ def quotas(root: Path = CGROUPS, membership: str | None = None) -> list[Quota]:
             membership = Path("/proc/self/cgroup").read_text(encoding="utf-8")
         except OSError:
             return []
-    found = []
+    limits: list[Quota] = []
     for line in membership.splitlines():
         _number, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
@@ -193,29 +193,29 @@ def quotas(root: Path = CGROUPS, membership: str | None = None) -> list[Quota]:
             if mount.is_dir():
                 groups = [mount / path.lstrip("/"), *(mount / path.lstrip("/")).parents]
                 groups = [group for group in groups if group.is_relative_to(mount)]
-                found += [Quota(group, cores) for group in groups if (cores := _limit(group))]
+                limits += [Quota(group, cores) for group in groups if (cores := _limit(group))]
                 break
-    return found
+    return limits
 
 
 def _limit(group: Path) -> float | None:
-    """How many cores a control group's quota is worth; None without one."""
+    """Return how many cores a control group's quota is worth; None without one."""
     with contextlib.suppress(OSError, ValueError):
-        quota, period = (group / "cpu.max").read_text(encoding="ascii").split()
-        return None if quota == "max" else int(quota) / int(period)
+        limit, period = (group / "cpu.max").read_text(encoding="ascii").split()
+        return None if limit == "max" else int(limit) / int(period)
     with contextlib.suppress(OSError, ValueError):
-        quota = int((group / "cpu.cfs_quota_us").read_text(encoding="ascii"))
-        period = int((group / "cpu.cfs_period_us").read_text(encoding="ascii"))
-        return None if quota < 0 else quota / period
+        quota_us = int((group / "cpu.cfs_quota_us").read_text(encoding="ascii"))
+        period_us = int((group / "cpu.cfs_period_us").read_text(encoding="ascii"))
+        return None if quota_us < 0 else quota_us / period_us
     return None
 
 
 def held_back_s(group: Path) -> float:
-    """Seconds, summed over cores, for which a group's quota has held its threads back so far."""
+    """Return the seconds, over cores, for which a group's quota has held its threads back."""
     with contextlib.suppress(OSError, ValueError):
         text = (group / "cpu.stat").read_text(encoding="ascii")
-        told = dict(line.split() for line in text.splitlines())
-        if "throttled_usec" in told:
-            return int(told["throttled_usec"]) / 1e6
-        return int(told.get("throttled_time", 0)) / 1e9
+        counters = dict(line.split() for line in text.splitlines())
+        if "throttled_usec" in counters:
+            return int(counters["throttled_usec"]) / 1e6
+        return int(counters.get("throttled_time", 0)) / 1e9
     return 0.0

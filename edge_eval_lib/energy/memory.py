@@ -11,14 +11,13 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import pynvml
-
 from edge_eval_lib.energy import process_tree
-from edge_eval_lib.machine import nvml
+from edge_eval_lib.energy.meter import MeterError, Watch
 
 CLEAR_PEAK = b"5"  # proc(5): writing it to clear_refs resets VmHWM to the current resident memory
 
@@ -47,7 +46,7 @@ _open: list[Peak] = []
 
 
 def begin() -> Peak:
-    """Starts to watch the peak; end it with `end`."""
+    """Start to watch the peak; `end` ends it."""
     peak = Peak()
     with _lock:
         _hand_out()
@@ -60,19 +59,19 @@ def begin() -> Peak:
     return peak
 
 
-def end(peak: Peak, gpus: list[nvml.Device]) -> PeakMemory:
-    """The window's peak; `gpus` are the devices whose memory counts, none on a CPU."""
+def end(peak: Peak, on_gpu: bool, watches: Sequence[Watch] = ()) -> PeakMemory:
+    """Return the window's peak: of device memory where the work runs on a GPU, else resident."""
     with _lock:
         before = peak.resident_bytes
         _hand_out()
         _open.remove(peak)
-    device_gb = _device_gb(gpus)
-    if gpus and peak.torch_bytes:
+    device_gb = _device_gb(watches)
+    if on_gpu and peak.torch_bytes:
         return PeakMemory(peak.torch_bytes / 1e9, "torch-allocated", device_gb=device_gb)
     if device_gb:
         return PeakMemory(device_gb, "device-process", device_gb=device_gb)
     if peak.resident_bytes is None:
-        return PeakMemory(None, None, "this system tells no peak of resident memory")
+        return PeakMemory(None, None, "this system shows no peak of resident memory")
     if not peak.exact and peak.resident_bytes == before:
         return PeakMemory(
             None,
@@ -87,7 +86,7 @@ def end(peak: Peak, gpus: list[nvml.Device]) -> PeakMemory:
 
 @cache
 def bare_interpreter_bytes() -> int | None:
-    """Resident memory of a Python that has imported nothing, measured once a process."""
+    """Return the resident memory of a Python that has imported nothing; measured once."""
     program = "print(open('/proc/self/status').read())"
     try:
         done = subprocess.run(
@@ -103,7 +102,7 @@ def bare_interpreter_bytes() -> int | None:
 
 
 def _hand_out() -> None:
-    """Gives the marks as they stand to every open window."""
+    """Hand the marks as they stand to every open window."""
     resident, torch_bytes = _resident_peak_bytes(), _torch_peak_bytes()
     for peak in _open:
         if resident is not None:
@@ -117,9 +116,9 @@ def _resident_peak_bytes() -> int | None:
 
 
 def _field_bytes(status: str, name: str) -> int | None:
-    """A field of /proc/PID/status in bytes; None if it is not there."""
-    _before, found, after = status.partition(f"\n{name}:")
-    return int(after.split(maxsplit=1)[0]) * 1024 if found else None
+    """Return a field of /proc/PID/status in bytes; None if it is not there."""
+    _before, present, after = status.partition(f"\n{name}:")
+    return int(after.split(maxsplit=1)[0]) * 1024 if present else None
 
 
 def _reset_resident_peak() -> bool:
@@ -137,7 +136,7 @@ def _reset_resident_peak() -> bool:
 
 
 def torch_in_use() -> Any:
-    """The torch module if somebody has imported it and uses CUDA, else None; imports nothing."""
+    """Return the torch module if it is imported and uses CUDA, else None; import nothing."""
     torch = sys.modules.get("torch")
     cuda = getattr(torch, "cuda", None)  # absent while torch is still being imported
     return torch if cuda is not None and cuda.is_initialized() else None
@@ -157,18 +156,18 @@ def _reset_torch_peak() -> None:
             torch.cuda.reset_peak_memory_stats(index)
 
 
-def _device_gb(gpus: list[nvml.Device]) -> float | None:
-    """Device memory of this process and its children (an engine's workers, one a device); None
-    where the driver does not tell (some containers)."""
-    if not gpus:
+def _device_gb(watches: Sequence[Watch]) -> float | None:
+    """Return the device memory of this process and its children (an engine's workers).
+
+    None where the driver does not show it (in some containers).
+    """
+    if not watches:
         return None
     ours = {os.getpid(), *process_tree.descendants()}
-    own, known = 0, False
-    for gpu in gpus:
-        try:
-            told = nvml.process_memory_bytes(gpu)
-        except pynvml.NVMLError:
-            return None
-        used = [told[pid] for pid in ours & set(told) if told[pid] is not None]
-        own, known = own + sum(used), known or bool(used)
-    return own / 1e9 if known else None
+    try:
+        devices = [device for watch in watches for device in watch.process_memory_bytes()]
+    except MeterError:
+        return None
+    used = [device[pid] for device in devices for pid in ours & set(device)]
+    known = [size for size in used if size is not None]
+    return sum(known) / 1e9 if known else None

@@ -38,7 +38,7 @@ def adopt_orphans() -> None:
 
 
 def release_orphans() -> None:
-    """Ends what `adopt_orphans` began; those that were inherited stay."""
+    """End what `adopt_orphans` began; those that were inherited stay."""
     global _adopting
     with _lock:
         _adopting -= 1
@@ -52,12 +52,12 @@ def _be_subreaper(wanted: bool) -> None:
 
 
 def children_are_reaped_unseen() -> bool:
-    """Whether SIGCHLD is ignored: the kernel then drops ended children and their CPU time."""
+    """Return whether SIGCHLD is ignored: ended children and their CPU time are then lost."""
     return hasattr(signal, "SIGCHLD") and signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN
 
 
 def descendants() -> list[int]:
-    """Process ids of all descendants, ended ones that nobody has waited for included."""
+    """Return the ids of all descendants, ended ones that nobody has waited for included."""
     if _childless():
         return []
     if not _tells_children():
@@ -73,8 +73,10 @@ def descendants() -> list[int]:
 
 
 def used_s(pid: int) -> tuple[float, float] | None:
-    """When a process started (in a unit of the system's own) and the CPU seconds of it and of the
-    children that it has waited for; None if it is gone."""
+    """Return a process's start (in a unit of the system's own) and its CPU seconds.
+
+    Those of the children that it has waited for are included. None if it is gone.
+    """
     if sys.platform != "linux":
         try:
             process = psutil.Process(pid)
@@ -91,10 +93,10 @@ def used_s(pid: int) -> tuple[float, float] | None:
 
 
 def waits_s(pids: Iterable[int]) -> dict[str, float]:
-    """Seconds that each thread of these processes has waited for a core, by thread.
+    """Return the seconds that each thread of these processes has waited for a core.
 
     Of threads and not of processes: /proc/PID/schedstat is the first thread's alone. Empty where
-    the kernel does not tell.
+    the kernel does not count them.
     """
     waited = {}
     for pid in pids:
@@ -106,8 +108,10 @@ def waits_s(pids: Iterable[int]) -> dict[str, float]:
 
 
 def _childless() -> bool:
-    """Whether this process has no child, at the price of one system call. False also where the
-    system cannot tell."""
+    """Return whether this process has no child, by one system call.
+
+    False also where the system does not say.
+    """
     if not hasattr(os, "waitid"):
         return False
     try:
@@ -124,7 +128,7 @@ def _threads(pid: int) -> list[str]:
 
 
 def read(path: str) -> bytes:
-    """A file of /proc; empty if its process or thread is gone."""
+    """Return a file of /proc; empty if its process or thread is gone."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:

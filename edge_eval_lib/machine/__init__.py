@@ -1,0 +1,1 @@
+"""What this machine is, what is declared in params/hardware.yaml, NVML, and the page cache."""

@@ -23,10 +23,12 @@ class Device:
 
     @property
     def label(self) -> str:
+        """Return the name that tables and messages use."""
         return f"GPU {self.index} ({self.name})"
 
 
 def text(error: pynvml.NVMLError) -> str:
+    """Return an error of NVML as a sentence's end."""
     return f"NVML says: {error}"
 
 
@@ -78,6 +80,15 @@ def visible_devices() -> list[Device]:
         name = "CUDA_VISIBLE_DEVICES" if "CUDA_VISIBLE_DEVICES" in os.environ else "SLURM_JOB_GPUS"
         raise Unavailable(f"{name}={wanted!r} hides every GPU")
     return visible
+
+
+def absence() -> str:
+    """Return why this process may use no GPU; empty if it may use one."""
+    try:
+        visible_devices()
+    except Unavailable as why:
+        return str(why)
+    return ""
 
 
 def visible_indices() -> list[int]:

@@ -83,5 +83,5 @@ def _residency(files: list[Path]) -> float | None:
         if failed:
             return None
         pages += count
-        resident += int((np.frombuffer(flags, dtype=np.uint8) & 1).sum())
+        resident += int((np.frombuffer(bytes(flags), dtype=np.uint8) & 1).sum())
     return resident / pages if pages else 0.0

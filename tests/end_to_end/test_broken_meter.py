@@ -20,14 +20,15 @@ pytestmark = pytest.mark.end_to_end
 # Stands where RAPL would be readable: 20 W, until `broken`.
 METER = """
 import time
-from edge_eval_lib.energy import checks, monitor
-from edge_eval_lib.energy.meter import Check, MeterError, Reading
+from edge_eval_lib.energy import checks
+from edge_eval_lib.energy.meter import Check, Meter, MeterError, Reading, register
 
 # A crowded machine has no idle baseline, which is not what is tested here.
 checks.interference = lambda *_, **__: Check("interference", "ok")
 
-class Breaking:
-    name, devices, resolution_s, poll_interval_s = "rapl", ["package-0"], 0.001, None
+@register
+class Breaking(Meter):
+    name, device, devices, resolution_s = "rapl", "cpu", ["package-0"], 0.001
     broken = False
 
     def begin(self):
@@ -40,8 +41,6 @@ class Breaking:
 
     def reading(self, begin, end):
         return Reading(20.0 * (end - begin))
-
-monitor.Rapl = Breaking
 """
 
 

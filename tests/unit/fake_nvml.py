@@ -15,8 +15,9 @@ from unittest import mock
 
 import pynvml
 
+from edge_eval_lib.energy import clocks
 from edge_eval_lib.energy import monitor as monitor_module
-from edge_eval_lib.energy import nvml_power
+from edge_eval_lib.energy.meters import nvml_power
 
 
 @dataclass
@@ -168,9 +169,9 @@ class FakeDriver:
             clock.pollers.append(Poller(visit, interval_s, clock))
             return clock.pollers[-1]
 
-        monkeypatch.setattr(monitor_module, "_Poller", register)
-        monkeypatch.setattr(monitor_module, "_wall_s", lambda: clock.now + clock.wall_offset)
-        monkeypatch.setattr(monitor_module, "_boot_s", lambda: clock.now + clock.boot_offset)
+        monkeypatch.setattr(monitor_module, "Poller", register)
+        monkeypatch.setattr(clocks, "wall_s", lambda: clock.now + clock.wall_offset)
+        monkeypatch.setattr(clocks, "boot_s", lambda: clock.now + clock.boot_offset)
 
     def _gpu(self, handle: int, function: str) -> FakeGpu:
         gpu = self.gpus[handle]

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from edge_eval_lib.energy import Monitor, checks, interference
-from edge_eval_lib.energy.cpu_model import CpuTime
+from edge_eval_lib.energy.cpu_time import CpuTime
 from edge_eval_lib.energy.interference import CoreLook, CoreUse, InterferenceWatch
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -86,7 +86,7 @@ def test_a_window_between_two_looks():
     lost = look(0.0, live={(7, 1.0): 5.0})
     assert watch.between(lost, gone) == "our own CPU time is not known"
     nothing = CoreLook(0.0, CpuTime(0.0, 0.0, {}), {}, {}, [])
-    assert "does not tell" in watch.between(nothing, nothing)
+    assert "does not show" in watch.between(nothing, nothing)
 
 
 def test_threads_that_wait_for_one_another_are_no_interference():
@@ -186,15 +186,15 @@ def test_quotas_are_found_in_every_group_above(tmp_path, version):
 MEASURE = """
 import json, os, subprocess, sys, time
 os.sched_setaffinity(0, {0})
-from edge_eval_lib.energy import Monitor
+from edge_eval_lib.energy import Monitor, cpu_time
 SPIN = "import time\\nend = time.process_time() + 0.5\\nwhile time.process_time() < end: pass"
 with Monitor(device="cpu") as monitor:
     with monitor.window("ours") as window:
         subprocess.run([sys.executable, "-I", "-S", "-c", SPIN], check=True)
         end = time.process_time() + 0.5
         while time.process_time() < end: pass
-    end = monitor._cores.look(monitor._cpu.end())
-    use = monitor._cores.between(window._state["cores"], end)
+    end = monitor._cores.look(cpu_time.end())
+    use = monitor._cores.between(window._opening.cores, end)
 (check,) = [check for check in window.checks if check.name == "interference"]
 print(json.dumps({"verdict": check.verdict, "detail": check.detail, "own_s": window.cpu_s,
                   "seconds": use.seconds, "others_s": use.others_s, "cores": list(end.ticks)}))

@@ -6,8 +6,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
-from edge_eval_lib.energy import Check, Window
-from edge_eval_lib.energy.magics import as_table
+from edge_eval_lib.energy import Check, Measurement, Window
 
 
 @pytest.fixture
@@ -34,7 +33,9 @@ def test_a_cell_is_measured_and_its_names_stay(shell):
     assert window.energy_source is not None or window.energy_reason
     assert "19999900000" in shown
     assert "sum" in shown
-    assert "seconds" in shown
+    assert f"{window.seconds:.3g} s" in shown
+    assert window.energy_text in shown
+    assert "seconds" in window._repr_html_()
 
 
 def test_the_window_goes_where_it_is_asked_to(shell):
@@ -71,11 +72,19 @@ def test_a_short_cell_is_repeated(shell):
 
 
 def test_the_table_tells_what_is_wrong():
-    window = Window(None, "work")
-    window.seconds, window.energy_reason = 2.0, "the counter stood still"
+    window = Measurement("work", seconds=2.0, energy_reason="the counter stood still", runs=4)
     window.checks = [Check("throttling", "invalid", "hardware slowdown"), Check("meter", "ok")]
-    table = as_table(window, runs=4)["work"]
+    table = window.as_table()["work"]
     assert table["energy"] == "energy unknown (the counter stood still)"
     assert table["invalid: throttling"] == "hardware slowdown"
     assert table["runs"] == "4: one took 0.5 s"
     assert not any("meter" in row for row in table.index)
+    shown = window._repr_html_()
+    assert "energy unknown (the counter stood still)" in shown
+    assert "hardware slowdown" in shown
+
+
+def test_what_a_notebook_shows_is_escaped():
+    window = Measurement("<b>", seconds=1.0, energy_reason="a < b")
+    assert "<b>" not in window._repr_html_()
+    assert "a &lt; b" in window._repr_html_()

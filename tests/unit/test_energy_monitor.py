@@ -12,23 +12,20 @@ import time
 
 import pytest
 
-from edge_eval_lib.energy import Monitor, cpu_model, memory, monitor, process_tree, rapl
-from edge_eval_lib.energy.cpu_model import CpuTime, cpu_seconds
+from edge_eval_lib.energy import Monitor, cpu_time, memory, process_tree
+from edge_eval_lib.energy.cpu_time import CpuTime, cpu_seconds
 from edge_eval_lib.energy.meter import worst_verdict
+from edge_eval_lib.energy.meters import rapl
+from edge_eval_lib.energy.polling import Poller
 from edge_eval_lib.machine import declared
-from edge_eval_lib.machine.nvml import Unavailable
 
 SPIN = "import time; end = time.process_time() + {0}\nwhile time.process_time() < end: pass"
 
 
 @pytest.fixture
-def cpu(monkeypatch):
+def cpu(monkeypatch, tmp_path):
     """A monitor of a machine with no meter at all, as many have none."""
-
-    def absent():
-        raise Unavailable("no RAPL here")
-
-    monkeypatch.setattr(monitor, "Rapl", absent)
+    monkeypatch.setattr(rapl, "POWERCAP", tmp_path / "no RAPL here")
     with Monitor(device="cpu") as opened:
         yield opened
 
@@ -114,7 +111,7 @@ def test_cpu_time_that_vanished_with_its_process_is_unknown():
 
 def test_vanished_cpu_time_empties_the_energy_and_says_why(cpu, monkeypatch):
     lives = iter([{(7, 0.0): 5.0}, {}])
-    monkeypatch.setattr(cpu_model.CpuModel, "_live", lambda self: next(lives))
+    monkeypatch.setattr(cpu_time, "_live", lambda: next(lives))
     with cpu.window("work") as window:
         pass
     assert (window.energy_j, window.cpu_s) == (None, None)
@@ -303,7 +300,7 @@ def test_a_peak_that_cannot_be_reset_counts_only_if_it_rose(cpu, monkeypatch):
     monkeypatch.setattr(memory, "_resident_peak_bytes", lambda: next(marks))
     monkeypatch.setattr(memory, "bare_interpreter_bytes", lambda: 10_000_000)
     peak = memory.begin()
-    peak_memory = memory.end(peak, [])
+    peak_memory = memory.end(peak, on_gpu=False)
     assert peak_memory.gb is None
     assert "could not be reset" in peak_memory.reason
 
@@ -313,7 +310,7 @@ def test_a_peak_that_rose_without_a_reset_is_the_windows(monkeypatch):
     marks = iter([300_000_000, 300_000_000, 400_000_000])
     monkeypatch.setattr(memory, "_resident_peak_bytes", lambda: next(marks))
     monkeypatch.setattr(memory, "bare_interpreter_bytes", lambda: 10_000_000)
-    assert memory.end(memory.begin(), []).gb == pytest.approx(0.39)
+    assert memory.end(memory.begin(), on_gpu=False).gb == pytest.approx(0.39)
 
 
 def test_rapl_goes_before_the_estimate_which_never_stands_in_for_it(tmp_path, monkeypatch):
@@ -322,7 +319,7 @@ def test_rapl_goes_before_the_estimate_which_never_stands_in_for_it(tmp_path, mo
     files = {"name": "package-0", "energy_uj": "0", "max_energy_range_uj": "262143328850"}
     for name, text in files.items():
         (zone / name).write_text(text)
-    monkeypatch.setattr(monitor, "Rapl", lambda: rapl.Rapl(tmp_path))
+    monkeypatch.setattr(rapl, "POWERCAP", tmp_path)
     with Monitor(device="cpu") as opened:
         assert opened.energy_source == "rapl"
         with opened.window("work") as window:
@@ -342,7 +339,7 @@ def test_rapl_goes_before_the_estimate_which_never_stands_in_for_it(tmp_path, mo
 
 def test_sampling_threads_end_with_the_monitor(tmp_path, monkeypatch):
     visits = []
-    poller = monitor._Poller(lambda: visits.append(1), 0.002)
+    poller = Poller(lambda: visits.append(1), 0.002)
     time.sleep(0.02)
     assert visits == []
     poller.resume()

@@ -14,8 +14,9 @@ import pynvml
 import pytest
 from fake_nvml import Clock, FakeDriver, FakeGpu, constant, ramp, square
 
-from edge_eval_lib.energy import Monitor, nvml_power, nvml_watch
-from edge_eval_lib.energy.nvml_counter import update_period_s
+from edge_eval_lib.energy import Monitor
+from edge_eval_lib.energy.meters import nvml_power, nvml_watch
+from edge_eval_lib.energy.meters.nvml_counter import update_period_s
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_eval_lib.energy import rapl
 from edge_eval_lib.energy.meter import MeterError
+from edge_eval_lib.energy.meters import rapl
 from edge_eval_lib.machine.nvml import Unavailable
 
 RANGE_UJ = 262_143_328_850
@@ -38,7 +38,7 @@ def write(root: Path, zone: str, energy_uj: int) -> None:
 
 
 def test_packages_and_dram_are_added_up_each_once(powercap):
-    meter = rapl.Rapl(powercap)
+    meter = rapl.Rapl(root=powercap)
     assert meter.devices == [
         "package-0 (intel-rapl:0)",
         "dram (intel-rapl:0:1)",
@@ -59,7 +59,7 @@ def test_packages_and_dram_are_added_up_each_once(powercap):
 
 def test_a_counter_that_wraps_round_goes_on(powercap):
     write(powercap, "intel-rapl:0", RANGE_UJ - 3_000_000)
-    meter = rapl.Rapl(powercap)
+    meter = rapl.Rapl(root=powercap)
     begin = meter.begin()
     write(powercap, "intel-rapl:0", 4_000_000)
     assert meter.reading(begin, meter.end()).energy_j == pytest.approx(7.0)
@@ -71,7 +71,7 @@ def test_visits_keep_count_over_any_number_of_wraps(tmp_path_factory, steps_uj):
     write(root, "intel-rapl:0", 0)
     (root / "intel-rapl:0" / "name").write_text("package-0")
     (root / "intel-rapl:0" / "max_energy_range_uj").write_text(str(RANGE_UJ))
-    meter = rapl.Rapl(root)
+    meter = rapl.Rapl(root=root)
     begin, total = meter.begin(), 0
     for step in steps_uj:
         total += step
@@ -81,7 +81,7 @@ def test_visits_keep_count_over_any_number_of_wraps(tmp_path_factory, steps_uj):
 
 
 def test_a_counter_that_stands_still_gives_no_zero(powercap):
-    meter = rapl.Rapl(powercap)
+    meter = rapl.Rapl(root=powercap)
     reading = meter.reading(meter.begin(), meter.end())
     assert reading.energy_j is None
     assert "stood still" in reading.reason
@@ -101,11 +101,11 @@ def deny(monkeypatch, path: Path) -> None:
 def test_permission_denied_is_told_with_what_helps(powercap, monkeypatch):
     deny(monkeypatch, powercap / "intel-rapl:0" / "energy_uj")
     with pytest.raises(Unavailable, match="may not be read; an administrator can allow it"):
-        rapl.Rapl(powercap)
+        rapl.Rapl(root=powercap)
 
 
 def test_permission_lost_within_a_window_is_a_meter_error(powercap, monkeypatch):
-    meter = rapl.Rapl(powercap)
+    meter = rapl.Rapl(root=powercap)
     meter.begin()
     deny(monkeypatch, powercap / "intel-rapl:1" / "energy_uj")
     meter.poll()
@@ -116,4 +116,4 @@ def test_permission_lost_within_a_window_is_a_meter_error(powercap, monkeypatch)
 def test_a_machine_without_rapl_says_so(tmp_path):
     for root in (tmp_path, tmp_path / "absent"):
         with pytest.raises(Unavailable, match="no RAPL"):
-            rapl.Rapl(root)
+            rapl.Rapl(root=root)

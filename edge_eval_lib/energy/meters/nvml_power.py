@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable
 from time import thread_time
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pynvml
 
-from edge_eval_lib.energy.meter import MeterError, Reading
-from edge_eval_lib.energy.nvml_counter import DEFAULT_UPDATE_PERIOD_S, update_period_s
+from edge_eval_lib.energy.meter import MeterError, Reading, Sampled, register
+from edge_eval_lib.energy.meters.nvml_counter import DEFAULT_UPDATE_PERIOD_S, update_period_s
 from edge_eval_lib.machine import nvml
 
 CPU_SHARE = 0.005  # of one core that sampling may take
@@ -26,42 +25,44 @@ WAKE_UP_S = 1.5e-4  # CPU time of waking a sampling thread, as measured on a vir
 LOST_SHARE = 0.05  # of the samples that may be unreadable before the integral is not trusted
 
 
-class NvmlPower:
-    """Joules by integrating the power of all visible GPUs; opened by its constructor."""
+@register
+class NvmlPower(Sampled):
+    """Joules by integrating the power of all visible GPUs."""
 
-    name = "nvml-power"
+    name, device = "nvml-power", "gpu"
 
-    def __init__(
-        self,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._clock = clock
+    def __init__(self, *clocks: Any) -> None:
+        super().__init__(*clocks)
         self._gpus = nvml.measurable_devices()
         self.devices = [gpu.label for gpu in self._gpus]
         self._instant = all(_has_instant_power(gpu) for gpu in self._gpus)
         self._lock = threading.Lock()
         self._samples: list[tuple[float, list[float]]] = []  # monotonic s, W of each GPU
+        cpu_start, reads = thread_time(), 0
+
+        def read() -> float:
+            nonlocal reads
+            reads += 1
+            return self._power_w(self._gpus[0])
+
         try:
-            cpu_start, reads = thread_time(), 0
-
-            def read() -> float:
-                nonlocal reads
-                reads += 1
-                return self._power_w(self._gpus[0])
-
-            found = update_period_s(read, clock, sleep)
+            period_s = update_period_s(read, self._clock, self._sleep)
         except pynvml.NVMLError as error:
             raise nvml.Unavailable(
-                f"{self.devices[0]} tells no power; {nvml.text(error)}"
+                f"{self.devices[0]} shows no power; {nvml.text(error)}"
             ) from None
         cost_s = (thread_time() - cpu_start) / reads * len(self._gpus)
-        self.calibrated = found is not None
-        self.resolution_s = found if found is not None else DEFAULT_UPDATE_PERIOD_S
+        self.calibrated = period_s is not None
+        self.resolution_s = period_s or DEFAULT_UPDATE_PERIOD_S
         self.poll_interval_s = max(self.resolution_s / 2, (cost_s + WAKE_UP_S) / CPU_SHARE)
 
+    @classmethod
+    def absence(cls) -> str:
+        """Return why NVML offers this process no GPU."""
+        return nvml.absence()
+
     def _power_w(self, gpu: nvml.Device) -> float:
-        """Watts of one GPU; NaN for a value that cannot be a power."""
+        """Return the watts of one GPU; NaN for a value that cannot be a power."""
         if self._instant:
             value = _instant_power_mw(gpu)
         else:
@@ -70,16 +71,14 @@ class NvmlPower:
         return watts if math.isfinite(watts) and watts > 0 else math.nan
 
     def begin(self) -> float:
-        """Takes a sample and returns its time."""
+        """Take a sample and return its time."""
         try:
             return self._sample()
         except pynvml.NVMLError as error:
             raise MeterError(f"the power could not be read; {nvml.text(error)}") from error
 
-    end = begin
-
     def poll(self) -> None:
-        """Takes a sample; one that fails leaves a gap, which the window then finds."""
+        """Take a sample; one that fails leaves a gap, which the window's checks find."""
         try:
             self._sample()
         except pynvml.NVMLError:
@@ -93,7 +92,7 @@ class NvmlPower:
         return now
 
     def samples(self, begin: float, end: float) -> pd.DataFrame:
-        """Columns monotonic_s, device (NVML's index), power_w: the samples of one window."""
+        """Return the samples of one window: monotonic_s, device (NVML's index), power_w."""
         return pd.DataFrame(
             [
                 (at, gpu.index, power_w)
@@ -104,6 +103,7 @@ class NvmlPower:
         )
 
     def reading(self, begin: float, end: float) -> Reading:
+        """Integrate power over time, unless too many samples are no power."""
         samples = self._between(begin, end)
         times = np.array([at for at, _ in samples])
         watts = np.array([watts for _, watts in samples])
@@ -114,7 +114,7 @@ class NvmlPower:
         return Reading(float(np.trapezoid(watts[known].sum(axis=1), times[known])))
 
     def forget(self) -> None:
-        """Drops the samples; called when no window is open."""
+        """Drop the samples; called when no window is open."""
         self._samples = []
 
     def _between(self, begin: float, end: float) -> list[tuple[float, list[float]]]:
@@ -133,7 +133,10 @@ def _instant_power_mw(gpu: nvml.Device) -> float:
 
 
 def _has_instant_power(gpu: nvml.Device) -> bool:
-    """nvmlDeviceGetPowerUsage is a mean over a second on most GPUs since Ampere."""
+    """Return whether there is a better value than nvmlDeviceGetPowerUsage.
+
+    That one is a mean over a second on most GPUs since Ampere.
+    """
     try:
         return _instant_power_mw(gpu) > 0
     except pynvml.NVMLError:

@@ -7,29 +7,26 @@ uncertain by up to one refresh at its edges.
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import pynvml
 
-from edge_eval_lib.energy.meter import MeterError, Reading
+from edge_eval_lib.energy.meter import Meter, MeterError, Reading, register
 from edge_eval_lib.machine import nvml
 
 DEFAULT_UPDATE_PERIOD_S = 0.1  # the longest seen on data-centre GPUs (arXiv 2312.02741)
 
 
-class NvmlCounter:
-    """Joules by the counters of all visible GPUs; opened by its constructor or Unavailable."""
+@register
+class NvmlCounter(Meter):
+    """Joules by the counters of all visible GPUs."""
 
-    name = "nvml-counter"
-    poll_interval_s = None
+    name, device = "nvml-counter", "gpu"
 
-    def __init__(
-        self,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
+    def __init__(self, *clocks: Any) -> None:
+        super().__init__(*clocks)
         self._gpus = nvml.measurable_devices()
         self.devices = [gpu.label for gpu in self._gpus]
         for gpu in self._gpus:
@@ -39,15 +36,21 @@ class NvmlCounter:
                 raise nvml.Unavailable(
                     f"{gpu.label} has no energy counter; {nvml.text(error)}"
                 ) from None
+        first = self._gpus[0].index
         try:
-            found = update_period_s(lambda: self.begin()[self._gpus[0].index], clock, sleep)
+            period_s = update_period_s(lambda: self.begin()[first], self._clock, self._sleep)
         except MeterError as error:
             raise nvml.Unavailable(str(error)) from None
-        self.calibrated = found is not None
-        self.resolution_s = found if found is not None else DEFAULT_UPDATE_PERIOD_S
+        self.calibrated = period_s is not None
+        self.resolution_s = period_s or DEFAULT_UPDATE_PERIOD_S
+
+    @classmethod
+    def absence(cls) -> str:
+        """Return why NVML offers this process no GPU."""
+        return nvml.absence()
 
     def begin(self) -> dict[int, int]:
-        """Millijoules since the driver was loaded, by device index."""
+        """Return the millijoules since the driver was loaded, by device index."""
         mark = {}
         for gpu in self._gpus:
             try:
@@ -56,9 +59,8 @@ class NvmlCounter:
                 raise MeterError(f"{gpu.label} could not be read; {nvml.text(error)}") from error
         return mark
 
-    end = begin
-
     def reading(self, begin: dict[int, int], end: dict[int, int]) -> Reading:
+        """Return the counters' advance; none where one went back or stood still."""
         for gpu in self._gpus:
             if end[gpu.index] < begin[gpu.index]:
                 return Reading(
@@ -67,9 +69,6 @@ class NvmlCounter:
             if end[gpu.index] == begin[gpu.index]:
                 return Reading(None, f"the counter of {gpu.label} stood still")
         return Reading(sum(end[gpu.index] - begin[gpu.index] for gpu in self._gpus) / 1e3)
-
-    def poll(self) -> None:
-        raise NotImplementedError("a counter needs no visits")
 
 
 def update_period_s(
@@ -80,13 +79,13 @@ def update_period_s(
     changes: int = 6,
     step_s: float = 0.002,
 ) -> float | None:
-    """The period at which a value that `read` returns is refreshed, s, by watching it change.
+    """Return the period at which a value is refreshed, s: the median time between its changes.
 
-    The median time between changes; None if fewer than four were seen within `limit_s` (a device
-    at rest may show the same power for long).
+    None if fewer than four changes were seen within `limit_s` (a device at rest may show the same
+    power for long).
     """
     start = clock()
-    previous, times = read(), []
+    previous, times = read(), list[float]()
     while len(times) < changes and clock() - start < limit_s:
         sleep(step_s)
         value = read()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from edge_eval_lib.energy.meter import MeterError, Reading
-from edge_eval_lib.machine.nvml import Unavailable
+from edge_eval_lib.energy.meter import Meter, MeterError, Reading, Unavailable, register
 
 POWERCAP = Path("/sys/class/powercap")
 
@@ -23,20 +24,22 @@ class _Zone:
     total_uj: int = 0
 
 
-class Rapl:
-    """Joules of all packages and their DRAM, the whole machine's; opened by its constructor."""
+@register
+class Rapl(Meter):
+    """Joules of all packages and their DRAM, the whole machine's."""
 
-    name = "rapl"
+    name, device = "rapl", "cpu"
     resolution_s = 0.001
     poll_interval_s = 30.0  # a 65 kJ counter wraps round no sooner than this below 2 kW
 
-    def __init__(self, root: Path = POWERCAP) -> None:
+    def __init__(self, *clocks: Any, root: Path | None = None) -> None:
+        super().__init__(*clocks)
         self._lock = threading.Lock()
-        self._zones = _zones(root)
+        self._zones = _zones(root or POWERCAP)
         self.devices = [zone.label for zone in self._zones]
 
     def begin(self) -> list[int]:
-        """Microjoules since opening, by zone, free of wrap-around."""
+        """Return the microjoules since opening, by zone, free of wrap-around."""
         with self._lock:
             for zone in self._zones:
                 now = _read(zone.path / "energy_uj")
@@ -46,15 +49,13 @@ class Rapl:
                 zone.last_uj = now
             return [zone.total_uj for zone in self._zones]
 
-    end = begin
-
     def poll(self) -> None:
-        try:
+        """Read, so that no wrap-around is missed; a failure is met by the window's own end."""
+        with contextlib.suppress(MeterError):
             self.begin()
-        except MeterError:  # the window's own end will meet and tell it
-            return
 
     def reading(self, begin: list[int], end: list[int]) -> Reading:
+        """Return the counters' advance; none where they stood still."""
         total_uj = sum(end) - sum(begin)
         if total_uj <= 0:
             return Reading(None, "the RAPL counters stood still")
@@ -62,9 +63,11 @@ class Rapl:
 
 
 def _zones(root: Path) -> list[_Zone]:
-    """Packages (intel-rapl:N) and the DRAM below them; cores and uncore are parts of a package,
-    and psys contains it: counting them would count twice."""
-    found = []
+    """Return the packages (intel-rapl:N) and the DRAM below them.
+
+    Cores and uncore are parts of a package, and psys contains it: they would count twice.
+    """
+    zones = []
     packages = sorted(root.glob("intel-rapl:*")) if root.is_dir() else []
     for directory in packages:
         try:
@@ -75,7 +78,7 @@ def _zones(root: Path) -> list[_Zone]:
             continue
         try:
             energy = _read(directory / "energy_uj")
-            found.append(
+            zones.append(
                 _Zone(
                     f"{name} ({directory.name})",
                     directory,
@@ -85,9 +88,9 @@ def _zones(root: Path) -> list[_Zone]:
             )
         except MeterError as error:
             raise Unavailable(str(error)) from None
-    if not found:
+    if not zones:
         raise Unavailable("this machine shows no RAPL counters (/sys/class/powercap)")
-    return found
+    return zones
 
 
 def _read(path: Path) -> int:
