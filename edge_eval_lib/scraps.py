@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 SCRAP_MIMES = tuple(f"application/scrapbook.scrap.{encoder}+json" for encoder in ("json", "text"))
 RUN_COMPLETE = "run_complete"
 MISSING = {"missing": True}  # scrapbook's schema has no null
+recorded: dict[str, Any] = {}  # by this process, for the lab; `notebook.begin` empties it
 
 
 def record(name: str, value: Any) -> None:
@@ -26,12 +27,10 @@ def record(name: str, value: Any) -> None:
     Takes None, booleans, text, numbers (NumPy's too), and lists and mappings of these. Raises
     ValueError for NaN, infinity or a type that would not come back as it went in.
     """
-    # jsonschema checks URIs with it if it is there, and importing it takes most of a second.
-    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
     skip_uri_grammar()
     import scrapbook
 
-    plain = _plain(value, name)
+    plain = recorded[name] = _plain(value, name)
     plain = MISSING if plain is None else plain
     # Named encoders: scrapbook would parse text as JSON by itself.
     scrapbook.glue(name, plain, encoder="text" if isinstance(plain, str) else "json")
@@ -99,6 +98,34 @@ def read_scraps(notebook: Path) -> dict[str, Any]:
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{notebook} is not an executed notebook: {error!r}") from error
     return found
+
+
+def write_notebook(path: Path, cells: list[str], values: dict[str, Any]) -> None:
+    """Write an executed notebook of these code cells, and a last one that recorded `values`."""
+
+    def cell(source: str, outputs: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "cell_type": "code",
+            "execution_count": None,
+            "metadata": {},
+            "source": source,
+            "outputs": outputs,
+        }
+
+    outputs = []
+    for name, value in values.items():
+        encoder = "text" if isinstance(value, str) else "json"
+        data = MISSING if value is None else value
+        scrap = {"name": name, "data": data, "encoder": encoder, "version": 1}
+        mime = f"application/scrapbook.scrap.{encoder}+json"
+        outputs.append({"output_type": "display_data", "metadata": {}, "data": {mime: scrap}})
+    content = {
+        "cells": [*(cell(source, []) for source in cells), cell("# recorded", outputs)],
+        "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3"}},
+        "nbformat": 4,
+        "nbformat_minor": 4,
+    }
+    path.write_bytes(orjson.dumps(content, option=orjson.OPT_INDENT_2))
 
 
 def is_complete(notebook: Path) -> bool:

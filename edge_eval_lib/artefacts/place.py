@@ -75,18 +75,6 @@ def lab_directory(study: Study) -> Path:
     return outputs_root() / "lab" / study.name
 
 
-def run_directory(study: Study) -> Path:
-    """Return where a notebook writes its raw data, as FILE.parquet.
-
-    In a run the file is published beside the notebook, as NAME.FILE.parquet. By hand, in
-    JupyterLab, it stays in the lab.
-    """
-    given = os.environ.get("EDGE_EVAL_RUN_DIRECTORY")
-    directory = Path(given) if given else lab_directory(study) / "raw"
-    directory.mkdir(parents=True, exist_ok=True)
-    return directory
-
-
 def read_failure(at: Place) -> dict[str, Any] | None:
     """Read what is known of a run's last, failed attempt; None if it did not fail."""
     try:

@@ -13,14 +13,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_eval_lib import compressions, redaction, scraps
-from edge_eval_lib.artefacts import completion
-from edge_eval_lib.artefacts.place import lab_directory, place, run_directory
+from edge_eval_lib.artefacts import completion, lab
+from edge_eval_lib.artefacts.place import place
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle.data import task_examples  # noqa: F401 - for notebooks, until they import it themselves
 from edge_eval_lib.machine import host, nvml
 from edge_eval_lib.models.weights import is_sound
 from edge_eval_lib.runs import runner
-from edge_eval_lib.study import Model, Run, Study, Variant, load_study
+from edge_eval_lib.study import (
+    Model,
+    Run,
+    Study,
+    Variant,
+    adapter_path,
+    load_study,
+    trial,
+    weights_path,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,16 +49,6 @@ class Stage:
         return "EDGE_EVAL_RUN" not in os.environ
 
     @property
-    def outputs(self) -> Path:
-        """Where the run's adapter or weights go: the study's outputs or, by hand, the lab."""
-        return lab_directory(self.study) if self.by_hand else self.study.directory
-
-    @property
-    def raw(self) -> Path:
-        """Where the run's raw data go."""
-        return run_directory(self.study)
-
-    @property
     def name(self) -> str:
         """The run's name, which its files carry."""
         return self.run.name
@@ -59,8 +58,31 @@ class Stage:
         """What a compress run is to make."""
         return self.run.precisions
 
+    @property
+    def outputs(self) -> Path:
+        """Where the run's adapter or weights go: the study's outputs or, by hand, the lab."""
+        return lab.running_folder() if self.by_hand else self.study.directory
+
+    @property
+    def raw(self) -> Path:
+        """Where the run's raw data go, from where the runner publishes them."""
+        given = os.environ.get("EDGE_EVAL_RUN_DIRECTORY")
+        directory = Path(given) if given else self.outputs / "runs" / self.run.stage
+        directory.mkdir(parents=True, exist_ok=True)
+        return directory
+
+    def keep(self, name: str, table: pd.DataFrame) -> None:
+        """Write raw data beside the notebook, as `RUN.name.parquet`."""
+        name = f"{self.name}.{name}" if self.by_hand else name  # the runner adds its name
+        if redaction.secrets():
+            texts = table.select_dtypes(["object", "string"]).columns
+            table = table.assign(**{c: table[c].map(redaction.redact) for c in texts})
+        table.to_parquet(self.raw / f"{name}.parquet", index=False)
+
     def record(self, record: Any) -> None:
         """Hand over what the run measured, and end it: a notebook's last line.
+
+        By hand, the run gets a folder of its own in the lab (artefacts/lab.py); says which.
 
         Args:
             record: A model of results/records.py; its `as_scraps()` are what tables read.
@@ -68,58 +90,59 @@ class Stage:
         scraps.record_all(record.as_scraps())
         finish(self)
 
-    def keep(self, name: str, table: pd.DataFrame) -> None:
-        """Write raw data beside the notebook, as `RUN.name.parquet`."""
-        name = f"{self.run.stage}_{self.run.name}.{name}" if self.by_hand else name
-        if redaction.secrets():
-            texts = table.select_dtypes(["object", "string"]).columns
-            table = table.assign(**{c: table[c].map(redaction.redact) for c in texts})
-        table.to_parquet(self.raw / f"{name}.parquet", index=False)
-
     def adapter_target(self) -> Path:
-        """Where an adapt run writes its adapter."""
-        return self.outputs / "artefacts" / "adapters" / self.run.name
+        """Return where an adapt run writes its adapter."""
+        return self.outputs / adapter_path(self.name)
 
     def weights_target(self, precision: str) -> Path:
-        """Where a compress run writes its weights of a precision."""
-        return self.outputs / "artefacts" / "models" / f"{self.run.name}_{precision}"
+        """Return where a compress run writes its weights of a precision."""
+        return self.outputs / weights_path(f"{self.name}_{precision}")
 
     def adapter(self) -> Path:
-        """The adapter that a compress run merges, every byte checked.
+        """Return the adapter that a compress run merges, every byte checked.
 
-        By hand, that of the lab if there is one, else the study's, which is only read; says which.
-        """
-        in_lab = self._in_lab("adapters", self.run.name)
-        if in_lab is not None:
-            return in_lab
-        runner.require(self.study, "adapt", self.run.name)
-        _require_whole_adapter(self.study, self.run.name)
-        return self._told(adapter_directory(self.study, self.run.name))
-
-    def weights(self, variant: Variant) -> Path:
-        """The weights of a variant to load (`weights_to_serve`).
-
-        By hand, those of the lab if there are some, else the study's, which are only read; says
+        By hand, the newest of the lab if there is one, else the study's, which is only read; says
         which.
         """
-        in_lab = self._in_lab("models", str(variant))
-        if in_lab is not None:
-            return in_lab
+        newest = lab.lab_runs("adapt", self.name) if self.by_hand else []
+        if newest:
+            return self._named(newest[0].directory / adapter_path(self.name))
+        self._require("adapt", self.name)
+        _require_whole_adapter(self.study, self.name)
+        return self._named(adapter_directory(self.study, self.name))
+
+    def weights(self, variant: Variant) -> Path:
+        """Return the weights of a variant to load (`weights_to_serve`).
+
+        By hand, those of the lab that were made last, if there is an adapter or weights of it
+        there, else the study's, which are only read; says which.
+        """
+        if self.by_hand and variant.method != "none":
+            made = _newest_in_lab(variant)
+            if made is not None:
+                return self._named(made)
         for needed in self.run.needs:
-            runner.require(self.study, *needed)
-        if not self.by_hand:
+            self._require(*needed)
+        if not self.by_hand or variant.method == "none":
             return weights_to_serve(self.study, variant)
         directory = weights_directory(self.study, variant)
         if directory.is_dir() and _damage_of_weights(self.study, variant) is None:
-            return self._told(directory)
-        target = lab_directory(self.study) / "artefacts" / "models" / str(variant)
-        return self._told(_rebuilt(self.study, variant, target))
+            return self._named(directory)
+        return self._named(_rebuilt(self.study, variant, self.outputs / weights_path(variant)))
 
-    def _in_lab(self, kind: str, name: str) -> Path | None:
-        found = lab_directory(self.study) / "artefacts" / kind / name
-        return self._told(found) if self.by_hand and found.is_dir() else None
+    def _require(self, stage: str, name: str) -> None:
+        """Have a run that this one needs, executed first if it is one of the study's file."""
+        at = place(self.study, stage, name)
+        in_file = self.study.name == load_study(self.study.path).name
+        if self.by_hand and not at.notebook.is_file() and not in_file:
+            number, act = {"adapt": ("01", "adapted"), "compress": ("02", "compressed")}[stage]
+            raise UserError(
+                f"{name} was not {act} yet, in the lab or in {self.study.directory}: run notebook "
+                f"{number} with this model first."
+            )
+        runner.require(self.study, stage, name)
 
-    def _told(self, directory: Path) -> Path:
+    def _named(self, directory: Path) -> Path:
         if self.by_hand:
             print(f"from {directory}")
         return directory
@@ -173,32 +196,52 @@ class Carried:
 
 
 def begin(stage: str, study: str, **parameters: Any) -> Stage:
-    """Find the run that a notebook's parameters mean and record which one it is.
+    """Find the run that a notebook's parameters mean, and record which one it is.
 
-    `parameters` are those of the notebook beside `study`: model, task, method, precision,
-    repetition. Raises UserError for a run that the study does not hold.
+    By hand, in JupyterLab, `model` may be any: a model of the study, a name of params/models.yaml,
+    a directory, or a repository of the hub. The machine is then held until the run ends.
+
+    Args:
+        stage: `adapt`, `compress`, `serve`, ...
+        study: A name in params/ or a path.
+        **parameters: Those of the notebook beside `study`: model, task, method, precision,
+            repetition.
+
+    Returns:
+        The run; end it with `record`.
+
+    Raises:
+        UserError: For a run that the study does not hold.
     """
-    repetitions = max(parameters.get("repetition", 1), 1)
     loaded = load_study(study)
+    by_hand = "EDGE_EVAL_RUN" not in os.environ
+    scraps.recorded.clear()
+    if by_hand:
+        lab.remove_abandoned()
+        if "model" in parameters:
+            chosen = {k: parameters[k] for k in ("task", "method", "precision") if k in parameters}
+            loaded, model = trial(loaded, parameters["model"], **chosen)
+            parameters["model"] = model.name
+    repetitions = max(parameters.get("repetition", 1), 1)
     loaded = loaded.with_repetitions(
         parameters.get("repetitions") or max(loaded.repetitions, repetitions)
     )
     run = loaded.run(stage, _run_name(stage, parameters))
-    told = os.environ.get("EDGE_EVAL_SETTINGS_HASH", run.settings_hash)
-    if stage != "score" and told != run.settings_hash:  # a score's settings name all repetitions
+    settings_hash = os.environ.get("EDGE_EVAL_SETTINGS_HASH", run.settings_hash)
+    # A score's settings name all repetitions.
+    if stage != "score" and settings_hash != run.settings_hash:
         raise UserError(f"{loaded.path} changed while {stage} {run.name} was waiting; start again.")
-    model = loaded.model(parameters["model"]) if "model" in parameters else None
-    identity = {"stage": stage, "run": run.name, "settings_hash": told}
-    identity |= {"started": datetime.now(UTC).isoformat(timespec="seconds")}
-    if model:
-        identity |= {"family": model.family, "size": model.size}
+    identity: dict[str, Any] = {"stage": stage, "run": run.name, "settings_hash": settings_hash}
+    identity["started"] = datetime.now(UTC).isoformat(timespec="seconds")
+    begun = Stage(loaded, run, loaded.model(parameters["model"]) if "model" in parameters else None)
+    if begun.model is not None:
+        identity |= {"family": begun.model.family, "size": begun.model.size}
         identity |= {name: value for name, value in parameters.items() if name != "model"}
     scraps.record_all(identity)
     scraps.record("provenance", host.provenance(loaded.measured_hash))
-    found = Stage(loaded, run, model)
-    if found.by_hand:
+    if by_hand:
         runner.hold_device(loaded, run)
-    return found
+    return begun
 
 
 def _run_name(stage: str, parameters: dict[str, Any]) -> str:
@@ -218,11 +261,30 @@ def finish(stage: Stage) -> None:
     scraps.record("temperature_after_c", [gpu.temperature_c for gpu in after.gpus])
     scraps.complete()
     runner.release_device()
+    if stage.by_hand:
+        at = lab.publish(stage.study, stage.run, scraps.recorded)
+        print(f"kept in {at.directory}")
+
+
+def _newest_in_lab(variant: Variant) -> Path | None:
+    """Return the variant's weights that the lab made last; UserError for an adapter without."""
+    adapted = lab.lab_runs("adapt", variant.adapter)
+    made = [
+        at
+        for at in lab.lab_runs("compress", variant.adapter)
+        if (at.directory / weights_path(variant)).is_dir()
+    ]
+    if adapted and (not made or lab.ended(made[0]) < lab.ended(adapted[0])):
+        raise UserError(
+            f"{adapted[0].directory} was trained last and is not there as {variant.precision}: run "
+            "notebook 02 with it first."
+        )
+    return made[0].directory / weights_path(variant) if made else None
 
 
 def adapter_directory(study: Study, adapter: str) -> Path:
     """Where the adapter called `family-size_task_method` lies."""
-    return study.directory / "artefacts" / "adapters" / adapter
+    return study.directory / adapter_path(adapter)
 
 
 def weights_directory(study: Study, variant: Variant) -> Path:
@@ -231,7 +293,7 @@ def weights_directory(study: Study, variant: Variant) -> Path:
         from edge_eval_lib.models.load import model_directory
 
         return model_directory(study.model(variant.model))
-    return study.directory / "artefacts" / "models" / str(variant)
+    return study.directory / weights_path(variant)
 
 
 def weights_to_serve(study: Study, variant: Variant) -> Path:
@@ -259,7 +321,9 @@ def _rebuilt(study: Study, variant: Variant, target: Path | None = None) -> Path
 
     In a process of its own, unmeasured: a cold load needs one without torch.
     """
-    command = [sys.executable, "-m", "edge_eval_lib", "rebuild", str(study.path), str(variant)]
+    own = study.directory / "study.yaml"  # of a study on another model
+    path = own if own.is_file() else study.path
+    command = [sys.executable, "-m", "edge_eval_lib", "rebuild", str(path), str(variant)]
     command += [] if target is None else ["--target", str(target)]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:

@@ -6,8 +6,23 @@
 Pure code: it imports neither torch nor a notebook, so that planning starts at once.
 """
 
-from edge_eval_lib.study.files import find_beside, find_study, load_study, study_on
-from edge_eval_lib.study.grid import NOTEBOOKS, STAGES, Run, Variant, adapter_path, weights_path
+from edge_eval_lib.study.files import (
+    find_beside,
+    find_study,
+    load_study,
+    study_on,
+    trial,
+    write_study,
+)
+from edge_eval_lib.study.grid import (
+    NOTEBOOKS,
+    STAGES,
+    Run,
+    Variant,
+    adapter_path,
+    hash_of,
+    weights_path,
+)
 from edge_eval_lib.study.refusal import validate
 from edge_eval_lib.study.schema import Study
 from edge_eval_lib.study.sections import (
@@ -43,9 +58,12 @@ __all__ = [
     "adapter_path",
     "find_beside",
     "find_study",
+    "hash_of",
     "load_study",
     "read_yaml",
     "study_on",
+    "trial",
     "validate",
     "weights_path",
+    "write_study",
 ]

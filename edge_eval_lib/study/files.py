@@ -13,6 +13,7 @@ from edge_eval_lib.errors import UserError, nearest, pick, shown
 from edge_eval_lib.paths import outputs_root, project_root
 from edge_eval_lib.study.refusal import validate
 from edge_eval_lib.study.schema import Study
+from edge_eval_lib.study.sections import Model
 from edge_eval_lib.study.stanzas import resolve_model
 from edge_eval_lib.study.yaml_file import CONTROL, read_mapping, read_yaml
 
@@ -87,21 +88,73 @@ def study_on(path_or_name: str | Path, model: str) -> Path:
         load_study(origin)  # which says what is wrong with it
     content["name"] = f"{content['name']}-{stanza['family']}-{stanza['size']}"
     content["models"] = [{field: value for field, value in stanza.items() if value is not None}]
-    harness = content.get("harness")
-    if isinstance(harness, dict) and "task_directory" in harness:
-        harness["task_directory"] = str((origin.parent / harness["task_directory"]).resolve())
     target = outputs_root() / content["name"] / "study.yaml"
     heading = f"# {origin} on {stanza['location']}; written by MODEL=, read it or copy it.\n"
     if target.is_file() and not target.read_text(encoding="utf-8").startswith(heading):
         raise UserError(f"{target} is a study of another model or from another file; remove it.")
+    _write(content, target, heading, origin)
+    return target
+
+
+def write_study(study: Study, target: Path, what: str) -> None:
+    """Write a study that may have no file of its own; `what` is said of it in a comment."""
+    _write(study.model_dump(exclude_none=True), target, f"# {what}\n", study.path)
+
+
+def _write(content: dict[str, Any], target: Path, heading: str, origin: Path) -> None:
+    """Write a study's content, with the prices that lie beside the study it is made from."""
+    harness = content.get("harness")
+    if isinstance(harness, dict) and "task_directory" in harness:
+        harness["task_directory"] = str((origin.parent / harness["task_directory"]).resolve())
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("w", encoding="utf-8") as file:
         file.write(heading)
         YAML().dump(content, file)
     prices = origin.parent / "prices.yaml"
-    if prices.is_file() and origin.parent != project_root() / "params":
+    if prices.is_file() and origin.parent not in (target.parent, project_root() / "params"):
         shutil.copy(prices, target.parent)
-    return target
+
+
+def trial(
+    study: Study, model: str, task: str, method: str, precision: str | None = None
+) -> tuple[Study, Model]:
+    """Return a study of one model, task and method in memory, for a notebook run by hand.
+
+    Args:
+        study: What everything else is taken from.
+        model: A model of the study, a name in models.yaml, a directory, or a repository of the hub.
+        task: What to adapt to.
+        method: `lora`, `qlora` or `none`.
+        precision: The only one to serve at; by default those of the study for that method.
+
+    Returns:
+        The study and its model. With a model that the study does not have, it is called
+        STUDY-MODEL, as `study_on` calls it.
+
+    Raises:
+        UserError: For anything that there is not.
+    """
+    known = {stanza.name: stanza for stanza in study.models}
+    if model in known:
+        chosen, name = known[model], study.name
+    else:
+        chosen = validate(Model, resolve_model(model, study.path), study.path)
+        same = next((stanza for stanza in study.models if stanza == chosen), None)
+        name = study.name if same else f"{study.name}-{chosen.name}"
+    precisions = [c.precision for c in study.configurations if c.method == method]
+    if precision is not None:
+        precisions = [precision]
+    precisions = precisions or list(dict.fromkeys(c.precision for c in study.configurations))
+    content = study.model_dump() | {
+        "name": name,
+        "models": [chosen.model_dump()],
+        "tasks": [task],
+        "configurations": [{"method": method, "precision": p} for p in precisions],
+        "ablation": None,
+    }
+    tried = validate(Study, content, study.path)
+    tried._path = study.path
+    return tried, tried.models[0]
 
 
 def find_study(path_or_name: str | Path) -> Path:

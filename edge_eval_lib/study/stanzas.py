@@ -23,7 +23,7 @@ from edge_eval_lib.study.yaml_file import read_mapping
 
 PATIENCE_S = 10.0  # for the hub's first answer
 BYTES_PER_WEIGHT = {"fp16": 2.0, "int8": 1.0, "int4": 0.5}
-_REPOSITORY = re.compile(r"[\w.\-]+/[\w.\-]+", re.ASCII)
+_REPOSITORY = re.compile(r"\w[\w.\-]*/\w[\w.\-]{0,90}", re.ASCII)
 _SIZE = re.compile(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)([BM])(?![A-Za-z0-9])", re.IGNORECASE)
 
 
@@ -54,7 +54,10 @@ def resolve_model(entry: Any, study_path: Path) -> Any:
                 return _stanza_of_repository(entry, study_path)
             entry, origin = at_hub[0]
         elif entry.startswith(("/", "./", "../", "~")):
-            raise UserError(f"{study_path}: models names {shown(entry)}, but no directory there.")
+            raise UserError(
+                f"{study_path}: models names {shown(entry)}, which is no directory with a "
+                "config.json."
+            )
         else:
             pick(stanzas, entry, "model", "models.yaml")
     if not isinstance(entry, dict) or not isinstance(entry.get("location"), str):
@@ -98,7 +101,7 @@ def _is_at_hub(stanza: Any, repository: str) -> bool:
 
 def _directory(entry: str, study_path: Path) -> Path | None:
     """Return the directory of a model that an entry means, beside the study or from here."""
-    for base in (study_path.parent, Path.cwd()):
+    for base in (study_path.parent, Path.cwd(), project_root()):
         try:
             directory = (base / Path(entry).expanduser()).resolve()
             if (directory / "config.json").is_file():

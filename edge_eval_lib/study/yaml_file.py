@@ -82,7 +82,8 @@ class _Reader:
     """Makes values of the nodes of one file, every alias written out."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.values, self.inside = path, 0, []
+        self.path, self.values = path, 0
+        self.inside: list[Node] = []
 
     def value(self, node: Node, field: str) -> Any:
         """Return what a node holds; `field` is where it stands."""

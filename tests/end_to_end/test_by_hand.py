@@ -15,10 +15,12 @@ import nbformat
 import pytest
 import yaml
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 from tiny import make_tiny_study
 
 from edge_eval_lib import scraps
 from edge_eval_lib.paths import project_root
+from edge_eval_lib.study import adapter_path, weights_path
 
 pytestmark = pytest.mark.end_to_end
 
@@ -74,20 +76,32 @@ def by_hand(file_name: str, study: Path, outputs: Path, monkeypatch, **changed: 
     return "".join(o.text for o in outputs_ if o.output_type == "stream")
 
 
+def folder_of(said: str) -> Path:
+    """Where a notebook that was run by hand said that it is kept."""
+    (folder,) = re.findall(r"^kept in (.+)$", said, re.MULTILINE)
+    return Path(folder)
+
+
 @pytest.mark.timeout(1800)
 def test_a_notebook_run_by_hand_leaves_the_study_as_it_is(finished, monkeypatch):
     path, outputs = finished
     before = content(outputs / "tiny")
-    lab = outputs / "lab" / "tiny" / "artefacts"
     said = by_hand("02_compress.ipynb", path, outputs, monkeypatch)
     assert f"from {outputs / 'tiny' / 'artefacts' / 'adapters' / ADAPTER}" in said
-    assert (lab / "models" / f"{ADAPTER}_int8" / "model.safetensors").is_file()
-    by_hand("01_adapt.ipynb", path, outputs, monkeypatch)
-    assert (lab / "adapters" / ADAPTER / "adapter_model.safetensors").is_file()
+    compressed = folder_of(said)
+    assert (compressed / weights_path(f"{ADAPTER}_int8") / "model.safetensors").is_file()
+    adapted = folder_of(by_hand("01_adapt.ipynb", path, outputs, monkeypatch))
+    assert (adapted / adapter_path(ADAPTER) / "adapter_model.safetensors").is_file()
+    with pytest.raises(CellExecutionError, match="run notebook 02 with it first"):
+        by_hand("03_serve.ipynb", path, outputs, monkeypatch, precision="int8")
     said = by_hand("02_compress.ipynb", path, outputs, monkeypatch)
-    assert f"from {lab / 'adapters' / ADAPTER}" in said
+    assert f"from {adapted / adapter_path(ADAPTER)}" in said
+    assert folder_of(said) == compressed  # the same again
     said = by_hand("03_serve.ipynb", path, outputs, monkeypatch, precision="int8")
-    assert f"from {lab / 'models' / ADAPTER}_int8" in said
+    assert f"from {compressed / weights_path(ADAPTER)}_int8" in said
+    runs = scraps.collect(outputs / "lab")
+    assert set(runs["run"]) == {ADAPTER, f"{ADAPTER}_int8_r01"}
+    assert set(runs["stage"]) == {"adapt", "compress", "serve"}
     by_hand("05_synthesis.ipynb", path, outputs, monkeypatch, model=None)
     assert (outputs / "lab" / "tiny" / "report.html").is_file()
     assert content(outputs / "tiny") == before

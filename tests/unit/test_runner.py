@@ -16,11 +16,10 @@ from edge_eval_lib.artefacts.place import (
     Place,
     place,
     read_failure,
-    run_directory,
     write_atomically,
 )
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.runs import runner
+from edge_eval_lib.runs import notebook, runner
 from edge_eval_lib.study import Study, load_study
 
 
@@ -43,9 +42,10 @@ def test_published_and_running_files_never_share_a_directory(study: Study):
 def test_raw_data_go_where_the_run_is_told_else_to_the_lab(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    assert run_directory(study) == study.directory.parent / "lab" / "embedded" / "raw"
+    run = notebook.Stage(study, study.runs()[1], study.models[0])
+    assert run.raw.is_relative_to(study.directory.parent / "lab")
     monkeypatch.setenv("EDGE_EVAL_RUN_DIRECTORY", str(tmp_path / "raw"))
-    assert run_directory(study) == tmp_path / "raw"
+    assert run.raw == tmp_path / "raw"
     assert (tmp_path / "raw").is_dir()
 
 

@@ -71,6 +71,8 @@ def test_only_what_depends_on_a_change_is_made_again(tmp_path: Path):
     assert touched(study, load(tmp_path, training={"learning_rate": 2e-3})) == everything
     # Another repetition is measured beside the first, which stays.
     assert touched(study, study.with_repetitions(2)) == served
+    assert study.measured_hash != study.with_repetitions(2).measured_hash
+    assert len(study.serving_order) * 2 == len(study.with_repetitions(2).serving_order)
     old, new = settings(study), settings(study.with_repetitions(2))
     assert all(new[run] == old[run] for run in old if run[0] != "score")
 
