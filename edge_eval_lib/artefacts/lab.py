@@ -9,7 +9,8 @@ Every such run has a folder of its own, laid out as a study's outputs are:
         artefacts/adapters|models/...    what it wrote
 
 RUN is the run's name, such as `smollm2-135M_rag_lora`; HASH is of what was executed, so that the
-same again replaces itself and another rank or precision lies beside it. No study's outputs are
+same again replaces itself and another rank or precision lies beside it. What a compress or serve
+run read (an adapter, weights) is its scrap `executed_from`, below outputs/. No study's outputs are
 touched.
 """
 

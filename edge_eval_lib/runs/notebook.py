@@ -19,6 +19,7 @@ from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle.data import task_examples  # noqa: F401 - for notebooks, until they import it themselves
 from edge_eval_lib.machine import host, nvml
 from edge_eval_lib.models.weights import is_sound
+from edge_eval_lib.paths import outputs_root
 from edge_eval_lib.runs import runner
 from edge_eval_lib.study import (
     Model,
@@ -143,8 +144,10 @@ class Stage:
         runner.require(self.study, stage, name)
 
     def _named(self, directory: Path) -> Path:
+        """Say and record what a run by hand reads: part of what it executes."""
         if self.by_hand:
             print(f"from {directory}")
+            scraps.record("executed_from", os.path.relpath(directory, outputs_root()))
         return directory
 
     def carried(self) -> Carried:
