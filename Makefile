@@ -5,6 +5,7 @@
 #   make all REPETITIONS=3           serve every variant three times, for intervals over runs
 #   make all RERUN=serve             make a stage's runs again although nothing changed (or all)
 #   make all PROFILE=NAME            schedule by another profile of profiles/
+#   make lint | test | test-all      rules and types; the tests of every change; all of them
 #   make all STUDY=... VENV=.venv-vllm     in vLLM's environment for CPUs (make vllm-cpu)
 #   make compare RESULTS="a.json b.json"   side by side; also a study's name, or published
 
@@ -30,7 +31,7 @@ export PYTHON STUDY REPETITIONS RERUN PROFILE RESULTS VENV
 EDGE_EVAL := exec "$$VENV"/bin/python -m edge_eval_lib
 REPEATED := $${REPETITIONS:+"--repetitions=$$REPETITIONS"}
 
-.PHONY: all setup environment plan status tables report paper compare test lint bench lab clean vllm-cpu llm-compressor
+.PHONY: all setup environment plan status tables report paper compare test test-rest test-all lint bench lab clean vllm-cpu llm-compressor
 
 all: environment
 	@$(EDGE_EVAL) all $(REPEATED) $${RERUN:+"--rerun=$$RERUN"} $${PROFILE:+"--profile=$$PROFILE"} -- "$$STUDY"
@@ -91,8 +92,19 @@ compare: environment
 	@if [ -n "$$RESULTS" ]; then set -- $$RESULTS; else set -- "$$STUDY" published; fi; \
 		$(EDGE_EVAL) compare -- "$$@"
 
+# A process a core; the long files first, a file's tests in one process. `slow` are those that take
+# long or need SLURM, vLLM or the harness.
+PYTEST := "$$VENV"/bin/python -m pytest -n logical --maxprocesses 4 --dist loadgroup \
+	--no-loadscope-reorder tests/end_to_end tests/unit
+
 test: environment
-	@"$$VENV"/bin/python -m pytest tests/unit tests/end_to_end
+	@$(PYTEST) -m "not slow"
+
+test-rest: environment
+	@$(PYTEST) -m slow
+
+test-all: environment
+	@$(PYTEST)
 
 lint: environment
 	@"$$VENV"/bin/ruff check .

@@ -1,6 +1,7 @@
 """Makes tests/tiny.py importable as `tiny` from every test, and keeps tests and studies apart."""
 
 import os
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -9,9 +10,27 @@ import pytest
 hypothesis.settings.register_profile("shared machine", deadline=None)
 hypothesis.settings.load_profile("shared machine")
 
+# Files whose tests share nothing that is costly to make: their tests go to several processes.
+DIVISIBLE = {"test_failures": 4}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave end-to-end tests to `make test-all` unless they are marked quick; keep the tests of a
+    file in one process (--dist loadgroup), which makes its fixtures once."""
+    parts: dict[str, int] = {}
+    for item in items:
+        file = item.path.stem
+        if item.path.parent.name == "end_to_end" and not item.get_closest_marker("quick"):
+            item.add_marker("slow")
+        if file in DIVISIBLE:
+            parts[file] = parts.get(file, -1) + 1
+            file = f"{file}-{parts[file] % DIVISIBLE[file]}"
+        item.add_marker(pytest.mark.xdist_group(file))
+
 
 @pytest.fixture(scope="session", autouse=True)
-def _locks_of_the_tests_own(tmp_path_factory):
+def _locks_of_the_tests_own(tmp_path_factory: pytest.TempPathFactory):
     """Device locks are one a user and machine: a study that runs here meanwhile would be waited
     for, and would wait. Whatever a test starts inherits this."""
     before = os.environ.get("XDG_RUNTIME_DIR")
@@ -21,3 +40,10 @@ def _locks_of_the_tests_own(tmp_path_factory):
         del os.environ["XDG_RUNTIME_DIR"]
     else:
         os.environ["XDG_RUNTIME_DIR"] = before
+
+
+@pytest.fixture(scope="session")
+def shared_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory that all processes of one pytest share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base

@@ -21,7 +21,8 @@ import nbformat
 import psutil
 import pytest
 import yaml
-from tiny import TINY_SHAPE, tiny_study
+from filelock import FileLock
+from tiny import ALL_CONFIGURATIONS, TINY_SHAPE, make_tiny_study, tiny_study
 
 from edge_eval_lib.paths import project_root
 from edge_eval_lib.study import NOTEBOOKS
@@ -196,16 +197,50 @@ class Grid:
         return found
 
 
+def made_once(directory: Path, make: Callable[[Path], None]) -> Path:
+    """`directory` as `make` filled it: by the first process of this pytest that asks for it."""
+    with FileLock(directory.with_suffix(".lock")):
+        if not directory.with_suffix(".made").exists():
+            shutil.rmtree(directory, ignore_errors=True)
+            directory.mkdir()
+            make(directory)
+            directory.with_suffix(".made").touch()
+    return directory
+
+
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Grid:
+def finished(shared_directory: Path) -> Grid:
     """A grid that was run to its end once; tests work on copies."""
-    grid = Grid(tmp_path_factory.mktemp("finished"))
-    write_notebooks(grid.directory / "notebooks")
-    grid.write_study()
-    grid.misbehave()
-    done = grid.all()
-    assert done.returncode == 0, done.stdout + done.stderr
-    return grid
+
+    def make(directory: Path) -> None:
+        grid = Grid(directory)
+        write_notebooks(grid.directory / "notebooks")
+        grid.write_study()
+        grid.misbehave()
+        done = grid.all()
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    return Grid(made_once(shared_directory / "finished", make))
+
+
+@pytest.fixture(scope="session")
+def finished_tiny(shared_directory: Path) -> Path:
+    """A directory with tiny.yaml and, in outputs/, all that `make all` made of it: read only."""
+
+    def make(directory: Path) -> None:
+        path = make_tiny_study(directory, configurations=ALL_CONFIGURATIONS)
+        done = subprocess.run(
+            [sys.executable, "-m", "edge_eval_lib", "all", str(path)],
+            env={**os.environ, "EDGE_EVAL_OUTPUTS": str(directory / "outputs")},
+            cwd=project_root(),
+            capture_output=True,
+            text=True,
+            timeout=900,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+
+    return made_once(shared_directory / "finished_tiny", make)
 
 
 @pytest.fixture

@@ -2,19 +2,20 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from tiny import ALL_CONFIGURATIONS, make_tiny_study
+from tiny import make_tiny_study
 
 from edge_eval_lib import scraps
 from edge_eval_lib.paths import project_root
 from edge_eval_lib.study import NOTEBOOKS, load_study
 
-pytestmark = pytest.mark.end_to_end
+pytestmark = [pytest.mark.end_to_end, pytest.mark.quick]
 
 # What design and readers of the tables count on.
 VARIANT_COLUMNS = [
@@ -79,8 +80,12 @@ def run_study(directory: Path, **options) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def llama(tmp_path_factory):
-    return run_study(tmp_path_factory.mktemp("llama"), configurations=ALL_CONFIGURATIONS)
+def llama(finished_tiny, tmp_path_factory):
+    """A copy of the finished study: some tests change it."""
+    directory = tmp_path_factory.mktemp("llama") / "tiny"
+    shutil.copytree(finished_tiny, directory)
+    (directory / "outputs" / "tiny" / "study.json").unlink()  # it names the original's study file
+    return directory / "outputs" / "tiny", directory / "tiny.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +99,7 @@ def qwen2(tmp_path_factory):
     )
 
 
-@pytest.fixture(params=["llama", "qwen2"])
+@pytest.fixture(params=["llama", pytest.param("qwen2", marks=pytest.mark.slow)])
 def study(request):
     return request.getfixturevalue(request.param)
 

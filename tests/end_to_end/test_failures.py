@@ -61,6 +61,7 @@ def assert_nothing_half_made(grid: Grid) -> None:
     }
 
 
+@pytest.mark.quick
 def test_a_run_computes_with_every_core_that_this_process_may_use(grid: Grid):
     """Snakemake tells each of its jobs to compute with one thread."""
     cores = min(len(os.sched_getaffinity(0)), psutil.cpu_count(logical=False))
@@ -70,6 +71,7 @@ def test_a_run_computes_with_every_core_that_this_process_may_use(grid: Grid):
         assert scraps.read_scraps(notebook)["threads"] == str(max(1, cores // devices)), run
 
 
+@pytest.mark.quick
 def test_a_finished_grid_has_every_run_and_does_nothing_again(grid: Grid):
     assert set(grid.published()) == EVERY_RUN
     assert_nothing_half_made(grid)
@@ -157,6 +159,7 @@ def test_the_same_adapter_made_again_leaves_what_was_made_from_it(grid: Grid):
     assert {run for run in EVERY_RUN if after[run] != before[run]} == made
 
 
+@pytest.mark.quick
 def test_what_needs_a_failed_run_waits_and_the_rest_goes_on(grid: Grid):
     grid.misbehave(**{f"compress__{ADAPTER}": "raise"})
     for run in EVERY_RUN:
@@ -343,6 +346,7 @@ def test_two_at_a_time_make_the_paper_s_report_once(grid: Grid):
     assert grid.all().returncode == 0
 
 
+@pytest.mark.quick
 def test_ctrl_c_stops_everything_with_one_line(grid: Grid):
     before = grid.published()
     grid.misbehave(**{f"serve__{INT8}": "sleep"})
@@ -397,6 +401,7 @@ def test_no_kernel_outlives_a_killed_command(grid: Grid, number: signal.Signals)
     assert_nothing_half_made(grid)
 
 
+@pytest.mark.quick
 def test_a_second_make_says_that_the_first_is_at_work(grid: Grid):
     grid.misbehave(**{f"serve__{INT8}": "nap"})
     grid.forget("serve", INT8)
@@ -471,6 +476,7 @@ def test_a_bad_study_file_is_told_in_one_sentence(grid: Grid, command: str, case
     assert refused.stdout == ""
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -489,12 +495,14 @@ def test_a_broken_study_file_is_told_in_one_sentence(grid: Grid, text: str, expe
     assert expected in refused.stderr
 
 
+@pytest.mark.quick
 def test_an_absent_study_file_is_told_in_one_sentence(grid: Grid):
     refused = grid.call("all", str(grid.directory / "absent.yaml"))
     assert refused.returncode == 1
     assert re.fullmatch(r"There is no study file \S+absent\.yaml; .*\n", refused.stderr)
 
 
+@pytest.mark.quick
 def test_make_passes_the_exit_code_on(grid: Grid):
     done = subprocess.run(
         ["make", "-o", ".venv/.stamp", "plan", f"STUDY={grid.directory / 'absent.yaml'}"],

@@ -26,7 +26,7 @@ from edge_eval_lib.models.likelihood import Likelihood, evaluating, gold_likelih
 from edge_eval_lib.study import Model, Training
 from edge_eval_lib.tasks import load_task
 
-pytestmark = pytest.mark.end_to_end
+pytestmark = [pytest.mark.end_to_end, pytest.mark.quick]
 
 TRAINING = Training(
     lora_rank=4,
@@ -42,7 +42,7 @@ TRAINING = Training(
 )
 
 
-@pytest.fixture(scope="module", params=["llama", "qwen2"])
+@pytest.fixture(scope="module", params=["llama", pytest.param("qwen2", marks=pytest.mark.slow)])
 def base(request, tmp_path_factory):
     return make_tiny_model(tmp_path_factory.mktemp(request.param), request.param)
 

@@ -14,6 +14,7 @@ from edge_eval_lib.uncertainty import (
     simulated_coverage,
 )
 
+pytestmark = pytest.mark.slow
 SAMPLES = 2000
 
 

@@ -157,6 +157,7 @@ def test_answers_of_random_weights_are_not_scored(tmp_path):
 # --- the plan ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # reads the 14,000 tasks that the library knows
 def test_the_plan_counts_its_runs_and_says_what_they_take(tmp_path):
     study = load(tmp_path, harness=HARNESS)
     told = plan.describe(study)

@@ -20,6 +20,8 @@ EXTRA_COLUMNS = {
     "summarization": {"rouge_l", "precision", "recall"},
     "dialogue": {"similarity", "recall"},
 }
+# Scores of a dialogue load the embedding model.
+SCORED = ["rag", "summarization", pytest.param("dialogue", marks=pytest.mark.slow)]
 FORM_COLUMNS = {  # missing where the data have no house form
     "rag": {"fact_f1", "fact_exact_match"},
     "summarization": {"topic"},
@@ -84,6 +86,7 @@ def test_rouge_l_minds_the_order_of_words():
     assert shuffled == pytest.approx(1 / 3)
 
 
+@pytest.mark.slow  # loads the embedding model
 def test_similarity_is_higher_for_what_means_the_same():
     gold = "Broken handle. Next: bring the barrow to the bench."
     rows = score_answers(
@@ -104,6 +107,7 @@ def test_similarity_is_higher_for_what_means_the_same():
     assert rows["recall"].iloc[0] == 1
 
 
+@pytest.mark.slow  # loads the embedding model
 def test_similarity_does_not_depend_on_the_other_answers():
     golds = ["The carter brings the stove tomorrow.", "Collect the tent at gate two."]
     answers = ["The stove comes tomorrow.", "A tent, a very long sentence about " + "tents " * 40]
@@ -114,7 +118,7 @@ def test_similarity_does_not_depend_on_the_other_answers():
         assert score_one("dialogue", answer, gold)["score"] == pytest.approx(score, abs=1e-5)
 
 
-@pytest.mark.parametrize("task", EXTRA_COLUMNS)
+@pytest.mark.parametrize("task", SCORED)
 def test_every_prompt_has_its_row_with_the_tasks_columns(task):
     examples = [example("one two", "b"), example("three four", "a")]
     table = score_answers(task, ["one two", "nothing alike"], examples)
@@ -128,7 +132,7 @@ def test_every_prompt_has_its_row_with_the_tasks_columns(task):
 
 
 @pytest.mark.parametrize("missing", [None, math.nan])
-@pytest.mark.parametrize("task", EXTRA_COLUMNS)
+@pytest.mark.parametrize("task", SCORED)
 def test_a_missing_answer_has_a_reason_and_no_score(task, missing):
     table = score_answers(task, [missing, "", "gold"], [example("gold", str(n)) for n in range(3)])
     lost, empty, right = (row for _, row in table.iterrows())
@@ -140,7 +144,7 @@ def test_a_missing_answer_has_a_reason_and_no_score(task, missing):
     assert right["score"] == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize("task", EXTRA_COLUMNS)
+@pytest.mark.parametrize("task", SCORED)
 def test_no_answers_give_an_empty_table_with_columns(task):
     table = score_answers(task, [], [])
     assert table.empty
