@@ -15,7 +15,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from edge_eval_lib.energy import Check
 from edge_eval_lib.lifecycle.adapt import TrainingOutcome
-from edge_eval_lib.lifecycle.serve import BatchAgreement, Load, WarmUp
+from edge_eval_lib.lifecycle.answers import BatchAgreement
+from edge_eval_lib.lifecycle.cold_load import Load
+from edge_eval_lib.lifecycle.serve import WarmUp
 from edge_eval_lib.machine.host import Host
 
 Rows = list[dict[str, Any]]  # a table, row by row

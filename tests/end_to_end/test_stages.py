@@ -18,8 +18,7 @@ from edge_eval_lib.economics.memory import shape_from_config, training_memory
 from edge_eval_lib.energy import Monitor
 from edge_eval_lib.engines import open_engine
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.lifecycle import adapt, compress
-from edge_eval_lib.lifecycle import serve as workload
+from edge_eval_lib.lifecycle import adapt, cold_load, compress
 from edge_eval_lib.models import likelihood
 from edge_eval_lib.models import load as models
 from edge_eval_lib.models.likelihood import Likelihood, evaluating, gold_likelihoods
@@ -320,7 +319,7 @@ def test_what_is_longer_than_the_context_is_not_answered_and_says_why(engines, e
     assert served[1].failure == f"prompt and answer have {len(too_long) + 4} tokens, more than 1024"
     assert served[0].failure is served[2].failure is None
     with pytest.raises(UserError, match="first prompt was not answered: prompt and answer have"):
-        workload.answer_one_token(engine, [{"role": "user", "content": "a well " * 1024}])
+        cold_load.answer_one_token(engine, [{"role": "user", "content": "a well " * 1024}])
 
 
 def test_long_gold_answers_are_judged_in_smaller_batches(engines, examples, monkeypatch):
@@ -387,7 +386,7 @@ def test_an_answer_ends_at_its_first_end_of_sequence(engines):
 
 def test_a_load_is_cold_only_in_a_fresh_process(engines, llama, examples):
     with pytest.raises(RuntimeError, match="torch, transformers is already imported here"):
-        workload.cold_load(
+        cold_load.cold_load(
             engines["fp16"], llama, examples.evaluation[0].messages, Monitor(device="cpu")
         )
 
@@ -397,7 +396,7 @@ import sys
 from pathlib import Path
 from edge_eval_lib.energy import Monitor
 from edge_eval_lib.engines import open_engine
-from edge_eval_lib.lifecycle.serve import cold_load
+from edge_eval_lib.lifecycle.cold_load import cold_load
 with Monitor(device="cpu") as monitor:
     engine = open_engine("transformers", Path(sys.argv[1]), "float32")
     load = cold_load(engine, Path(sys.argv[1]), [{"role": "user", "content": "Hi"}], monitor)

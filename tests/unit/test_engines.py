@@ -14,7 +14,7 @@ from tiny import tiny_study
 from edge_eval_lib.engines import open_engine, vllm
 from edge_eval_lib.engines.openai import OpenAiEngine
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.lifecycle import arrivals, compress, llm_compressor
+from edge_eval_lib.lifecycle import compress, llm_compressor, serve
 from edge_eval_lib.machine import host, nvml
 from edge_eval_lib.models.tokens import ranked_likelihood
 from edge_eval_lib.study import load_study
@@ -24,18 +24,18 @@ from edge_eval_lib.study import load_study
 
 @given(rate=st.floats(0.01, 1000), requests=st.integers(1, 200), seed=st.integers(0, 2**32))
 def test_arrivals_rise_and_are_told_by_the_seed(rate, requests, seed):
-    times = arrivals.poisson_arrivals(rate, requests, seed)
+    times = serve.poisson_arrivals(rate, requests, seed)
     assert times.shape == (requests,)
     assert (np.diff(times, prepend=0.0) >= 0).all()
-    assert (times == arrivals.poisson_arrivals(rate, requests, seed)).all()
-    twice = arrivals.poisson_arrivals(2 * rate, requests, seed)
+    assert (times == serve.poisson_arrivals(rate, requests, seed)).all()
+    twice = serve.poisson_arrivals(2 * rate, requests, seed)
     assert twice == pytest.approx(times / 2)
 
 
 def test_gaps_between_arrivals_are_exponential_with_the_rate():
     from scipy import stats
 
-    gaps = np.diff(arrivals.poisson_arrivals(4.0, 5000, seed=1), prepend=0.0)
+    gaps = np.diff(serve.poisson_arrivals(4.0, 5000, seed=1), prepend=0.0)
     assert stats.kstest(gaps, stats.expon(scale=1 / 4.0).cdf).pvalue > 0.01
     assert gaps.mean() == pytest.approx(0.25, rel=0.05)
 
@@ -45,7 +45,7 @@ def test_gaps_between_arrivals_are_exponential_with_the_rate():
 )
 def test_impossible_arrivals_are_refused(rate, requests, named):
     with pytest.raises(ValueError, match=named):
-        arrivals.poisson_arrivals(rate, requests, seed=0)
+        serve.poisson_arrivals(rate, requests, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_impossible_arrivals_are_refused(rate, requests, named):
     ],
 )
 def test_concurrency_doubles_until_throughput_saturates(throughput, largest, measured):
-    found = arrivals.sweep_until_saturated(
+    found = serve.sweep_until_saturated(
         lambda concurrency: concurrency, lambda c: throughput.get(c, 0), largest
     )
     assert found == measured

@@ -6,7 +6,8 @@ from pydantic import ValidationError
 from edge_eval_lib import scraps
 from edge_eval_lib.energy import Monitor
 from edge_eval_lib.lifecycle.adapt import TrainingOutcome
-from edge_eval_lib.lifecycle.serve import BatchAgreement, Load
+from edge_eval_lib.lifecycle.answers import BatchAgreement
+from edge_eval_lib.lifecycle.cold_load import Load
 from edge_eval_lib.results import records
 from edge_eval_lib.results.records import AdaptRecord, CompressRecord
 

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from edge_eval_lib.energy import Monitor
 from edge_eval_lib.engines.base import Generation, KvCache
 from edge_eval_lib.errors import UserError
+from edge_eval_lib.lifecycle import answers as answers_of
+from edge_eval_lib.lifecycle import cold_load
 from edge_eval_lib.lifecycle import serve as workload
 from edge_eval_lib.models.likelihood import Likelihood
 from edge_eval_lib.results import serving
@@ -24,16 +26,16 @@ from edge_eval_lib.tasks import Example
 
 def test_a_first_token_counts_only_beyond_the_spread_of_warm_ones():
     warm = [0.10, 0.11, 0.09, 0.10, 0.12, 0.08, 0.10, 0.10]
-    beyond, reason = workload.beyond_warm(0.5, warm)
+    beyond, reason = cold_load.beyond_warm(0.5, warm)
     assert (beyond, reason) == (pytest.approx(0.4), None)
     for cold in (0.11, 0.10, 0.05, 0.12):  # within the noise, or faster
-        beyond, reason = workload.beyond_warm(cold, warm)
+        beyond, reason = cold_load.beyond_warm(cold, warm)
         assert beyond is None
         assert "no difference is resolved" in reason
     # Student's t: mean 0.1, s = 0.01195, 1.895 x s x sqrt(9/8) = 0.02402
-    assert workload.beyond_warm(0.1241, warm)[0] == pytest.approx(0.0241)
-    assert workload.beyond_warm(0.1239, warm)[0] is None
-    assert workload.beyond_warm(0.5, [0.1])[0] is None
+    assert cold_load.beyond_warm(0.1241, warm)[0] == pytest.approx(0.0241)
+    assert cold_load.beyond_warm(0.1239, warm)[0] is None
+    assert cold_load.beyond_warm(0.5, [0.1])[0] is None
 
 
 class ColdEngine:
@@ -74,12 +76,12 @@ def load_parts(load):
 @pytest.mark.parametrize("cold_s", [0.0, 2.0])
 @pytest.mark.parametrize("cached", [True, False])
 def test_a_cold_load_is_the_sum_of_its_known_parts(tmp_path, monkeypatch, cold_s, cached):
-    monkeypatch.setattr(workload, "HEAVY", ())
+    monkeypatch.setattr(cold_load, "HEAVY", ())
     if not cached:
-        monkeypatch.setattr(workload, "CACHED_SHARE", 0.0)
+        monkeypatch.setattr(cold_load, "CACHED_SHARE", 0.0)
     (tmp_path / "model.safetensors").write_bytes(bytes(100_000))
     with Monitor(device="cpu") as monitor:
-        load = workload.cold_load(ColdEngine(cold_s), tmp_path, [], monitor)
+        load = cold_load.cold_load(ColdEngine(cold_s), tmp_path, [], monitor)
     assert sum(load_parts(load)) == pytest.approx(load.load_s, abs=0.02)
     assert min(load_parts(load)) > 0
     if cold_s:
@@ -512,7 +514,7 @@ def test_a_failed_request_has_no_row_and_no_answer():
     assert headline.failures == {"HTTP 503: busy": 1}
     table = workload.request_table(headline, engine, examples)
     assert table["prompt_id"].tolist() == ["p0", "p2", "p3"]
-    answers = workload.answer_table(served, engine, examples, vllm_settings())
+    answers = answers_of.answer_table(served, engine, examples, vllm_settings())
     assert answers["answer"].isna().tolist() == [False, True, False, False]
     assert answers["failure"][1] == "HTTP 503: busy"
     assert math.isnan(answers["answer_tokens"][1])
@@ -526,10 +528,10 @@ def test_answers_that_reached_the_limit_are_asked_again_until_their_end():
     served = workload.serve_all(engine, prompts, asked, 7, engine)
     served[1].generations[4].token_ids[:] = [5, 5, 0, 5]  # this one ended by itself
     calls = list(engine.calls)
-    measured = workload.answer_table(served, engine, examples, asked)
+    measured = answers_of.answer_table(served, engine, examples, asked)
     assert measured["limit_reached"].tolist()[0::2] == [1, 1, 0]
     assert math.isnan(measured["limit_reached"][1])  # failed: no answer, no limit
-    uncut = workload.uncut_answers(measured, engine, prompts, asked)
+    uncut = answers_of.uncut_answers(measured, engine, prompts, asked)
     assert engine.calls == calls  # nothing that was measured changed
     assert engine.uncut == ([[1], [2], [99]], 9, asked.headline_concurrency)
     assert uncut["uncut"].tolist() == [True, False, True, True, False]
@@ -545,8 +547,8 @@ def test_without_a_cap_for_uncut_answers_nothing_is_asked_again():
     examples = [Example("p0", [{"role": "user", "content": "?"}], "gold")]
     asked = vllm_settings(uncut_tokens=None)
     served = workload.serve_all(engine, [[1]], asked, 7, engine)
-    measured = workload.answer_table(served, engine, examples, asked)
-    kept = workload.uncut_answers(measured, engine, [[1]], asked)
+    measured = answers_of.answer_table(served, engine, examples, asked)
+    kept = answers_of.uncut_answers(measured, engine, [[1]], asked)
     assert not hasattr(engine, "uncut")
     assert kept["answer"].equals(measured["answer"])
     assert not kept["uncut"].any()
@@ -583,25 +585,27 @@ def test_every_batched_answer_is_compared_with_the_one_alone():
     table = pd.concat([alone, batched], ignore_index=True)
     examples = [Example(name, number, "") for number, name in enumerate(batched["prompt_id"])]
     same = Reader(lambda _, tokens: list(tokens))
-    found = workload.batch_agreement(table, 2, same, examples)
-    assert found == workload.BatchAgreement(1.0, 4, 2)
+    found = answers_of.batch_agreement(table, 2, same, examples)
+    assert found == answers_of.BatchAgreement(1.0, 4, 2)
     assert same.asked == [2, 3]  # the others were served alone
 
     other = Reader(lambda number, tokens: [9] * len(tokens) if number == 3 else list(tokens))
-    assert workload.batch_agreement(table, 2, other, examples).batch_agreement == 0.75
+    assert answers_of.batch_agreement(table, 2, other, examples).batch_agreement == 0.75
     table.at[0, "token_ids"] = [6, 6, 6, 6]
-    assert workload.batch_agreement(table, 2, other, examples).batch_agreement == 0.5
+    assert answers_of.batch_agreement(table, 2, other, examples).batch_agreement == 0.5
 
 
 def test_batches_that_cannot_be_compared_have_no_agreement():
     batched = requests(count=4, slots=2)
     examples = [Example(name, number, "") for number, name in enumerate(batched["prompt_id"])]
     mute = Reader(lambda *_: None)
-    assert workload.batch_agreement(batched, 2, mute, examples).batch_agreement is None
+    assert answers_of.batch_agreement(batched, 2, mute, examples).batch_agreement is None
     alone = requests(count=2, slots=1)
     partly = pd.concat([alone, batched], ignore_index=True)
-    assert workload.batch_agreement(partly, 2, mute, examples) == workload.BatchAgreement(1.0, 2, 2)
-    assert workload.batch_agreement(alone, 1, mute, examples).batch_agreement is None
+    assert answers_of.batch_agreement(partly, 2, mute, examples) == answers_of.BatchAgreement(
+        1.0, 2, 2
+    )
+    assert answers_of.batch_agreement(alone, 1, mute, examples).batch_agreement is None
 
 
 @pytest.mark.parametrize(("count", "known"), [(19, False), (20, True)])

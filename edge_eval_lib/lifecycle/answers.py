@@ -1,0 +1,122 @@
+"""Answers of a serving run: their text, how likely gold answers are, what batches change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from edge_eval_lib.engines.base import Engine
+from edge_eval_lib.lifecycle.serve import Served, closed_loop_name
+from edge_eval_lib.study import Workload
+from edge_eval_lib.tasks import Example
+
+
+@dataclass(frozen=True)
+class BatchAgreement:
+    """Share of `batch_agreement_prompts` prompts that got, in a batch, the tokens that they get
+    alone; None where none was compared. So many of them were served alone, token by token; the
+    others' batched tokens were read in one pass."""
+
+    batch_agreement: float | None
+    batch_agreement_prompts: int
+    batch_agreement_served_alone: int
+
+
+def batch_agreement(
+    requests: pd.DataFrame,
+    headline_concurrency: int,
+    engine: Engine | None,
+    examples: list[Example],
+) -> BatchAgreement:
+    """Whether batches change answers: every prompt's tokens at the headline concurrency beside
+    those that the model gives it alone, unmeasured.
+
+    A prompt that was also served at concurrency 1 is compared with that answer. The others are
+    read once, prompt and batched tokens together (`Engine.most_likely`): the answer alone is the
+    same where every token is the likeliest after those before it. That costs a prefill a prompt
+    instead of a pass a token; kernels that only single tokens take are not seen by it. Without an
+    engine the others are left out.
+    """
+    alone, batched = (
+        requests[requests["window"] == closed_loop_name(concurrency)]
+        .drop_duplicates("prompt_id")
+        .set_index("prompt_id")["token_ids"]
+        for concurrency in (1, headline_concurrency)
+    )
+    if headline_concurrency == 1:
+        return BatchAgreement(None, 0, 0)
+    messages = {example.id: example.messages for example in examples}
+    same = []
+    for prompt_id, tokens in batched.items():
+        tokens = list(tokens)
+        if prompt_id in alone.index:
+            expected = list(alone[prompt_id])
+        elif engine is None:
+            expected = None
+        else:
+            expected = engine.most_likely(engine.encode(messages[prompt_id]), tokens)
+        if expected is not None:
+            same.append(expected == tokens)
+    served = len(alone.index.intersection(batched.index))
+    return BatchAgreement(float(np.mean(same)) if same else None, len(same), served)
+
+
+def answer_table(
+    served: list[Served], engine: Engine, examples: list[Example], workload: Workload
+) -> pd.DataFrame:
+    """A row a prompt at the headline concurrency: the answer, and how likely the gold answer is.
+
+    A request that failed has no answer; `failure` says why. `limit_reached` is 1 where the answer
+    had no end within `output_tokens`, else 0.
+    """
+    name = closed_loop_name(workload.headline_concurrency)
+    headline = next(one for one in served if one.window.name == name)
+    likelihoods = engine.likelihoods(examples, batch_size=workload.headline_concurrency)
+    return pd.DataFrame(
+        {
+            "prompt_id": example.id,
+            "answer": None if generation.failure else engine.decode(generation.token_ids),
+            "failure": generation.failure,
+            "reference": example.answer,
+            "answer_tokens": None
+            if generation.failure
+            else engine.natural_length(generation.token_ids),
+            "limit_reached": None
+            if generation.failure
+            else float(not engine.ended(generation.token_ids)),
+            "gold_nll": likelihood.nll,
+            "gold_argmax_ids": likelihood.argmax_ids,
+        }
+        for example, generation, likelihood in zip(
+            examples, headline.generations, likelihoods, strict=True
+        )
+    )
+
+
+def uncut_answers(
+    answers: pd.DataFrame, engine: Engine, prompts: list[list[int]], workload: Workload
+) -> pd.DataFrame:
+    """`answers`, those that reached the limit asked again until their end. Nothing is measured.
+
+    A limit punishes the verbose, which is form. At most `workload.uncut_tokens` tokens are given
+    (where that is None, nothing is asked again). `answer` and `answer_tokens` are then those of the
+    uncut answer; `uncut` says which rows these are, `still_cut` is 1 where even they had no end.
+    """
+    answers = answers.assign(uncut=False, still_cut=answers["limit_reached"])
+    cut = [i for i, reached in enumerate(answers["limit_reached"]) if reached == 1]
+    if workload.uncut_tokens is None or not cut:
+        return answers
+    generations = engine.serve(
+        [prompts[i] for i in cut], workload.uncut_tokens, workload.headline_concurrency, True
+    )
+    for row, generation in zip(answers.index[cut], generations, strict=True):
+        if not generation.failure:
+            tokens = generation.token_ids
+            answers.loc[row, ["answer", "answer_tokens"]] = [
+                engine.decode(tokens),
+                engine.natural_length(tokens),
+            ]
+            answers.loc[row, ["uncut", "still_cut"]] = [True, float(not engine.ended(tokens))]
+    return answers
