@@ -10,9 +10,12 @@ import contextlib
 import importlib
 from pathlib import Path
 
+from edge_eval_lib.models import load as models
+
 
 def import_for_inference(directory: Path) -> None:
     """What loading and running the model in `directory` takes."""
+    models.quieten()
     import accelerate  # noqa: F401
     import safetensors.torch  # noqa: F401
     import torch  # noqa: F401

@@ -412,6 +412,16 @@ def load_model(
     return model
 
 
+def quieten() -> None:
+    """Keep libraries from filling a notebook with what this project checks or does without."""
+    for name in (
+        "bitsandbytes",  # INT8 warns at every product, and CPUs of kernels that nobody installed
+        "transformers.modeling_utils",  # its report of missing tensors: `_load` raises
+        "transformers.distributed.tensor_parallel",  # layers that one device does not divide
+    ):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
 def _load(directory: Path, **options: Any) -> PreTrainedModel:
     """from_pretrained, which initialises afresh what it does not find, and says so in passing: here
     whatever is missing, beyond the model or of another shape is a UserError that names it."""
@@ -420,8 +430,7 @@ def _load(directory: Path, **options: Any) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     transformers.utils.logging.disable_progress_bar()  # a bar a tensor drowns a notebook
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # INT8 warns at every product
-    logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)  # its report of this
+    quieten()
     try:
         model, found = AutoModelForCausalLM.from_pretrained(
             directory,
