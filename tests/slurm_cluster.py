@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from edge_eval_lib.runs.runner import die_with_parent
+from edge_eval_lib.runs.process import die_with_parent
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scancel", "sinfo", "squeue", "scontrol")
 START_WITHIN_S = 30

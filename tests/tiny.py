@@ -207,6 +207,20 @@ def make_local_copy(directory: Path, rows: int = 60, long_every: int = 5) -> Pat
     return directory
 
 
+def write_sources(directory: Path, monkeypatch: Any) -> Path:
+    """Have every stage's notebook be one of a single empty cell, as tests write executed ones."""
+    import nbformat
+
+    from edge_eval_lib.study import NOTEBOOKS
+
+    directory.mkdir(exist_ok=True)
+    for file_name in NOTEBOOKS.values():
+        empty = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("")])
+        nbformat.write(empty, directory / file_name)
+    monkeypatch.setenv("EDGE_EVAL_NOTEBOOKS", str(directory))
+    return directory
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Write a tiny study and its model.")
     parser.add_argument("directory", type=Path)

@@ -1,8 +1,9 @@
-"""The record of every finished run: what it was made with and from, and every file it made.
+"""Whether a run is done: the record of what it was made with and from, and of what it made.
 
 A record lies in `settings/STAGE/NAME.json` below a study's outputs:
 
 - `settings`: everything that the run's figures depend on
+- `code`: identifies the code of the notebook that was executed (artefacts/source.py)
 - `made_from`: by `stage/name` of a run that it needed, a digest of what it read of that run
 - `artefacts`: the directories and files that it wrote beside its notebook
 - `products`: by path, the size in bytes and the SHA-256 of every file that it made
@@ -18,14 +19,16 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from edge_eval_lib.artefacts.place import Key, Place, place, write_atomically
+from edge_eval_lib.artefacts.source import KEPT, accepted_code, code_of, code_of_stage, kept_code
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.study import Run, Study
+from edge_eval_lib.study import NOTEBOOKS, STAGES, Run, Study
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 UNMADE = "was not made"
 DAMAGED = "is damaged: "
+OTHER_CODE = "was made by other code in "
 # What a survey reads to its end; of larger files it takes the size, and of weights the header.
 SMALL_BYTES = 16 * 2**20
 # They are made of whatever runs there are, and made again at little cost.
@@ -70,6 +74,7 @@ def write(study: Study, run: Run, before: Record | None = None) -> None:
     at = place(study, run.stage, run.name)
     record = {
         "settings": run.settings,
+        "code": code_of(at.notebook) if run.stage in STAGES else None,
         "made_from": made_from(study, run),
         "artefacts": list(run.artefacts),
     }
@@ -201,6 +206,7 @@ def survey(study: Study, runs: Iterable[Run]) -> dict[Key, str]:
     """
     records: dict[Key, Record | None] = {}
     undone: dict[Key, str] = {}
+    accepted = accepted_code(study)
 
     def record_of(key: Key) -> Record | None:
         if key not in records:
@@ -209,14 +215,19 @@ def survey(study: Study, runs: Iterable[Run]) -> dict[Key, str]:
 
     for run in runs:
         key = (run.stage, run.name)
-        why = _why_undone(study, run, record_of)
+        why = _why_undone(study, run, record_of, accepted)
         if why is not None:
             undone[key] = why
             records[key] = None
     return undone
 
 
-def _why_undone(study: Study, run: Run, record_of: Callable[[Key], Record | None]) -> str | None:
+def _why_undone(
+    study: Study,
+    run: Run,
+    record_of: Callable[[Key], Record | None],
+    accepted: dict[str, set[str | None]],
+) -> str | None:
     record = record_of((run.stage, run.name))
     if record is None:
         return UNMADE
@@ -224,6 +235,8 @@ def _why_undone(study: Study, run: Run, record_of: Callable[[Key], Record | None
         return "was made with other settings"
     if not set(run.artefacts) <= set(record["artefacts"]):
         return "lacks a precision"
+    if run.stage in accepted and record.get("code") not in accepted[run.stage]:
+        return f"{OTHER_CODE}{NOTEBOOKS[run.stage]}"
     for key in run.needs:
         needed = record_of(key)
         if needed is None and run.stage not in COLLECTING:
@@ -285,12 +298,16 @@ def adopt(study: Study, run: Run) -> bool:
     """Record a finished run that has no record; whether there was one.
 
     Its process was killed before it could write it, the file was damaged, or an older version of
-    this project made the run. Files that can be told to be cut are not adopted.
+    this project made the run. Files that can be told to be cut are not adopted. A record of a
+    version that noted no code is taken to be of the code that there is now.
     """
     from edge_eval_lib import scraps
 
     at = place(study, run.stage, run.name)
-    if run.stage in COLLECTING or read(at) or at.outdated.is_file() or not at.notebook.is_file():
+    record = read(at)
+    if record is not None and "code" not in record and run.stage in STAGES:
+        write_atomically(at.settings, record | {"code": code_of_stage(run.stage)})
+    if run.stage in COLLECTING or record or at.outdated.is_file() or not at.notebook.is_file():
         return False
     try:
         recorded = scraps.read_scraps(at.notebook)
@@ -312,6 +329,32 @@ def _parquet_whole(file: Path) -> bool:
     """Whether a file begins and ends as Parquet files do (parquet.apache.org/docs/file-format)."""
     content = file.read_bytes()
     return content[:4] == content[-4:] == b"PAR1"
+
+
+# --- code that changed ------------------------------------------------------------------------
+
+
+def keep_code(study: Study, stage: str) -> int:
+    """Keep a stage's runs until its notebook's code changes again; how many runs that concerns.
+
+    So are runs whose repetition for that reason was begun and did not come to them.
+    """
+    code, earlier, count = code_of_stage(stage), set(), 0
+    for run in study.runs():
+        at = place(study, run.stage, run.name)
+        record = last(at) if run.stage == stage else None
+        if record is None or record.get("code") in (None, code):
+            continue
+        if record["settings"] == orjson.loads(run.settings_json) and at.notebook.is_file():
+            earlier.add(record["code"])
+            count += 1
+            if not at.settings.is_file():
+                at.outdated.rename(at.settings)
+    if count:
+        kept = {"code": code, "earlier": sorted(earlier), "runs": count}
+        kept["at"] = datetime.now(UTC).isoformat(timespec="seconds")
+        write_atomically(study.directory / KEPT, kept_code(study) | {stage: kept})
+    return count
 
 
 # --- reading what another run made ------------------------------------------------------------

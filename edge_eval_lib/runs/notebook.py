@@ -20,7 +20,7 @@ from edge_eval_lib.lifecycle.data import task_examples  # noqa: F401 - for noteb
 from edge_eval_lib.machine import host, nvml
 from edge_eval_lib.models.weights import is_sound
 from edge_eval_lib.paths import outputs_root
-from edge_eval_lib.runs import runner
+from edge_eval_lib.runs import devices, runner
 from edge_eval_lib.study import (
     Model,
     Run,
@@ -243,7 +243,7 @@ def begin(stage: str, study: str, **parameters: Any) -> Stage:
     scraps.record_all(identity)
     scraps.record("provenance", host.provenance(loaded.measured_hash))
     if by_hand:
-        runner.hold_device(loaded, run)
+        devices.hold_device(loaded, run)
     return begun
 
 
@@ -263,7 +263,7 @@ def finish(stage: Stage) -> None:
     after = host.describe()
     scraps.record("temperature_after_c", [gpu.temperature_c for gpu in after.gpus])
     scraps.complete()
-    runner.release_device()
+    devices.release_device()
     if stage.by_hand:
         at = lab.publish(stage.study, stage.run, scraps.recorded)
         print(f"kept in {at.directory}")

@@ -42,24 +42,26 @@ def submit(gpus: int, output: str, options: list[str], jobscript: str) -> str:
     starts when that one has ended: no two jobs work on one run. Raises CalledProcessError if
     SLURM refuses it.
     """
-    stage, name = _run_of(output)
-    log = _log(stage, name)
+    at = _place(Path(output).parent.name, Path(output).stem)
+    log = _log(at)
     log.parent.mkdir(parents=True, exist_ok=True)
     log.unlink(missing_ok=True)  # a new one proves that the job sees this directory
-    _place(stage, name).failure.unlink(missing_ok=True)
-    job_name = f"edge-eval/{_directory_digest()}/{stage}/{name}"
-    _tell("scancel", "--quiet", f"--user={os.getuid()}", f"--name={job_name}")
-    return _tell(
+    at.failure.unlink(missing_ok=True)
+    # Studies of one name and different outputs have jobs of different names.
+    digest = hashlib.sha256(str(Path.cwd()).encode()).hexdigest()[:8]
+    job_name = f"edge-eval/{digest}/{at.stage}/{at.name}"
+    _ask("scancel", "--quiet", f"--user={os.getuid()}", f"--name={job_name}")
+    return _ask(
         *("sbatch", "--parsable", "--export=ALL", "--no-requeue", "--nodes=1", "--ntasks=1"),
         *(f"--job-name={job_name}", "--dependency=singleton", f"--output={log}"),
-        *wanted(gpus, _tell("sinfo", "--noheader", "--Node", "--format=%P %c %m %G")),
+        *wanted(gpus, _ask("sinfo", "--noheader", "--Node", "--format=%P %c %m %G")),
         *options,
         jobscript,
     ).partition(";")[0]
 
 
 def wanted(gpus: int, nodes: str) -> list[str]:
-    """sbatch's options for what a run has to itself, from sinfo's `%P %c %m %G` of every node.
+    """Return sbatch's options for what a run has to itself, from sinfo's `%P %c %m %G` of nodes.
 
     Where SLURM manages GPUs: as many as are given, each with an equal share of its node's
     processors and memory. Elsewhere: a whole node. Nodes are those of SBATCH_PARTITION, else of
@@ -69,11 +71,9 @@ def wanted(gpus: int, nodes: str) -> list[str]:
     partition = os.environ.get("SBATCH_PARTITION")
     chosen = partition.split(",") if partition else {r[0] for r in rows if r[0].endswith("*")}
     shares = []
-    for row_partition, processors, memory_mb, resources in rows:
-        if chosen and not {row_partition, row_partition.rstrip("*")} & set(chosen):
-            continue
+    for named, processors, memory_mb, resources in rows:
         owned = sum(int(count) for count in re.findall(r"\bgpu(?::[^:,(]+)?:(\d+)", resources))
-        if owned:
+        if owned and (not chosen or {named, named.rstrip("*")} & set(chosen)):
             shares.append((max(int(processors) // owned, 1), int(memory_mb) // owned))
     if not shares:
         return ["--exclusive", "--mem=0"]
@@ -84,63 +84,34 @@ def wanted(gpus: int, nodes: str) -> list[str]:
 
 
 def status(job: str) -> str:
-    """`running`, `success` or `failed`, as Snakemake wants it; writes why a job failed.
+    """Return `running`, `success` or `failed`, as Snakemake wants it; keep why a job failed.
 
     A job that SLURM has forgotten is a success: Snakemake then looks for its output. While
     SLURM does not answer, every job is running.
     """
     try:
-        shown = _tell("scontrol", "--oneliner", "show", "job", job)
+        shown = _ask("scontrol", "--oneliner", "show", "job", job)
     except subprocess.CalledProcessError as error:
         return "success" if "Invalid job id" in error.stderr else "running"
-    state = _field("JobState", shown)
+    fields = dict(pair.split("=", 1) for pair in shown.split() if "=" in pair)
+    state, node = fields.get("JobState", ""), fields.get("NodeList", "(null)")
     if state != "COMPLETED" and state not in ENDED_BADLY:
         return "running"
-    _, _, stage, name = _field("JobName", shown).split("/", 3)
-    node = _field("NodeList", shown)
+    at = _place(*fields["JobName"].split("/", 3)[2:])
     ran = node not in ("", "(null)")
-    if ran and not _appears(_log(stage, name)):
-        _keep_failure(
-            stage,
-            name,
+    reason = None
+    if ran and not _appears(_log(at)):
+        reason = (
             f"{node} does not share {Path.cwd()} with {socket.gethostname()}; let "
-            "EDGE_EVAL_OUTPUTS name a directory of a file system that all nodes can write.",
+            "EDGE_EVAL_OUTPUTS name a directory of a file system that all nodes can write."
         )
-        return "failed"
-    if state == "COMPLETED":
+    elif state != "COMPLETED":
+        where = (f" on {node}", f" (see {_log(at)})") if ran else ("", "")
+        reason = f"SLURM's job {job} {ENDED_BADLY[state]}{where[0]}{where[1]}."
+    if reason is None:
         return "success"
-    where = f" on {node}" if ran else ""
-    see = f" (see {_log(stage, name)})" if ran else ""
-    _keep_failure(stage, name, f"SLURM's job {job} {ENDED_BADLY[state]}{where}{see}.")
+    _keep_failure(at, reason)
     return "failed"
-
-
-def _run_of(output: str) -> tuple[str, str]:
-    path = Path(output)
-    return path.parent.name, path.stem
-
-
-def _log(stage: str, name: str) -> Path:
-    return Path.cwd() / "slurm" / stage / f"{name}.log"
-
-
-def _directory_digest() -> str:
-    """Tells apart the jobs of studies that have one name and different outputs."""
-    return hashlib.sha256(str(Path.cwd()).encode()).hexdigest()[:8]
-
-
-def _appears(file: Path) -> bool:
-    until = time.monotonic() + SEEN_WITHIN_S
-    while file.name not in os.listdir(file.parent):  # a listing is not answered from a cache
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.5)
-    return True
-
-
-def _field(name: str, shown: str) -> str:
-    found = re.search(rf"(?:^|\s){name}=(\S*)", shown)
-    return found.group(1) if found else ""
 
 
 def _place(stage: str, name: str) -> Place:
@@ -148,15 +119,26 @@ def _place(stage: str, name: str) -> Place:
     return Place(outputs.parent / "paper" if stage == "paper" else outputs, stage, name)
 
 
-def _keep_failure(stage: str, name: str, reason: str) -> None:
-    """Write why the run failed, unless it has written that itself."""
+def _log(at: Place) -> Path:
+    return Path.cwd() / "slurm" / at.stage / f"{at.name}.log"
 
-    at = _place(stage, name)
+
+def _appears(file: Path) -> bool:
+    ends = time.monotonic() + SEEN_WITHIN_S
+    while file.name not in os.listdir(file.parent):  # a listing is not answered from a cache
+        if time.monotonic() > ends:
+            return False
+        time.sleep(0.5)
+    return True
+
+
+def _keep_failure(at: Place, reason: str) -> None:
+    """Write why the run failed, unless it has written that itself."""
     if not at.failure.is_file():
         write_failure(at, reason)
 
 
-def _tell(*command: str) -> str:
+def _ask(*command: str) -> str:
     """What a SLURM command answers; CalledProcessError if it refuses, or is not there."""
     try:
         done = subprocess.run(command, capture_output=True, text=True)
@@ -169,6 +151,7 @@ def _tell(*command: str) -> str:
 
 
 def main(arguments: list[str]) -> None:
+    """Do what the command line says."""
     if arguments[0] == "status":
         print(status(arguments[1]))
         return
@@ -179,7 +162,9 @@ def main(arguments: list[str]) -> None:
         print(submit(int(gpus), output, options, jobscript))
     except subprocess.CalledProcessError as error:
         why = " ".join(error.stderr.split()) or f"{error.cmd[0]} failed ({error.returncode})"
-        _keep_failure(*_run_of(output), f"SLURM takes no job: {why}.")
+        _keep_failure(
+            _place(Path(output).parent.name, Path(output).stem), f"SLURM takes no job: {why}."
+        )
         sys.exit(1)
 
 

@@ -83,6 +83,7 @@ class Run:
     settings: dict[str, Any] = field(compare=False, repr=False)
     needs: tuple[tuple[str, str], ...] = ()
     precisions: tuple[str, ...] = ()  # what a compress run is to make
+    gpus: int = field(default=1, compare=False)  # how many it needs (runs/catalogue.py)
 
     @property
     def artefacts(self) -> tuple[str, ...]:

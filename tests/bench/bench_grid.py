@@ -18,8 +18,8 @@ import orjson
 
 from edge_eval_lib import scraps
 from edge_eval_lib.artefacts.place import place
-from edge_eval_lib.runs import plan
-from edge_eval_lib.runs import scheduler as grid
+from edge_eval_lib.runs.claims import open_study
+from edge_eval_lib.runs.finished import read_finished
 from edge_eval_lib.study import Study
 
 OVERHEAD_TARGET = 1.15
@@ -35,7 +35,7 @@ def overhead(study: Study) -> None:
         print(f"grid overhead: no `make all STUDY={study.name}` has been timed yet")
         return
     found = {
-        (stage, name): plan.read_finished(place(study, stage, name).notebook)
+        (stage, name): read_finished(place(study, stage, name).notebook)
         for stage, name in last["runs"]
     }
     own_s = sum(finished.own_seconds for finished in found.values() if finished)
@@ -93,5 +93,5 @@ def synthetic(i: int) -> nbformat.NotebookNode:
 
 
 if __name__ == "__main__":
-    overhead(grid.open_study(sys.argv[1] if len(sys.argv) > 1 else "embedded"))
+    overhead(open_study(sys.argv[1] if len(sys.argv) > 1 else "embedded"))
     reading()

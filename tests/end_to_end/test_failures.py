@@ -21,7 +21,7 @@ import yaml
 from conftest import Grid, wait_for
 
 from edge_eval_lib import scraps
-from edge_eval_lib.runs import runner
+from edge_eval_lib.runs import devices
 from edge_eval_lib.study import NOTEBOOKS
 
 INT8 = "tinyllama-0.1M_rag_lora_int8_r01"
@@ -65,10 +65,10 @@ def assert_nothing_half_made(grid: Grid) -> None:
 def test_a_run_computes_with_every_core_that_this_process_may_use(grid: Grid):
     """Snakemake tells each of its jobs to compute with one thread."""
     cores = min(len(os.sched_getaffinity(0)), psutil.cpu_count(logical=False))
-    devices = len(runner.devices())
+    count = len(devices.devices())
     for run in EVERY_RUN - {"synthesis/synthesis"}:
         notebook = grid.outputs / "runs" / f"{run}.ipynb"
-        assert scraps.read_scraps(notebook)["threads"] == str(max(1, cores // devices)), run
+        assert scraps.read_scraps(notebook)["threads"] == str(max(1, cores // count)), run
 
 
 @pytest.mark.quick

@@ -167,11 +167,11 @@ def test_whole_weights_are_loaded_once_to_be_sure(copy, monkeypatch):
 
 WITHOUT_TORCH = """
 import sys
-from edge_eval_lib.runs import plan
+from edge_eval_lib.runs import problems
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.study import load_study
 try:
-    plan.require_possible(load_study(sys.argv[1]))
+    problems.require_possible(load_study(sys.argv[1]))
 except UserError as error:
     print(error)
 sys.exit("torch" in sys.modules)

@@ -8,12 +8,13 @@ import zipfile
 import nbformat
 import pytest
 import yaml
-from tiny import tiny_study
+from tiny import tiny_study, write_sources
 
 from edge_eval_lib.artefacts import completion
 from edge_eval_lib.artefacts.place import place
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.runs import archive, plan
+from edge_eval_lib.runs import archive
+from edge_eval_lib.runs.finished import finished_runs
 from edge_eval_lib.study import load_study
 
 
@@ -27,6 +28,7 @@ def glued(name, value):
 def study(tmp_path, monkeypatch):
     """A study all of whose runs look finished, as the runner leaves them."""
     monkeypatch.setenv("EDGE_EVAL_OUTPUTS", str(tmp_path / "outputs"))
+    write_sources(tmp_path / "notebooks", monkeypatch)
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(tiny_study(tmp_path)))
     study = load_study(path)
@@ -50,20 +52,20 @@ def study(tmp_path, monkeypatch):
     for file in (weights, adapter):
         file.parent.mkdir(parents=True)
         file.write_bytes(b"0" * 100)
-    assert len(plan.finished_runs(study, study.runs())) == len(study.runs())
+    assert len(finished_runs(study, study.runs())) == len(study.runs())
     return study
 
 
 def move_on(study, tmp_path, monkeypatch):
     monkeypatch.setenv("EDGE_EVAL_OUTPUTS", str(tmp_path / "elsewhere"))
-    assert not plan.finished_runs(study, study.runs())
+    assert not finished_runs(study, study.runs())
 
 
 def test_nothing_that_was_done_is_done_again(study, tmp_path, monkeypatch):
     packed = archive.pack(study, tmp_path / "outputs.zip")
     move_on(study, tmp_path, monkeypatch)
     assert archive.unpack(study, packed) == len(study.runs())
-    assert len(plan.finished_runs(study, study.runs())) == len(study.runs())
+    assert len(finished_runs(study, study.runs())) == len(study.runs())
 
 
 def test_it_does_not_matter_that_somebody_else_unpacked_it(study, tmp_path, monkeypatch):
@@ -77,7 +79,7 @@ def test_it_does_not_matter_that_somebody_else_unpacked_it(study, tmp_path, monk
         os.utime(settings, (2e9 + number, 2e9 + number))
     move_on(study, tmp_path, monkeypatch)
     archive.unpack(study, tmp_path / "input")
-    assert len(plan.finished_runs(study, study.runs())) == len(study.runs())
+    assert len(finished_runs(study, study.runs())) == len(study.runs())
 
 
 def test_a_run_that_was_not_finished_is_still_left(study, tmp_path, monkeypatch):
@@ -86,7 +88,7 @@ def test_a_run_that_was_not_finished_is_still_left(study, tmp_path, monkeypatch)
     packed = archive.pack(study, tmp_path / "outputs.zip")
     move_on(study, tmp_path, monkeypatch)
     assert archive.unpack(study, packed) == len(study.runs()) - 2  # its score is out of date, too
-    assert (last.stage, last.name) not in plan.finished_runs(study, study.runs())
+    assert (last.stage, last.name) not in finished_runs(study, study.runs())
 
 
 def test_weights_stay_and_adapters_go(study, tmp_path):

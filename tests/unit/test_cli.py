@@ -63,8 +63,8 @@ def test_a_mistake_is_told_without_a_traceback(arguments: tuple, code: int, mess
 def test_planning_imports_neither_torch_nor_a_notebook_library():
     code = """
 import sys
-from edge_eval_lib.runs import plan, scheduler
-plan.describe(scheduler.open_study("embedded"))
+from edge_eval_lib.runs import claims, plan
+plan.describe(claims.open_study("embedded"))
 print([m for m in ("torch", "transformers", "papermill", "snakemake") if m in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -11,14 +11,14 @@ import nbformat
 import pandas as pd
 import pytest
 import yaml
-from tiny import tiny_study
+from tiny import tiny_study, write_sources
 
 from edge_eval_lib.artefacts import completion
 from edge_eval_lib.artefacts.place import place, write_atomically
 from edge_eval_lib.errors import UserError
+from edge_eval_lib.runs import catalogue, outdated, scheduler
 from edge_eval_lib.runs import notebook as stage
-from edge_eval_lib.runs import plan, runner
-from edge_eval_lib.runs import scheduler as grid
+from edge_eval_lib.runs.finished import finished_runs
 from edge_eval_lib.study import Run, Study, Variant, load_study
 
 ADAPTER = "tinyllama-0.1M_rag_lora"
@@ -46,7 +46,7 @@ def notebook(run, **more) -> str:
 
 def make(study: Study, key: tuple[str, str], content: bytes = b"0" * 1000) -> None:
     """Write what a run makes, and its record."""
-    make_run(study, runner.find_run(study, *key), content)
+    make_run(study, catalogue.find_run(study, *key), content)
 
 
 def make_run(study: Study, run: Run, content: bytes = b"0" * 1000) -> None:
@@ -76,7 +76,7 @@ def everything(study: Study) -> list[tuple[str, str]]:
 
 
 def undone(study: Study) -> dict[tuple[str, str], str]:
-    return completion.survey(study, [runner.find_run(study, *key) for key in everything(study)])
+    return completion.survey(study, [catalogue.find_run(study, *key) for key in everything(study)])
 
 
 def change(study: Study, **changes) -> Study:
@@ -89,6 +89,7 @@ def change(study: Study, **changes) -> Study:
 def study(tmp_path, monkeypatch) -> Study:
     """A study all of whose runs are done."""
     monkeypatch.setenv("EDGE_EVAL_OUTPUTS", str(tmp_path / "outputs"))
+    write_sources(tmp_path / "notebooks", monkeypatch)
     monkeypatch.setenv("EDGE_EVAL_RUN", "compress/x")
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(tiny_study(tmp_path)))
@@ -107,7 +108,7 @@ def test_no_date_of_a_file_makes_a_run_again(study, tmp_path, monkeypatch):
     shutil.copytree(study.directory, copied, copy_function=shutil.copyfile)
     monkeypatch.setenv("EDGE_EVAL_OUTPUTS", str(copied.parent))
     assert undone(study) == {}
-    assert len(plan.finished_runs(study, study.runs())) == len(study.runs())
+    assert len(finished_runs(study, study.runs())) == len(study.runs())
 
 
 DAMAGED = {
@@ -259,7 +260,7 @@ def test_raw_data_that_cannot_be_read_name_their_run_and_are_made_again(study, d
 
 
 def test_rerun_makes_a_stage_again_and_carries_nothing_over(study, monkeypatch):
-    grid._forget(study, "compress")
+    outdated.forget(study, {"compress"})
     assert ("compress", ADAPTER) in undone(study)
     run = stage.Stage(study, study.run("compress", ADAPTER), study.models[0])
     assert run.carried().precisions == ()
@@ -270,7 +271,7 @@ def test_half_written_files_are_cleaned_up(study, monkeypatch):
     left = study.directory / "failed" / "serve" / ".x.json.123"
     left.parent.mkdir(parents=True)
     left.write_text("{")
-    grid._clean_up(study)
+    scheduler._clean_up(study)
     assert not left.exists()
 
     def full(_path, _content):
@@ -284,6 +285,7 @@ def test_half_written_files_are_cleaned_up(study, monkeypatch):
 
 def test_a_study_of_1440_runs_is_surveyed_in_seconds(tmp_path, monkeypatch):
     monkeypatch.setenv("EDGE_EVAL_OUTPUTS", str(tmp_path))
+    write_sources(tmp_path / "notebooks", monkeypatch)
     study = load_study("paper_t4")
     for run in study.runs():
         make_run(study, run)

@@ -18,7 +18,7 @@ from edge_eval_lib.economics import fit as memory_fit
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle import harness
 from edge_eval_lib.results import figures
-from edge_eval_lib.runs import plan
+from edge_eval_lib.runs import estimate, plan
 from edge_eval_lib.study import Study, load_study, read_yaml
 
 HARNESS = {"tasks": ["arc_easy", "mmlu"], "prompts": 400}
@@ -165,9 +165,9 @@ def test_the_plan_counts_its_runs_and_says_what_they_take(tmp_path):
     assert re.search(r"^harness +5 +0 +5 ", told, re.MULTILINE)
     runs = study.runs()
     twice = load(tmp_path, harness=HARNESS | {"prompts": 40_000_000})
-    costs = [plan.estimate(s, s.runs(), {}).seconds for s in (study, twice)]
+    costs = [estimate.costs(s, s.runs(), {}) for s in (study, twice)]
     name = ("harness", next(run.name for run in runs if run.stage == "harness"))
-    assert costs[1][name] > costs[0][name]
+    assert costs[1][name].seconds > costs[0][name].seconds
     assert "lm-evaluation-harness" not in plan.describe(load(tmp_path))
 
 

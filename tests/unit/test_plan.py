@@ -14,7 +14,8 @@ from edge_eval_lib.errors import UserError
 from edge_eval_lib.machine.declared import load_hardware
 from edge_eval_lib.models import load as models
 from edge_eval_lib.paths import project_root
-from edge_eval_lib.runs import plan, runner
+from edge_eval_lib.runs import devices, estimate, plan, problems
+from edge_eval_lib.runs.finished import finished_runs
 from edge_eval_lib.study import load_study, read_yaml
 
 SHAPES = read_yaml(project_root() / "params" / "shapes.yaml")
@@ -45,7 +46,7 @@ def served_by(study, engine):
 
 def costs(study):
     runs = study.runs()
-    return plan.estimate(study, runs, plan.finished_runs(study, runs)).costs
+    return estimate.costs(study, runs, finished_runs(study, runs))
 
 
 # --- shapes -----------------------------------------------------------------------------------
@@ -133,7 +134,7 @@ def test_long_replies_need_more_than_short_answers(tmp_path):
     ]
     assert needed == [1, 1, 2]
     one = study_with(tmp_path, models=["llama-8B-random"], hardware="t4", tasks=["rag", "dialogue"])
-    (refused,) = [p for p in plan.problems(one) if "qlora" in p.split(" does not fit")[0]]
+    (refused,) = [p for p in problems.problems(one) if "qlora" in p.split(" does not fit")[0]]
     assert refused.startswith("llama-8B_dialogue_qlora_int4 does not fit: to adapt by qlora, dial")
     assert "16.4 GB of the 15.7 GB" in refused
 
@@ -165,19 +166,18 @@ def test_a_run_is_given_the_devices_that_it_needs():
     assert list(needed.values()) == [2, 2, 1, 1]
 
 
-def test_a_run_takes_all_of_its_gpus_or_none(tmp_path):
+def test_a_run_takes_all_of_its_gpus_or_none(tmp_path, monkeypatch):
     """Two runs that hold one GPU each and wait for the other's would wait for ever."""
-
-    def locks():
-        return [(tmp_path / name).open("a+") for name in ("gpu-a", "gpu-b", "gpu-c")]
-
-    one, other = locks(), locks()
-    assert runner._take(one, 2) == [0, 1]
-    assert runner._take(other, 2) is None
-    assert runner._take(other, 1) == [2]  # what was tried in vain was let go
-    for file in one:
-        file.close()
-    assert runner._take(locks(), 2) == [0, 1]
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    gpus = dict.fromkeys(("gpu-a", "gpu-b", "gpu-c"))
+    held = devices._take(gpus, 2, "one")
+    assert list(held) == ["gpu-a", "gpu-b"]
+    assert devices._take(gpus, 2, "other") is None
+    other = devices._take(gpus, 1, "other")
+    assert list(other) == ["gpu-c"]  # what was tried in vain was let go
+    for lock in held.values():
+        lock.release()
+    assert list(devices._take(gpus, 2, "third")) == ["gpu-a", "gpu-b"]
 
 
 # --- cost -------------------------------------------------------------------------------------
@@ -187,7 +187,8 @@ def test_the_papers_grid_is_planned():
     text = plan.describe(load_study("paper_t4"))
     assert "72 variants = 6 models x 3 tasks x 4 configurations" in text
     assert "1,440 serving runs (20 repetitions" in text
-    assert re.search(r"together +1,874 +0 +1,874 +[\d.]+ +[\d.]+ +[\d.]+ +[\d.e+]+", text)
+    amounts = r"[\d.,]+ h +[\d.]+ kWh +[\d.,]+ +[\d.,]+"
+    assert re.search(rf"together +1,874 +0 +1,874 +{amounts} +published", text)
     assert "kWh" in text
     assert "HF_TOKEN is not set" in text
     assert "36 variants cannot run, llama-1B_rag_lora_fp16" in text
@@ -204,22 +205,22 @@ def test_adaptation_costs_what_was_published_by_example():
     )
     cost = costs(study)["adapt", "qwen-3B_rag_lora"]
     share = study.data.train_examples * study.training.epochs / row["train_examples"]
-    waiting_s = plan.START_S + study.workload.idle_seconds
-    assert cost.basis == plan.PUBLISHED
+    waiting_s = estimate.START_S + study.workload.idle_seconds
+    assert cost.basis == estimate.PUBLISHED
     assert cost.seconds == pytest.approx(row["adapt_s"] * share + waiting_s)
     assert cost.energy_j == pytest.approx(
-        row["adapt_energy_j"] * share + 70 * plan.WAITING_SHARE * waiting_s
+        row["adapt_energy_j"] * share + 70 * estimate.WAITING_SHARE * waiting_s
     )
 
 
 def test_published_figures_stand_for_t4s_and_their_engine_alone(tmp_path):
     on_h200 = study_with(tmp_path, "paper_t4", hardware="h200", repetitions=1)
-    assert {cost.basis for cost in costs(on_h200).values()} == {plan.MODEL, plan.START}
+    assert {cost.basis for cost in costs(on_h200).values()} == {estimate.MODEL, estimate.START}
     by_transformers = served_by(study_with(tmp_path, "paper_t4", repetitions=1), "transformers")
     by_vllm = served_by(by_transformers, "vllm")
     run = ("serve", "qwen-3B_rag_lora_int8_r01")
-    assert costs(by_transformers)[run].basis == plan.MODEL
-    assert costs(by_vllm)[run].basis == plan.PUBLISHED
+    assert costs(by_transformers)[run].basis == estimate.MODEL
+    assert costs(by_vllm)[run].basis == estimate.PUBLISHED
     assert costs(by_vllm)[run].seconds < costs(by_transformers)[run].seconds
 
 
@@ -230,7 +231,7 @@ def test_the_unadapted_base_costs_what_its_shape_does(tmp_path):
         for task in ("rag", "summarization", "dialogue"):
             base = found["serve", f"{model}_{task}_none_fp16_r01"]
             assert base == found["serve", f"{model}_{task}_lora_fp16_r01"]
-            assert base.basis == plan.PUBLISHED
+            assert base.basis == estimate.PUBLISHED
 
 
 @pytest.mark.parametrize("name", ["paper_t4", "t4_free", "gpu_slice", "embedded"])
@@ -240,7 +241,7 @@ def test_a_kind_of_work_is_priced_on_one_basis(name):
     for (stage, _), cost in costs(load_study(name)).items():
         bases.setdefault(stage, set()).add(cost.basis)
     for stage, found in bases.items():
-        assert found <= {plan.PUBLISHED, plan.SCALED} or len(found) == 1, stage
+        assert found <= {estimate.PUBLISHED, estimate.SCALED} or len(found) == 1, stage
 
 
 def test_a_size_that_was_not_published_is_priced_by_its_nearest(tmp_path):
@@ -251,20 +252,20 @@ def test_a_size_that_was_not_published_is_priced_by_its_nearest(tmp_path):
     for stage in ("adapt", "compress"):
         for adapter in ("rag_qlora", "dialogue_lora"):
             small, large = (found[stage, f"qwen-{size}_{adapter}"] for size in ("0.5B", "1.5B"))
-            assert (small.basis, large.basis) == (plan.SCALED, plan.PUBLISHED)
-            waiting_s = plan.START_S + idle_s[stage]
+            assert (small.basis, large.basis) == (estimate.SCALED, estimate.PUBLISHED)
+            waiting_s = estimate.START_S + idle_s[stage]
             assert small.seconds - waiting_s == pytest.approx(
                 share * (large.seconds - waiting_s), rel=1e-9
             )
     # Of its own family, although llama-1B is nearer in size.
-    assert plan.nearest_published(study.model("qwen-0.5B"))[0] == ("qwen", "1.5B")
+    assert estimate.nearest_published(study.model("qwen-0.5B"))[0] == ("qwen", "1.5B")
     stranger = study_with(tmp_path, models=[STANZAS["llama-1B-random"] | {"family": "other"}])
-    assert plan.nearest_published(stranger.models[0]) == (("llama", "1B"), 1.0)
+    assert estimate.nearest_published(stranger.models[0]) == (("llama", "1B"), 1.0)
 
 
 def test_how_far_a_basis_is_off_is_computed_and_said(tmp_path, monkeypatch):
-    plan.basis_errors.cache_clear()
-    errors = plan.basis_errors(plan.MODEL)
+    estimate.basis_errors.cache_clear()
+    errors = estimate.basis_errors(estimate.MODEL)
     assert {stage: len(found) for stage, found in errors.items()} == {
         "adapt": 36, "compress": 36, "serve": 72
     }  # fmt: skip
@@ -274,11 +275,11 @@ def test_how_far_a_basis_is_off_is_computed_and_said(tmp_path, monkeypatch):
     text = plan.describe(study_with(tmp_path, "paper_t4", hardware="h200", repetitions=1))
     assert re.search(r"adapt 0\.5\d? times \(0\.1\d? to 2\.1\)", text)
     assert "serve by vLLM" in text
-    monkeypatch.setattr(plan, "COMPUTE_SHARE", plan.COMPUTE_SHARE / 2)
-    plan.basis_errors.cache_clear()
-    slower = plan.basis_errors(plan.MODEL)
+    monkeypatch.setattr(estimate, "COMPUTE_SHARE", estimate.COMPUTE_SHARE / 2)
+    estimate.basis_errors.cache_clear()
+    slower = estimate.basis_errors(estimate.MODEL)
     assert median(slower["adapt"]) > 1.8 * median(errors["adapt"])
-    plan.basis_errors.cache_clear()
+    estimate.basis_errors.cache_clear()
 
 
 def test_the_plan_names_the_basis_beside_the_number(tmp_path):
@@ -315,7 +316,7 @@ def test_int8_by_transformers_on_a_t4_meets_what_was_measured():
             update={"workload": study.workload.model_copy(update={"latency_prompts": 108})}
         )
         more._path = study.path
-        added_s = plan.model_s(more, run, t4)[0] - plan.model_s(study, run, t4)[0]
+        added_s = estimate.model_s(more, run, t4)[0] - estimate.model_s(study, run, t4)[0]
         tok_s = 100 * study.workload.output_tokens / added_s
         assert tok_s == pytest.approx(measured_tok_s, rel=0.15)
 
@@ -327,22 +328,22 @@ def test_the_free_session_is_long_enough():
     assert len(study.variants()) == 24
     assert not any(model.gated for model in study.models)
     assert all(re.fullmatch("[0-9a-f]{40}", model.revision) for model in study.models)
-    assert not plan.problems(study)
+    assert not problems.problems(study)
     # What the free services' disks hold.
-    disk = plan.bases_gb(study) + sum(plan.disk_gb(study, run) for run in study.runs())
+    disk = estimate.bases_gb(study) + sum(estimate.disk_gb(study, run) for run in study.runs())
     assert disk < 50
 
 
 def test_without_a_power_limit_energy_is_unknown_and_not_zero():
     device = load_hardware("t4").model_copy(update={"power_limit_w": None})
-    assert plan._energy_j(device, 100.0, 10.0) is None
+    assert estimate.joules(device, 100.0, 10.0) is None
 
 
 def test_disk_counts_every_precision_and_the_adapter():
     study = load_study("t4_free")
-    compress = plan.disk_gb(study, study.run("compress", "qwen-1.5B_rag_lora"))
+    compress = estimate.disk_gb(study, study.run("compress", "qwen-1.5B_rag_lora"))
     assert compress == pytest.approx(3.09 + 1.78 + 1.14, abs=0.02)
-    adapt = plan.disk_gb(study, study.run("adapt", "qwen-1.5B_rag_lora"))
+    adapt = estimate.disk_gb(study, study.run("adapt", "qwen-1.5B_rag_lora"))
     assert adapt == pytest.approx(4 * 18_464_768 / 1e9)  # peft's count at rank 16
 
 
@@ -357,7 +358,7 @@ def test_disk_counts_every_precision_and_the_adapter():
 def test_more_examples_than_there_are_stop_before_the_first_run(tmp_path, data, says):
     study = load_study(make_tiny_study(tmp_path, tasks=("rag", "dialogue"), data=data))
     with pytest.raises(UserError, match=says) as refused:
-        plan.require_possible(study)
+        problems.require_possible(study)
     lines = str(refused.value).splitlines()
     assert [line.split()[0] for line in lines] == [
         "tinyllama-0.1M_rag_lora_fp16", "tinyllama-0.1M_dialogue_lora_fp16"
@@ -374,7 +375,7 @@ def test_examples_of_a_local_copy_are_counted_before_the_first_run(tmp_path):
         content["data"]["train_examples"] = train  # and 2 held out
         path.write_text(yaml.safe_dump(content))
         study = load_study(path)
-        assert bool(plan.missing_rows(study)) is not enough
+        assert bool(problems.missing_rows(study)) is not enough
 
 
 # --- what is refused --------------------------------------------------------------------------
@@ -382,41 +383,41 @@ def test_examples_of_a_local_copy_are_counted_before_the_first_run(tmp_path):
 
 def test_bfloat16_on_a_t4_is_refused(tmp_path):
     study = study_with(tmp_path, training={"compute_dtype": "bfloat16"})
-    (found,) = plan.problems(study)
+    (found,) = problems.problems(study)
     assert "bfloat16, which t4 (compute capability 7.5) does not compute" in found
     assert "qwen-0.5B_rag_lora_fp16" in found
     assert "set it to float16" in found
     on_a100 = {"training": {"compute_dtype": "bfloat16"}, "hardware": "a100"}
-    assert not plan.problems(study_with(tmp_path, **on_a100))
+    assert not problems.problems(study_with(tmp_path, **on_a100))
 
 
 def test_a_model_that_does_not_fit_is_named_with_the_way_out(tmp_path):
     study = study_with(tmp_path, models=["phi3-14B-random"])
-    found = plan.problems(study)
+    found = problems.problems(study)
     assert any(
         "phi3-14B_rag_lora_fp16" in text and "does not fit" in text and "use qlora" in text
         for text in found
     )
     with pytest.raises(UserError, match="does not fit"):
-        plan.require_possible(study)
+        problems.require_possible(study)
 
 
 def test_a_precision_that_the_engine_lacks_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(plan, "cpu_flags", lambda: ["avx2"])
+    monkeypatch.setattr(problems, "cpu_flags", lambda: ["avx2"])
     no_gpu = load_hardware("t4").model_copy(update={"gpus": 0})
-    found = plan.problems(served_by(study_with(tmp_path), "vllm"), no_gpu)
+    found = problems.problems(served_by(study_with(tmp_path), "vllm"), no_gpu)
     assert any("rag_lora_int4 cannot be served: int4 by vllm needs AVX512" in p for p in found)
     old = load_hardware("t4").model_copy(update={"compute_capability": "7.0"})
-    found = plan.problems(study_with(tmp_path), old)
+    found = problems.problems(study_with(tmp_path), old)
     assert any("int8 by transformers needs compute capability 7.5" in text for text in found)
 
 
 def test_a_missing_token_stops_the_study_and_a_set_one_does_not(monkeypatch):
     study = load_study("paper_t4")
     with pytest.raises(UserError, match=r"HF_TOKEN is not set .* llama-3B and llama-8B"):
-        plan.require_possible(study)
+        problems.require_possible(study)
     monkeypatch.setenv("HF_TOKEN", "hf_x")
-    assert not plan.problems(study)
+    assert not problems.problems(study)
 
 
 @pytest.mark.parametrize(
@@ -441,23 +442,23 @@ def test_what_the_hub_answers_is_told_before_the_run(name, says, tmp_path, monke
     stanza = STANZAS["qwen-1.5B"] | {"location": "Qwen/Qwen2.5-1.5B-Instuct"}
     study = study_with(tmp_path, models=[stanza])
     with pytest.raises(UserError, match=re.escape(says)) as refused:
-        plan.require_possible(study)
+        problems.require_possible(study)
     assert "qwen-1.5B_rag_lora_fp16 cannot run" in str(refused.value)
 
 
 def test_what_vllm_needs_and_is_not_installed_is_told_before_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(plan.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(problems.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setenv("EDGE_EVAL_LLM_COMPRESSOR", str(tmp_path / "none"))
-    monkeypatch.setattr(plan, "cpu_flags", lambda: ["avx512"])
+    monkeypatch.setattr(problems, "cpu_flags", lambda: ["avx512"])
     study = served_by(study_with(tmp_path), "vllm")
     with pytest.raises(UserError) as refused:
-        plan.require_possible(study)
+        problems.require_possible(study)
     no_engine, no_compressor = str(refused.value).splitlines()
     assert "rag_lora_fp16 cannot be served: vLLM is not installed" in no_engine
     assert "rag_lora_int8 cannot be compressed" in no_compressor
     assert "make llm-compressor" in no_compressor
     assert "vLLM is not installed" in plan.describe(study)
-    assert not plan.missing_software(study_with(tmp_path))
+    assert not problems.missing_software(study_with(tmp_path))
 
 
 def test_an_endpoint_is_asked_for_before_the_first_run(tmp_path, monkeypatch):
@@ -465,13 +466,13 @@ def test_an_endpoint_is_asked_for_before_the_first_run(tmp_path, monkeypatch):
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     first = "qwen-0.5B_rag_lora_fp16|qwen-0.5B_rag_none_fp16"
     with pytest.raises(UserError, match=rf"({first}) .*environment variable OPENAI_BASE_URL"):
-        plan.require_possible(study)
+        problems.require_possible(study)
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
     with pytest.raises(UserError, match=rf"({first}) cannot be served: .*cannot be reached"):
-        plan.require_possible(study)
+        problems.require_possible(study)
 
 
 def test_a_local_study_asks_no_hub(tmp_path, monkeypatch):
     monkeypatch.setattr(models, "hub_problem", lambda model: pytest.fail("the hub was asked"))
     monkeypatch.setenv("EDGE_EVAL_OUTPUTS", str(tmp_path / "outputs"))
-    plan.require_possible(load_study(make_tiny_study(tmp_path)))
+    problems.require_possible(load_study(make_tiny_study(tmp_path)))

@@ -19,7 +19,7 @@ from edge_eval_lib.artefacts.place import (
     write_atomically,
 )
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.runs import notebook, runner
+from edge_eval_lib.runs import catalogue, devices, kernel, notebook, progress, runner
 from edge_eval_lib.study import Study, load_study
 
 
@@ -94,11 +94,11 @@ def test_a_failure_is_kept_with_its_notebook_until_the_run_succeeds(study: Study
 
 
 def test_the_report_s_settings_follow_the_study_and_its_prices(study: Study):
-    again = runner.find_run(load_study("embedded"), "synthesis", "synthesis")
-    assert runner.find_run(study, "synthesis", "synthesis").settings_hash == again.settings_hash
+    again = catalogue.find_run(load_study("embedded"), "synthesis", "synthesis")
+    assert catalogue.find_run(study, "synthesis", "synthesis").settings_hash == again.settings_hash
     other = study.model_copy(update={"prices": "paper"})
     other._path = study.path
-    changed = runner.find_run(other, "synthesis", "synthesis")
+    changed = catalogue.find_run(other, "synthesis", "synthesis")
     assert changed.settings_hash != again.settings_hash
 
 
@@ -111,32 +111,34 @@ def test_the_report_s_settings_follow_the_study_and_its_prices(study: Study):
     ],
 )
 def test_a_reason_is_one_line(name: str, message: str, sentence: str):
-    assert runner._sentence(name, message) == sentence
+    assert kernel.sentence(name, message) == sentence
 
 
 def test_a_long_reason_is_cut():
-    assert len(runner._sentence("ValueError", "x" * 10_000)) == runner.LONGEST_REASON
+    assert len(kernel.sentence("ValueError", "x" * 10_000)) == kernel.LONGEST_REASON
 
 
 def test_a_lock_excludes_other_processes_and_ends_with_its_own(study: Study):
     take = (
-        "import sys; from edge_eval_lib.runs import runner; file = runner._lock_file('machine');"
-        "print(runner.try_lock(file), flush=True); sys.stdin.read()"
+        "import sys; from edge_eval_lib.runs.devices import lock_file, try_lock;"
+        "lock = try_lock(lock_file('machine'), 'me'); print(lock is not None, flush=True);"
+        "sys.stdin.read()"
     )
     command = [sys.executable, "-c", take]
     first = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ, text=True
     )
     assert first.stdout.readline() == "True\n"
-    with runner._lock_file("machine") as file:
-        assert not runner.try_lock(file)
-        first.kill()
-        first.wait()
-        assert runner.try_lock(file)
+    machine = devices.lock_file("machine")
+    assert devices.try_lock(machine, "another") is None
+    assert devices.owner_of(machine) == "me"
+    first.kill()
+    first.wait()
+    assert devices.try_lock(machine, "another") is not None
 
 
 def test_locks_lie_in_a_directory_of_the_user_alone(study: Study, tmp_path: Path):
-    directory = runner.lock_directory()
+    directory = devices.lock_directory()
     assert directory.parent == tmp_path
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
 
@@ -170,20 +172,20 @@ def check(verdict: str, detail: str = "other work took 31% of its 2 cores") -> l
 
 
 def test_a_run_that_other_work_disturbed_is_told_in_a_line(study: Study):
-    from edge_eval_lib.runs.scheduler import Progress
+    from edge_eval_lib.runs.progress import Progress
 
     at = place(study, "serve", "x_r01")
-    assert runner.disturbance(at) is None  # not there
-    assert runner.disturbance(published(at, load_checks=check("ok"))) is None
+    assert progress.disturbance(at) is None  # not there
+    assert progress.disturbance(published(at, load_checks=check("ok"))) is None
     windows = [
         {"window": "serve at 1", "checks": check("warning", "other work took 9% of its 2 cores")},
         {"window": "serve at 8", "checks": check("invalid")},
         {"window": "serve at 4", "checks": check("not applicable", "too short")},
     ]
-    told = runner.disturbance(published(at, load_checks=None, serving_windows=windows))
+    told = progress.disturbance(published(at, load_checks=None, serving_windows=windows))
     assert told == "other work took 31% of its 2 cores in 'serve at 8', and one more window"
     said: list[str] = []
-    progress = Progress(study, lambda line, **_: said.append(line))
-    progress.began[1] = (("serve", "x_r01"), 0.0)
-    progress._finish(1)
+    shown = Progress(study, lambda line, **_: said.append(line))
+    shown.began[1] = (("serve", "x_r01"), 0.0)
+    shown._finish(1)
     assert said == [f"serve  x_r01: disturbed: {told}"]

@@ -10,7 +10,7 @@ from fake_nvml import Clock, FakeDriver, FakeGpu, constant
 
 from edge_eval_lib.artefacts.place import place, read_failure
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.runs import runner, slurm
+from edge_eval_lib.runs import devices, slurm
 
 T4_NODES = "gpu* 16 128000 gpu:t4:4(S:0-1)\ngpu* 8 64000 gpu:t4:2\n"
 OUTPUT = "settings/serve/a_rag_lora_int4_r01.json"
@@ -29,7 +29,7 @@ def gpus(monkeypatch, count):
 
 
 def selected():
-    return [environment["CUDA_VISIBLE_DEVICES"] for environment in runner.devices().values()]
+    return [environment["CUDA_VISIBLE_DEVICES"] for environment in devices.devices().values()]
 
 
 # --- which GPUs a run takes ------------------------------------------------------------------
@@ -61,26 +61,26 @@ def test_a_slurm_job_without_a_gpu_takes_none(monkeypatch):
     gpus(monkeypatch, 2)
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     with pytest.raises(UserError, match="none of the 2 GPUs of its node; submit it with --gpus=1"):
-        runner.devices()
+        devices.devices()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert runner.devices() == {"machine": {}}
+    assert devices.devices() == {"machine": {}}
 
 
 def test_a_gpu_has_one_lock_whatever_its_number_is(monkeypatch):
     gpus(monkeypatch, 4)
-    outside = list(runner.devices())
+    outside = list(devices.devices())
     assert len(set(outside)) == 4
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
-    assert list(runner.devices()) == outside[3:]
+    assert list(devices.devices()) == outside[3:]
 
 
 def test_locks_lie_on_the_node_although_a_job_inherits_another_machines_directory(
     monkeypatch, tmp_path
 ):
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/of-the-login-node")
-    monkeypatch.setattr(runner.tempfile, "gettempdir", lambda: str(tmp_path))
-    assert runner.lock_directory().parent == tmp_path
+    monkeypatch.setattr(devices.tempfile, "gettempdir", lambda: str(tmp_path))
+    assert devices.lock_directory().parent == tmp_path
 
 
 # --- what a run asks for ---------------------------------------------------------------------

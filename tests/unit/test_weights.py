@@ -21,7 +21,7 @@ from edge_eval_lib.errors import UserError
 from edge_eval_lib.models import load as models
 from edge_eval_lib.models import weights
 from edge_eval_lib.paths import project_root
-from edge_eval_lib.runs import plan
+from edge_eval_lib.runs import plan, problems
 from edge_eval_lib.study import load_study
 
 PARTS = {
@@ -320,7 +320,7 @@ def test_the_plan_names_a_model_whose_weights_are_not_there(what, directory, tmp
     (told,) = models.weight_problems(study)
     assert told.startswith("tinyllama-0.1M_rag_lora_fp16 cannot run: model tinyllama-0.1M: ")
     with pytest.raises(UserError) as refused:
-        plan.require_possible(study)
+        problems.require_possible(study)
     assert told in str(refused.value)
     assert "Nothing is missing" not in plan.describe(study)
     assert told in plan.describe(study)

@@ -1,0 +1,81 @@
+"""The grid of a study: every run, how many GPUs it needs, and the runs that write reports."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from edge_eval_lib.artefacts import completion
+from edge_eval_lib.artefacts.place import Key, place, read_failure
+from edge_eval_lib.artefacts.source import kept_code, notebook_source
+from edge_eval_lib.paths import outputs_root, project_root
+from edge_eval_lib.study import Run, Study, find_beside
+
+UNMEASURED = ("synthesis", "paper")  # stages that need no device to themselves
+
+
+def runs(study: Study) -> list[Run]:
+    """Return every run of a study's grid, with the GPUs that it needs."""
+    from edge_eval_lib.economics import fit
+
+    fits = fit.fits(study)
+    return [replace(run, gpus=fit.devices_needed(fits, run)) for run in study.runs()]
+
+
+def all_runs(study: Study) -> list[Run]:
+    """Return the runs of the grid, then those that write the reports."""
+    return [*study.runs(), *(find_run(study, stage, stage) for stage in final_stages())]
+
+
+def final_stages() -> list[str]:
+    """Return the stages that write reports and whose notebook is there."""
+    return [stage for stage in UNMEASURED if notebook_source(stage).is_file()]
+
+
+def find_run(study: Study, stage: str, name: str, gpus: int | None = None) -> Run:
+    """Return the grid's run of that name, or the synthesis or paper run; UserError if none.
+
+    `gpus` is what it needs, where that is known already.
+    """
+    if stage not in UNMEASURED:
+        run = study.run(stage, name)
+        if gpus is None:
+            gpus = next(r.gpus for r in runs(study) if (r.stage, r.name) == (stage, name))
+        return replace(run, gpus=gpus)
+    needs: tuple[Key, ...] = ()
+    if stage == "synthesis":
+        needs = tuple((run.stage, run.name) for run in study.runs())
+        content = {
+            "study": study.model_dump(),
+            "prices": find_beside(study.path, "prices.yaml").read_text(encoding="utf-8"),
+            "failures": _failures(study, needs),
+        }
+        if kept := kept_code(study):  # the report says so
+            content["kept"] = kept
+    else:
+        beside = outputs_root() / "embedded" / "tables" / "adaptation.csv"  # shown in the report
+        published = sorted((project_root() / "params" / "published").glob("*"))
+        content = {"figures": _content_hash([*published, beside])}
+    # Tables are cheap: any edit of the library makes them again, and never a measured run.
+    library = project_root() / "edge_eval_lib"
+    code = [*library.rglob("*.py"), *(library / "templates").rglob("*"), notebook_source(stage)]
+    return Run(stage, stage, {}, {"stage": stage, **content, "code": _content_hash(code)}, needs)
+
+
+def _failures(study: Study, keys: Iterable[Key]) -> dict[str, str]:
+    """Why runs failed that are not done, as the report tells it."""
+    reasons = {}
+    for key in keys:
+        at = place(study, *key)
+        failure = None if at.settings.is_file() or at.stage == "score" else read_failure(at)
+        if failure:
+            reasons["/".join(key)] = failure["reason"]
+    return reasons
+
+
+def _content_hash(files: Iterable[Path]) -> str:
+    """Identify the content of those of the files that are there, in whatever order."""
+    digests = sorted(completion.sha256(file) for file in files if file.is_file())
+    return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]

@@ -1,0 +1,105 @@
+"""Whose a study's outputs are: the study file that made them, and the `make` at work on them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+
+from edge_eval_lib.artefacts.place import write_atomically
+from edge_eval_lib.errors import UserError
+from edge_eval_lib.runs.devices import owner_of, try_lock
+from edge_eval_lib.study import Study, load_study
+
+
+def open_study(path_or_name: str, repetitions: int | None = None) -> Study:
+    """Load a study with the repetitions that its outputs are to have.
+
+    These are the given ones, else those asked for last time (so that what was repeated stays in
+    the report), else the study file's own.
+    """
+    study = load_study(path_or_name, repetitions)
+    last = _made_by(study).get("repetitions")
+    return study.with_repetitions(last) if last and repetitions is None else study
+
+
+@contextlib.contextmanager
+def claimed(study: Study, repetitions: int | None = None) -> Iterator[None]:
+    """Work on a study's outputs, alone, and note which study file they belong to.
+
+    Raises:
+        UserError: If another invocation is at work on them, they belong to another study file, or
+            they cannot be written.
+    """
+    with locked(study):
+        made_by = _made_by(study)
+        path, measured = str(study.path), study.with_repetitions(1).measured_hash
+        known = {"path", "measured_hash"} <= made_by.keys()
+        if known and made_by["path"] != path and made_by["measured_hash"] != measured:
+            raise UserError(
+                f"{study.directory} was made by {made_by['path']}, which measures something else "
+                f"than {path}; give one of the two studies another name."
+            )
+        kept = repetitions or made_by.get("repetitions")
+        content = {"path": path, "measured_hash": measured, "repetitions": kept}
+        if content != made_by:
+            try:
+                write_atomically(study.directory / "study.json", content)
+            except OSError as error:
+                raise _unwritable(study, error) from error
+        yield
+
+
+@contextlib.contextmanager
+def locked(study: Study) -> Iterator[None]:
+    """One invocation a study at a time; UserError if another one is at work on it."""
+    file = study.directory / ".lock"
+    try:
+        study.directory.mkdir(parents=True, exist_ok=True)
+        lock = try_lock(file, str(os.getpid()))
+    except OSError as error:
+        raise _unwritable(study, error) from error
+    if lock is None:
+        raise UserError(
+            f"Another `make` is at work on {study.name} (process {owner_of(file)}); wait for it "
+            "or stop it."
+        )
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise UserError(no_space(study)) from error
+        raise
+    finally:
+        lock.release()
+
+
+def remove_outputs(study: Study) -> None:
+    """Delete what a study's runs made."""
+    if study.directory.is_dir():
+        with locked(study):
+            shutil.rmtree(study.directory)
+
+
+def no_space(study: Study) -> str:
+    """Say that the disk of a study's outputs is full."""
+    return f"There is no space left on the disk of {study.directory}."
+
+
+def _unwritable(study: Study, error: OSError) -> UserError:
+    if error.errno == errno.ENOSPC:
+        return UserError(no_space(study))
+    return UserError(f"{study.directory} cannot be written: {error.strerror}.")
+
+
+def _made_by(study: Study) -> dict[str, Any]:
+    """What study.json in the outputs says of the study that made them; empty if there is none."""
+    try:
+        return orjson.loads((study.directory / "study.json").read_bytes())
+    except (FileNotFoundError, NotADirectoryError, orjson.JSONDecodeError):
+        return {}

@@ -1,0 +1,366 @@
+"""What a run should take: seconds, joules, GPUs, disk, and what the estimate stands on.
+
+A run's time and energy are those of the study's own finished runs where there are any, else those
+that the published T4 figures imply (of the nearest size, where the model's own were not published),
+else a stated model's: one basis for all runs of a stage.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, replace
+from functools import cache
+from statistics import mean
+from typing import TYPE_CHECKING, Any
+
+from edge_eval_lib.artefacts.place import Key
+from edge_eval_lib.economics import fit
+from edge_eval_lib.economics.memory import LORA_MODULES
+from edge_eval_lib.machine.declared import Hardware, load_hardware, load_hardware_file
+from edge_eval_lib.runs.finished import Finished
+from edge_eval_lib.study import Model, Run, Study, load_study
+from edge_eval_lib.units import BYTES_PER_WEIGHT
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# The stated model. What a T4 reaches under transformers was read off a published run: Qwen2.5-0.5B
+# (24 layers) at 24.4 tok/s in FP16 and 6.3 in LLM.int8 (github.com/dohu012/
+# llm-quantization-benchmark), NF4 1.57 times as slow as FP16 (earino.github.io, "Your int8
+# Quantization Is 2.5x Slower"); a batch's step takes about as long as one request's.
+STEP_MS_A_LAYER = {"fp16": 1.7, "int8": 6.6, "int4": 2.7}
+COMPUTE_SHARE = 0.3  # of the peak arithmetic that training and prompts reach: ASSUMED
+BANDWIDTH_SHARE = 0.5  # of the peak memory bandwidth that generating reaches: ASSUMED
+QLORA_SLOWDOWN = 2.0  # 4-bit weights are expanded in every pass: ASSUMED
+CPU_TFLOPS = 0.2  # where the hardware does not say: two AVX2 cores
+CPU_BANDWIDTH_GB_S = 20.0
+CPU_SLOWDOWN = {"fp16": 1.0, "int8": 3.1, "int4": 2.3}  # bitsandbytes, measured on two AVX2 cores
+DISK_GB_S = 0.5
+HARNESS_REQUESTS = 4  # a prompt of lm-evaluation-harness: most tasks are of four choices
+HARNESS_TOKENS = 100  # a request: ASSUMED
+START_S = 8.0  # a process, its imports, its kernel, its record: measured on two cores
+BUSY_SHARE = 0.85  # of the power limit: published T4s drew 0.75-0.95 while they trained
+WAITING_SHARE = 0.4  # of the power limit: a T4 with a context that starts, reads or idles
+PUBLISHED = "published T4 figures"
+SCALED = "published T4 figures of the nearest size"
+FINISHED = "finished runs"
+MODEL = "the stated model"
+START = "a process's start"
+
+
+@dataclass(frozen=True)
+class RunCost:
+    """What one run should take; `energy_j` is None where nothing tells it."""
+
+    seconds: float
+    energy_j: float | None
+    basis: str
+    gpus: int = 1
+
+
+def costs(study: Study, runs: list[Run], finished: dict[Key, Finished]) -> dict[Key, RunCost]:
+    """Estimate what every run that is left should take.
+
+    Args:
+        study: The study.
+        runs: All of its runs.
+        finished: Those that are done.
+
+    Returns:
+        The cost of each run that is not in `finished`.
+    """
+    known: dict[tuple[Any, ...], list[float]] = {}
+    for run in runs:
+        if (run.stage, run.name) in finished:
+            for kind in _kinds(run):
+                known.setdefault(kind, []).append(finished[run.stage, run.name].seconds)
+    hardware = load_hardware(study.hardware)
+    fits = fit.fits(study, hardware)
+    found = {}
+    for run in runs:
+        key = (run.stage, run.name)
+        if key in finished:
+            continue
+        gpus = fit.devices_needed(fits, run)
+        cost = None
+        measured = next((known[kind] for kind in _kinds(run) if kind in known), None)
+        if measured:
+            seconds = mean(measured)
+            cost = RunCost(seconds, joules(hardware, seconds, 0.0), FINISHED)
+        elif "model" in run.parameters:
+            nearest = nearest_published(study.model(run.parameters["model"]))
+            cost = _published_cost(study, run, hardware, *nearest)
+        else:
+            cost = RunCost(START_S, joules(hardware, 0.0, START_S), START)
+        if cost is None:
+            cost = _model_cost(study, run, hardware, gpus)
+        # as many as this study's batches need
+        found[key] = replace(cost, gpus=max(cost.gpus, gpus))
+    return found
+
+
+def _model_cost(study: Study, run: Run, hardware: Hardware, gpus: int) -> RunCost:
+    busy_s, waiting_s = model_s(study, run, hardware)
+    energy_j = joules(hardware, busy_s, waiting_s, gpus)
+    return RunCost(busy_s + waiting_s, energy_j, MODEL, gpus)
+
+
+def _kinds(run: Run) -> list[tuple[Any, ...]]:
+    """What a run's time may be read off, the nearest first."""
+    p = run.parameters
+    exact = (run.stage, p.get("model"), p.get("task"), p.get("method"), p.get("precision"))
+    return [exact, (run.stage, p.get("model"), p.get("precision")), (run.stage, p.get("model"))]
+
+
+def joules(hardware: Hardware, busy_s: float, waiting_s: float, gpus: int = 1) -> float | None:
+    """Estimate joules by shares of the power limit; without a GPU, by watts a logical CPU."""
+    if hardware.power_limit_w:
+        return gpus * hardware.power_limit_w * (BUSY_SHARE * busy_s + WAITING_SHARE * waiting_s)
+    if hardware.gpus:
+        return None
+    return cpu_w() * (busy_s + waiting_s)
+
+
+@cache
+def cpu_w() -> float:
+    """Return the watts of all CPUs at work, as params/hardware.yaml takes them to be."""
+    return load_hardware_file().cpu_model.typical_w * (os.cpu_count() or 1)
+
+
+# --- from the published figures ---------------------------------------------------------------
+
+
+def nearest_published(model: Model, but_itself: bool = False) -> tuple[tuple[str, str], float]:
+    """Return the published (family, size) next to a model, and its parameters as times of those.
+
+    Its own family comes first. `but_itself` leaves out the model's own figures.
+    """
+    sizes = _published()["models"]
+    own = (model.family, model.size)
+    if own in sizes and not but_itself:
+        return own, 1.0
+
+    def distance(key: tuple[str, str]) -> tuple[bool, float]:
+        return key[0] != model.family, abs(math.log(model.parameters / sizes[key]["parameters"]))
+
+    nearest = min((key for key in sizes if key != own), key=distance)
+    return nearest, model.parameters / sizes[nearest]["parameters"]
+
+
+def _published_cost(
+    study: Study, run: Run, hardware: Hardware, row_of: tuple[str, str], times: float = 1.0
+) -> RunCost | None:
+    """Price a run as that of the published model `row_of`, `times` over.
+
+    In proportion to examples or tokens; the unadapted base as LoRA's FP16, of the same shape.
+
+    None if the hardware is no T4, the figure was not published, or (for serving) the engine is
+    another than the published one, vLLM. How long published examples were is not known.
+    """
+    if "Tesla T4" not in hardware.gpu_names:
+        return None
+    p = run.parameters
+    method = "lora" if p["method"] == "none" else p["method"]
+    adapter = (*row_of, p["task"], method)
+    basis = PUBLISHED if times == 1.0 else SCALED
+    table = _published()
+    if run.stage == "adapt" and adapter in table["adaptation"]:
+        row = table["adaptation"][adapter]
+        share = study.data.train_examples * study.training.epochs / row["train_examples"]
+        seconds, energy_j = row["adapt_s"] * share, row["adapt_energy_j"] * share
+        cost = RunCost(times * seconds, times * energy_j, basis, int(row["gpus"]))
+        return _with_waiting(study, hardware, cost, idles=1)
+    if run.stage == "compress":
+        names = [(*adapter, "merge", None)]
+        names += [(*adapter, "quantize", q) for q in run.precisions if q != "fp16"]
+        rows = [table["compression"].get(name) for name in names]
+        if rows[0] is None:
+            return None
+        known = [row for row in rows if row is not None]
+        # What a QLoRA adapter's quantisation took was not published: as LoRA's.
+        known += [
+            table["compression"][(*adapter[:3], "lora", *name[4:])]
+            for name, row in zip(names, rows, strict=True)
+            if row is None and (*adapter[:3], "lora", *name[4:]) in table["compression"]
+        ]
+        seconds = sum(row["compress_s"] for row in known)
+        energy_j = sum(row["compress_energy_j"] for row in known)
+        return _with_waiting(study, hardware, RunCost(times * seconds, times * energy_j, basis))
+    variant = (*adapter, p.get("precision"))
+    if run.stage == "serve" and study.workload.engine == "vllm" and variant in table["serving"]:
+        row = table["serving"][variant]
+        tokens_s = 0.0
+        for concurrency, prompts, length in _batches(study):
+            at_most = 1e3 * concurrency / row["tpot_ms"]
+            tokens_s += prompts * length / min(row["throughput_tok_s"], at_most)
+        seconds = times * (tokens_s + row["load_s"])
+        cost = RunCost(seconds, seconds * row["power_w"], basis, int(row["gpus"]))
+        return _with_waiting(study, hardware, cost, idles=2)
+    return None
+
+
+def _with_waiting(study: Study, hardware: Hardware, cost: RunCost, idles: int = 0) -> RunCost:
+    """Published work, with this project's own start and idle baselines."""
+    waiting_s = START_S + _idle_s(study, hardware, idles)
+    waiting_j = joules(hardware, 0.0, waiting_s, cost.gpus) or 0.0
+    seconds, energy_j = cost.seconds + waiting_s, cost.energy_j + waiting_j
+    return replace(cost, seconds=seconds, energy_j=energy_j)
+
+
+@cache
+def basis_errors(basis: str) -> dict[str, list[float]]:
+    """Compute how far a basis is off: by stage, its seconds over the published ones.
+
+    For every adapter and variant of the published study, were its own figures not known.
+    """
+    study = load_study("paper_t4", repetitions=1)
+    hardware = load_hardware(study.hardware)
+    ratios: dict[str, list[float]] = {}
+    for run in study.runs():
+        if "model" not in run.parameters or run.parameters["method"] == "none":
+            continue
+        model = study.model(run.parameters["model"])
+        told = _published_cost(study, run, hardware, (model.family, model.size))
+        if basis == SCALED:
+            row_of = nearest_published(model, but_itself=True)
+            estimated = _published_cost(study, run, hardware, *row_of)
+        else:
+            estimated = _model_cost(study, run, hardware, gpus=1)
+        if told is not None and estimated is not None:
+            ratios.setdefault(run.stage, []).append(estimated.seconds / told.seconds)
+    return ratios
+
+
+@cache
+def _published() -> dict[str, dict[tuple[Any, ...], dict[str, Any]]]:
+    """The published rows: adaptation by adapter, compression by what was done, serving."""
+    from edge_eval_lib.economics import published
+
+    figures = published.read()
+    compression = {
+        (*(row[c] for c in published.ADAPTER), row["operation"], row["precision"]): row
+        for row in figures.compression.to_dict("records")
+    }
+    # A merge's precision says what came out, not what was asked for.
+    merges = {(*key[:5], None): row for key, row in compression.items() if key[4] == "merge"}
+    return {
+        "adaptation": _by(figures.adaptation, published.ADAPTER),
+        "compression": compression | merges,
+        "models": _by(figures.models, ["family", "size"]),
+        "serving": _by(published.observations(figures), published.VARIANT),
+    }
+
+
+def _by(table: pd.DataFrame, columns: list[str]) -> dict[tuple[Any, ...], dict[str, Any]]:
+    return {tuple(row[c] for c in columns): row for row in table.to_dict("records")}
+
+
+# --- the stated model -------------------------------------------------------------------------
+
+
+def _batches(study: Study) -> list[tuple[int, int, int]]:
+    """(concurrency, prompts, tokens each) of every window of a serving run.
+
+    And of its unmeasured pass for uncut answers, at most: as if none had an end before. An open
+    loop is taken to be as one at the headline concurrency, a sweep to go on to its end.
+    """
+    workload, prompts = study.workload, study.data.evaluation_examples
+    swept = (1 << power for power in range((workload.largest_concurrency or 0).bit_length()))
+    concurrencies = dict.fromkeys([*workload.concurrency, *swept])
+    again = len(workload.arrival_rates_per_s) + workload.prefix_caching
+    batches = [(c, workload.prompts_at(c, prompts)) for c in concurrencies]
+    batches += [(workload.headline_concurrency, prompts)] * again
+    timed = [(c, asked, workload.output_tokens) for c, asked in batches]
+    if workload.uncut_tokens is None:
+        return timed
+    return [*timed, (workload.headline_concurrency, prompts, workload.uncut_tokens)]
+
+
+def model_s(study: Study, run: Run, hardware: Hardware) -> tuple[float, float]:
+    """Return seconds that a run should compute, and wait (start, reading weights, idle baselines).
+
+    Training: 4 operations a parameter and token (forward, and backward through frozen weights),
+    6 with gradient checkpointing. Generating: a step reads the weights once, and on a GPU takes
+    what the engine needs to launch it. Prompts: 2 operations a parameter and token. Prompts are
+    taken to be half of training.max_tokens long.
+    """
+    model = study.model(run.parameters["model"])
+    parameters, training, workload = model.parameters, study.training, study.workload
+    operations_per_s = (hardware.fp16_tflops or CPU_TFLOPS) * 1e12 * COMPUTE_SHARE
+    bytes_per_s = (hardware.bandwidth_gb_s or CPU_BANDWIDTH_GB_S) * 1e9 * BANDWIDTH_SHARE
+    tokens = training.max_tokens / 2
+    load_s = _weights_gb(model, "fp16") / DISK_GB_S
+    if run.stage == "adapt":
+        examples = study.data.train_examples * training.epochs
+        operations = (6 if training.gradient_checkpointing else 4) * parameters * examples * tokens
+        operations += 2 * parameters * 2 * study.data.heldout_told * tokens
+        slower = QLORA_SLOWDOWN if run.parameters["method"] == "qlora" and hardware.gpus else 1.0
+        waiting_s = START_S + load_s + _idle_s(study, hardware, 1)
+        return slower * operations / operations_per_s, waiting_s
+    if run.stage == "compress":
+        written_gb = sum(_weights_gb(model, p) for p in {"fp16", *run.precisions})
+        return (load_s * 2 + written_gb) / DISK_GB_S / 2, START_S + load_s
+    precision = run.parameters["precision"]
+    if run.stage == "harness":
+        asked = len(study.harness.tasks) * study.harness.prompts * HARNESS_REQUESTS
+        slower = 1.0 if hardware.gpus else CPU_SLOWDOWN[precision]
+        busy_s = slower * 2 * parameters * asked * HARNESS_TOKENS / operations_per_s
+        return busy_s, START_S + _weights_gb(model, precision) / DISK_GB_S
+    if hardware.gpus:
+        step_s = _weights_gb(model, precision) * 1e9 / bytes_per_s
+        # vLLM replays a recorded graph: launching costs next to nothing.
+        if workload.engine == "transformers":
+            step_s += STEP_MS_A_LAYER[precision] / 1e3 * _layers(model)
+    else:
+        step_s = 4.0 * parameters * CPU_SLOWDOWN[precision] / bytes_per_s
+    # The warm-up's batches are an eighth of the tokens long; three of them are its least.
+    busy_s = 3 * workload.output_tokens / 8 * step_s
+    for concurrency, prompts, length in _batches(study):
+        steps = math.ceil(prompts / concurrency) * length
+        computed = prompts * (length + tokens)
+        busy_s += steps * step_s + 2 * parameters * computed / operations_per_s
+    asked = study.data.evaluation_examples * tokens  # the gold answers' likelihoods
+    busy_s += 2 * parameters * asked / operations_per_s
+    waiting_s = START_S + _weights_gb(model, precision) / DISK_GB_S
+    return busy_s, waiting_s + _idle_s(study, hardware, 2)
+
+
+def _idle_s(study: Study, hardware: Hardware, times: int) -> float:
+    """Seconds of idle baselines: an estimate from CPU time, as on most CPUs, takes none."""
+    return times * study.workload.idle_seconds if hardware.gpus else 0.0
+
+
+def _weights_gb(model: Model, precision: str) -> float:
+    try:
+        return fit.shape_of(model).weight_bytes(precision) / 1e9
+    except ValueError:
+        return model.parameters * BYTES_PER_WEIGHT[precision] / 1e9
+
+
+def _layers(model: Model) -> int:
+    try:
+        return fit.shape_of(model).layers
+    except ValueError:
+        return 32  # of most models of 3 to 9 billion parameters
+
+
+def disk_gb(study: Study, run: Run) -> float:
+    """Return GB that a run leaves: an adapter, or compressed models (notebooks are small)."""
+    if run.stage not in ("adapt", "compress"):
+        return 0.0
+    model = study.model(run.parameters["model"])
+    if run.stage == "compress":
+        return sum(_weights_gb(model, precision) for precision in run.precisions)
+    try:
+        modules = study.training.target_modules
+        modules = LORA_MODULES if modules == "all-linear" else modules
+        rank = study.training.lora_rank
+        return 4 * fit.shape_of(model).lora_parameters(rank, modules) / 1e9
+    except ValueError:
+        return 4 * 0.01 * model.parameters / 1e9
+
+
+def bases_gb(study: Study) -> float:
+    """Return GB of the base models, which every study keeps once."""
+    return sum(_weights_gb(m, "fp16") for m in study.models if m.source != "local")

