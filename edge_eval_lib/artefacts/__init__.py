@@ -1,0 +1,1 @@
+"""Where the files of runs lie, and whether a run is done."""
