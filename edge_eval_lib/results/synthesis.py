@@ -37,6 +37,7 @@ from matplotlib.figure import Figure
 from edge_eval_lib import scraps
 from edge_eval_lib.artefacts import completion
 from edge_eval_lib.artefacts.place import Place, lab_directory, read_failure
+from edge_eval_lib.artefacts.source import kept_warnings
 from edge_eval_lib.economics.cost import keep_warm_s
 from edge_eval_lib.economics.prices import PriceBook, Prices, load_price_book
 from edge_eval_lib.errors import UserError
@@ -612,6 +613,7 @@ def warnings_of(results: Results, found: dict[str, pd.DataFrame]) -> list[str]:
             f"Incomplete: runs failed: {len(results.failures)}; runs not made: "
             f"{len(results.missing)}. The tables hold what is there."
         )
+    told += kept_warnings(results.study)
     versions = _code_versions(results.runs)
     if len(versions) > 1:
         told.append(f"The runs were made by {len(versions)} versions of the code.")

@@ -22,7 +22,7 @@ from edge_eval_lib.runs.claims import open_study
 from edge_eval_lib.runs.finished import read_finished
 from edge_eval_lib.study import Study
 
-OVERHEAD_TARGET = 1.15
+OVERHEAD_TARGET = 1.10
 READING_TARGET = 50.0
 RUNS = 1440
 
