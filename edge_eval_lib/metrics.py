@@ -6,6 +6,9 @@ NaN, infinite or impossible argument raises ValueError that names it; Series mus
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 import numpy as np
 import pandas as pd
 
@@ -97,3 +100,51 @@ def quantization_fidelity(score_quantized: NonNegative, score_fp16: Positive):
         Percent.
     """
     return 100 * (score_quantized / score_fp16)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What is said of a metric wherever it is shown: the only place for it."""
+
+    name: str  # its column
+    symbol: str
+    unit: str
+    better: Literal["min", "max"]
+    formula: str
+
+    @property
+    def heading(self) -> str:
+        """Symbol and unit, as over a column or beside an axis."""
+        return f"{self.symbol} [{self.unit}]"
+
+    def variation(self, words: str) -> str:
+        """The heading of the same figure computed in another way."""
+        return f"{self.symbol}, {words} [{self.unit}]"
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric(
+            "n_break",
+            "N_break",
+            "requests",
+            "min",
+            "electricity of adapting / (the API's price for a request − electricity of a request "
+            "here)",
+        ),
+        Metric("ipw", "IPW", "1/J", "max", "score / energy of a request"),
+        Metric(
+            "rho_sys", "ρ_sys", "tok/s/GB", "max", "output tokens a second / memory that serving "
+            "needed at peak",
+        ),
+        Metric(
+            "q_ret_pct", "Q_ret", "%", "max", "score / score of LoRA-FP16 on the same model, task "
+            "and prompts",
+        ),
+        Metric(
+            "c_tax", "C_tax", "ratio", "min", "energy of a cold load up to the first token / "
+            "energy of a request",
+        ),
+    )
+}  # fmt: skip
