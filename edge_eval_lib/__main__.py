@@ -180,9 +180,9 @@ def compare(
 ) -> None:
     """Put results of several machines or engines side by side."""
     from edge_eval_lib.paths import outputs_root
-    from edge_eval_lib.results import exchange as results_file
+    from edge_eval_lib.results import comparison
 
-    print(results_file.compare(results, target or outputs_root() / "comparison"))
+    print(comparison.compare(results, target or outputs_root() / "comparison"))
 
 
 @app.command("device-report")

@@ -2,75 +2,82 @@
 
     python -m edge_eval_lib device-report gpu_slice gpu_slice_vllm
 
-The hardware's part of the figures alone: throughput, latency, memory, load and energy. Scores are
-not the device's.
+The hardware's part of the figures alone, which notebook 05 tags `device`: throughput, latency,
+memory, load and energy. Scores are not the device's.
 """
 
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
+
+from edge_eval_lib.artefacts.place import place
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.results import synthesis, tables
 from edge_eval_lib.study import Study
 
-SHOWN = {
-    "variants": [
-        "throughput_tok_s", "ttft_ms", "tpot_ms", "energy_per_request_j",
-        "energy_per_request_net_j", "memory_gb", "reserved_gb", "rho_sys", "load_s",
-        "load_energy_j", "c_tax", "validity",
-    ],
-    "adaptation": [
-        "lora_energy_j", "qlora_energy_j", "energy_ratio", "lora_s", "qlora_s",
-        "lora_peak_memory_gb", "qlora_peak_memory_gb",
-    ],
-    "serving": ["concurrency", "throughput_tok_s", "ttft_p95_ms", "tpot_ms", "energy_per_token_j"],
-    "arrivals": ["rate_per_s", "throughput_tok_s", "ttft_p95_ms", "tpot_ms", "failed_requests"],
-    "prefix_caching": [
-        "prefix_cache_hit_rate", "energy_per_request_j_ratio", "throughput_tok_s_ratio",
-        "ttft_ms_ratio",
-    ],
-}  # fmt: skip
-HEADINGS = {
-    "variants": "Every variant at the headline concurrency",
-    "adaptation": "LoRA beside QLoRA",
-    "serving": "By concurrency",
-    "arrivals": "By arrival rate",
-    "prefix_caching": "Prefix caching, with over without",
-}
+TABLES = ("variants", "adaptation", "serving", "arrivals", "prefix_caching")
 
 
 def write(studies: Sequence[Study], docs: Path, data: Path) -> Path:
     """Write `docs`/results-DEVICE.md, and the tables as `data`/DEVICE/STUDY_TABLE.csv.
 
-    Returns the page. UserError if the studies were not all made on one kind of host.
+    Args:
+        studies: Whose tables and executed notebook 05 there are.
+        docs: Where the page goes.
+        data: Where the tables go.
+
+    Returns:
+        The page.
+
+    Raises:
+        UserError: If a study has no tables yet, or they were not all made on one kind of host.
     """
-    found = [synthesis.load_results(study) for study in studies]
-    hosts = sorted({host for results in found for host in results.hosts})
+    for study in studies:
+        if not place(study, "synthesis", "synthesis").notebook.is_file():
+            raise UserError(
+                f"{study.name} has no tables yet; run `make tables STUDY={study.argument}` first."
+            )
+    serving = [pd.read_csv(study.directory / "tables" / "serving.csv") for study in studies]
+    hosts = sorted({host for table in serving for host in table["host"].dropna()})
     if len(hosts) != 1:
         raise UserError(f"The studies were made on {' and '.join(hosts)}; a page is of one device.")
     device = re.sub(r"[^A-Za-z0-9]+", "-", hosts[0]).strip("-")
-    lines = [
-        f"# Measured on {hosts[0]}",
-        "",
-        "Written by `python -m edge_eval_lib device-report "
+    (data / device).mkdir(parents=True, exist_ok=True)
+    parts = [
+        f"# Measured on {hosts[0]}\n\nWritten by `python -m edge_eval_lib device-report "
         f"{' '.join(study.name for study in studies)}`. Values in brackets are 95 % intervals over "
-        "cold serving runs; a dash is a figure that was not measured.",
+        "cold serving runs; a dash is a figure that was not measured."
     ]
-    for results in found:
-        written = synthesis.result_tables(results)
-        lines += ["", f"## {results.study.name}", "", results.study.description, ""]
-        lines += [f"- {name}: {text}" for name, text in synthesis.facts_of(results).items()]
-        for name, columns in SHOWN.items():
-            table = written.get(name)
-            if table is None or table.empty:
-                continue
-            tables.write_table(table, data / device / f"{results.study.name}_{name}.csv")
-            kept = [c for c in [*tables.VARIANT, *columns] if c in table]
-            shown = tables.readable(table, kept).to_markdown(index=False)
-            lines += ["", f"### {HEADINGS[name]}", "", shown]
+    for study in studies:
+        parts.append(f"## {study.name}\n\n{study.description}")
+        parts.append(_measured(place(study, "synthesis", "synthesis").notebook))
+        for name in TABLES:
+            table = study.directory / "tables" / f"{name}.csv"
+            if table.is_file():
+                shutil.copyfile(table, data / device / f"{study.name}_{name}.csv")
     page = docs / f"results-{device}.md"
-    page.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return page
+
+
+def _measured(notebook: Path) -> str:
+    """The results of the cells tagged `device`, each below the heading that it stands under."""
+    import nbformat
+    from nbconvert import MarkdownExporter
+
+    node = nbformat.read(notebook, as_version=4)
+    kept, heading = [], ""
+    for cell in node.cells:
+        if cell.cell_type == "markdown":
+            heading = next((line for line in cell.source.splitlines() if line[:2] == "##"), heading)
+        elif "device" in cell.metadata.get("tags", []) and cell.outputs:
+            kept += [nbformat.v4.new_markdown_cell(heading), cell]
+    node.cells = kept
+    exporter = MarkdownExporter(exclude_input=True)
+    exporter.display_data_priority = ["text/markdown", "text/plain"]
+    text, _ = exporter.from_notebook_node(node)
+    return re.sub(r"^##", "###", text.strip(), flags=re.MULTILINE)

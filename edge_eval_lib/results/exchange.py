@@ -1,15 +1,17 @@
 """Results files: a study's figures as one JSON file that can be sent, checked and compared.
 
     python -m edge_eval_lib results t4_free mine.json
-    python -m edge_eval_lib compare mine.json theirs.json published
 
-A file holds the rows of variants.csv with their intervals, the study's settings, and where it was
-made: commit, packages, processor, GPUs, energy source. It holds no host name and no path.
+A file holds the rows of variants.csv with their intervals, every figure that is there, the study's
+settings, and where it was made: commit, packages, processor, GPUs, energy source. It holds no host
+name and no path.
 """
 
 from __future__ import annotations
 
+import difflib
 import math
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,10 +19,10 @@ import orjson
 import pandas as pd
 from pydantic import Field, model_validator
 
-from edge_eval_lib.economics import published
-from edge_eval_lib.economics.prices import load_price_book
+from edge_eval_lib import scraps
 from edge_eval_lib.errors import UserError, nearest, shown
-from edge_eval_lib.results import figures, synthesis, tables
+from edge_eval_lib.results import columns
+from edge_eval_lib.results.columns import VARIANT
 from edge_eval_lib.study import (
     Line,
     Method,
@@ -29,26 +31,18 @@ from edge_eval_lib.study import (
     Study,
     Task,
     Text,
-    load_study,
     validate,
 )
 
 SCHEMA_VERSION = 1
 # JSON has no infinity: a break-even never reached, an interval without an end.
 Number = float | Literal["inf", "-inf"]
-KNOWN = {*tables.MEASURED, *tables.METRICS, "score", "score_per_watt", "rho_sys_nominal"}
-KNOWN |= {"n_break_full", "n_break_full_least", "n_break_full_most", "keep_warm_s", "c_tax_model"}
-KNOWN |= {f"{metric}_estimate_{end}" for metric in tables.ESTIMATED for end in ("lo", "hi")}
-KNOWN |= {"scored_prompts", "gold_nll", "top1_agreement"}
-KNOWN |= {f"{column}_pooled" for column in tables.LOAD}
+COUNTS = ("repetitions", "concurrency", "gpus")
+TEXTS = ("engine", "host", "energy_source", "notes")
 LATER_TEXTS = ("executed_dtype", "instruction_set", "validity", "prices")
-COMPARED = {
-    "throughput_tok_s": "throughput (tok/s)",
-    "energy_per_request_j": "energy per request (J)",
-    "load_s": "cold start (s)",
-    "memory_gb": "memory (GB)",
-    "score": "score (0..1)",
-}
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,60}")
+# A range of an estimate is a figure beside its own; an interval stands in `intervals`.
+_BOUNDED = re.compile(r"_estimate_(?:lo|hi)$|_(?:lo|hi)_j$|_(?:least|most)$")
 
 
 class ResultRow(Strict):
@@ -81,9 +75,13 @@ class ResultRow(Strict):
     @model_validator(mode="after")
     def _possible(self) -> ResultRow:
         for name, value in self.figures.items():
-            if name not in KNOWN:
+            misspelt = name not in columns.MIDDLE and difflib.get_close_matches(
+                name[:200], columns.MIDDLE, n=1, cutoff=0.75
+            )
+            if (misspelt and not _BOUNDED.search(name)) or not _NAME.fullmatch(name):
                 raise ValueError(
-                    f"{self.name} has an unknown figure {shown(name)}; {nearest(name, KNOWN)}"
+                    f"{self.name} has an unknown figure {shown(name)}; "
+                    f"{nearest(name, columns.MIDDLE)}"
                 )
             # Net energy may come out below zero: it is a difference of measurements.
             if math.isnan(float(value)) or (
@@ -142,9 +140,26 @@ class ResultsFile(Strict):
 
 
 def make(study: Study, directory: Path | None = None) -> ResultsFile:
-    """The results of a study's finished runs; UserError if none was served."""
-    results = synthesis.load_results(study, directory)
-    settings = results.study.model_dump()
+    """Put the figures of a study's variants.csv in a results file.
+
+    Args:
+        study: What was run.
+        directory: Where its outputs are; by default the study's own.
+
+    Returns:
+        The file's content.
+
+    Raises:
+        UserError: If the study has no tables yet.
+    """
+    directory = directory or study.directory
+    path = directory / "tables" / "variants.csv"
+    if not path.is_file():
+        raise UserError(f"There is no {path}; run `make tables STUDY={study.argument}` first.")
+    variants = pd.read_csv(path, float_precision="round_trip")
+    runs = scraps.collect(directory / "runs")
+    repetitions = int(variants["repetitions"].max())
+    settings = study.with_repetitions(max(study.repetitions, repetitions)).model_dump()
     for model in settings["models"]:
         if model["source"] == "local":  # a path of this machine
             model["location"] = Path(model["location"]).name
@@ -154,30 +169,31 @@ def make(study: Study, directory: Path | None = None) -> ResultsFile:
         description=study.description,
         settings=settings,
         measured_hash=study.with_repetitions(1).measured_hash,
-        provenance=_provenance(results),
-        variants=rows_of(synthesis.result_tables(results)["variants"]),
+        provenance=provenance_of(runs, variants),
+        variants=rows_of(variants),
     )
 
 
 def rows_of(variants: pd.DataFrame) -> list[ResultRow]:
     """The rows of a variants table as they stand in a file; what is missing is left out."""
+    numeric = [c for c in variants if pd.api.types.is_numeric_dtype(variants[c])]
+    ends = {f"{c}{end}" for c in numeric for end in ("_lo", "_hi")}
+    names = [c for c in numeric if c not in {*COUNTS, *ends}]
     rows = []
     for record in variants.to_dict("records"):
-        known = {k: v for k, v in record.items() if k in KNOWN and not pd.isna(v)}
-        bounds = {
-            name: [_number(record[f"{name}_lo"]), _number(record[f"{name}_hi"])]
-            for name in known
-            if not (pd.isna(record.get(f"{name}_lo")) or pd.isna(record.get(f"{name}_hi")))
-        }
+        known = {c: _number(record[c]) for c in names if not pd.isna(record[c])}
+        pairs = {c: (record.get(f"{c}_lo"), record.get(f"{c}_hi")) for c in known}
         rows.append(
             ResultRow(
-                **{c: record[c] for c in tables.VARIANT},
-                **{c: int(record[c]) for c in ("repetitions", "concurrency")},
-                gpus=None if pd.isna(record["gpus"]) else int(record["gpus"]),
-                **{c: record[c] for c in ("engine", "host")},
-                **{c: _text(record.get(c)) for c in ("energy_source", "notes", *LATER_TEXTS)},
-                figures={name: _number(value) for name, value in known.items()},
-                intervals=bounds,
+                **{c: record[c] for c in VARIANT},
+                **{c: None if pd.isna(record[c]) else int(record[c]) for c in COUNTS},
+                **{c: _text(record.get(c)) for c in (*TEXTS, *LATER_TEXTS)},
+                figures=known,
+                intervals={
+                    c: [_number(bound) for bound in pair]
+                    for c, pair in pairs.items()
+                    if not any(pd.isna(bound) for bound in pair)
+                },
             )
         )
     return rows
@@ -191,16 +207,17 @@ def _text(value: Any) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def _provenance(results: synthesis.Results) -> Provenance:
-    made = list(results.runs["provenance"])
+def provenance_of(runs: pd.DataFrame, variants: pd.DataFrame) -> Provenance:
+    """Where and with what collected runs were made."""
+    made = list(runs["provenance"])
     dirty = {p["git_dirty"] for p in made}
 
     def all_of(values: Any) -> list[str]:
         return sorted({str(value) for value in values if value is not None})
 
     return Provenance(
-        first_run=min(results.runs["started"]),
-        last_run=max(results.runs["started"]),
+        first_run=min(runs["started"]),
+        last_run=max(runs["started"]),
         git_commits=all_of(p["git_commit"] for p in made),
         uncommitted_changes=None if None in dirty else any(dirty),
         packages={
@@ -217,7 +234,7 @@ def _provenance(results: synthesis.Results) -> Provenance:
             for p in made
             for g in p["gpus"]
         ),
-        energy_sources=results.energy_sources,
+        energy_sources=sorted(variants["energy_source"].dropna().unique()),
     )
 
 
@@ -242,121 +259,3 @@ def read(path: Path) -> ResultsFile:
             f"{SCHEMA_VERSION}."
         )
     return validate(ResultsFile, content, path)
-
-
-# --- side by side -----------------------------------------------------------------------------
-
-
-def open_rows(source: str) -> list[ResultRow]:
-    """The rows of a results file, of a study's outputs (by study or directory), or `published`."""
-    if source == "published":
-        prices = load_price_book().prices("paper")
-        variants = tables.variants_table(published.observations(), None, prices, price_set="paper")
-        return rows_of(variants.drop(columns="score"))  # by a judge and an NLI model, not ours
-    path = Path(source)
-    if path.suffix == ".json":
-        return read(path).variants
-    if (path / "study.json").is_file():
-        try:
-            made_by = orjson.loads((path / "study.json").read_bytes())["path"]
-        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-            raise UserError(f"{path}/study.json does not say which study made it.") from error
-        return make(load_study(made_by), path).variants
-    return make(load_study(source)).variants
-
-
-def side_by_side(sources: dict[str, list[ResultRow]]) -> pd.DataFrame:
-    """One row a variant and source: `source`, engine, host, and each compared figure with its
-    `_lo` and `_hi`. Variants that only one source has are left out where another is shared.
-    `notes` says what the rows of one variant do not share."""
-    rows = []
-    for source, found in sources.items():
-        for row in found:
-            record = {c: getattr(row, c) for c in tables.VARIANT} | {"source": source}
-            record |= {c: getattr(row, c) for c in ("engine", "host", "gpus", "concurrency")}
-            record |= {c: getattr(row, c) for c in ("repetitions", "energy_source")}
-            record |= {
-                c: getattr(row, c) for c in ("executed_dtype", "instruction_set", "validity")
-            }
-            for name in COMPARED:
-                record[name] = float(row.figures.get(name, math.nan))
-                lo, hi = row.intervals.get(name, (math.nan, math.nan))
-                record |= {f"{name}_lo": float(lo), f"{name}_hi": float(hi)}
-            rows.append(record)
-    table = pd.DataFrame(rows)
-    shared = table.groupby(tables.VARIANT)["source"].transform("nunique") > 1
-    if shared.any():
-        table = table[shared]
-    notes = {key: " ".join(tables.mixed(rows)) for key, rows in table.groupby(tables.VARIANT)}
-    keys = table[tables.VARIANT].itertuples(index=False, name=None)
-    table = table.assign(notes=[notes[key] or None for key in keys])
-    return tables.sort_variants(table).reset_index(drop=True)
-
-
-def compare(sources: list[str], target: Path) -> str:
-    """Check every source, write comparison.csv, .png and .svg to `target`; a text to read.
-
-    One source alone is checked and shown.
-    """
-    found = {_label(source): open_rows(source) for source in sources}
-    if len(found) < len(sources):
-        raise UserError("Two of the results have one name; rename a file.")
-    table = side_by_side(found)
-    target.mkdir(parents=True, exist_ok=True)
-    tables.write_table(table, target / "comparison.csv")
-    figures.save_figure(figures.comparison(table, COMPARED), target / "comparison")
-    return f"{_as_text(table)}\n\nWritten to {target}/comparison.csv, .png and .svg."
-
-
-def _label(source: str) -> str:
-    return source if source == "published" else Path(source).stem
-
-
-def _as_text(table: pd.DataFrame) -> str:
-    lines = []
-    for source, part in table.groupby("source", sort=False):
-        told = {c: _range(part[c]) for c in ("concurrency", "repetitions")}
-        engine, host, energy = (
-            ", ".join(sorted(part[c].dropna().unique())) or "not measured"
-            for c in ("engine", "host", "energy_source")
-        )
-        lines.append(
-            f"{source}: {engine} on {host}, concurrency {told['concurrency']}, repetitions "
-            f"{told['repetitions']}, energy by {energy}"
-        )
-    if table["concurrency"].nunique() > 1 or table["engine"].nunique() > 1:
-        lines.append("Engine or concurrency differ: throughput and energy compare set-ups too.")
-    lines += tables.mixed(table)
-    doubtful = table[table["validity"].map(tables.verdict).isin(tables.DOUBTFUL)]
-    for source, part in doubtful.groupby("source", sort=False):
-        lines.append(
-            f"{source}: {len(part)} of its rows are doubtful by their validity checks (*)."
-        )
-    for name, heading in COMPARED.items():
-        known = table.dropna(subset=name)
-        if known.empty:
-            lines += ["", f"{heading}: nobody measured it"]
-            continue
-        cells = known.assign(variant=[tables.variant_name(row) for _, row in known.iterrows()])
-        cells["cell"] = [_cell(row, name) for _, row in cells.iterrows()]
-        wide = cells.pivot(index="variant", columns="source", values="cell")
-        wide = wide.reindex(
-            index=list(dict.fromkeys(cells["variant"])),
-            columns=[c for c in dict.fromkeys(table["source"]) if c in wide],
-        )
-        wide.index.name = wide.columns.name = None
-        lines += ["", heading, wide.fillna("-").to_string()]
-    return "\n".join(lines)
-
-
-def _range(values: pd.Series) -> str:
-    low, high = values.min(), values.max()
-    return f"{low}" if low == high else f"{low} to {high}"
-
-
-def _cell(row: pd.Series, name: str) -> str:
-    digits = 3 if row["repetitions"] > 1 else 2  # no more than one run's scatter leaves
-    value, lo, hi = (tables.format_number(row[f"{name}{e}"], digits) for e in ("", "_lo", "_hi"))
-    if tables.verdict(row["validity"]) in tables.DOUBTFUL:
-        value = f"{value}*"
-    return value if pd.isna(row[f"{name}_lo"]) else f"{value} [{lo}, {hi}]"

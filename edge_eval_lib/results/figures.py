@@ -355,7 +355,10 @@ def finish(
 
 
 def _foot(
-    fig: Figure, stamp: str | None, rows: pd.DataFrame | None, cautions: Sequence[str]
+    fig: Figure,
+    stamp: str | None = None,
+    rows: pd.DataFrame | None = None,
+    cautions: Sequence[str] = (),
 ) -> None:
     """The stamp, what the rows do not share, and what their marks mean."""
     lines = [*cautions]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from edge_eval_lib.artefacts.source import kept_warnings
 from edge_eval_lib.results import columns
 from edge_eval_lib.results.columns import VARIANT
 from edge_eval_lib.results.headline import Z95
@@ -83,6 +84,7 @@ def warnings(results: Results, variants: pd.DataFrame) -> list[str]:
             f"Incomplete: runs failed: {len(results.failures)}; runs not made: "
             f"{len(results.missing)}. The tables hold what is there."
         )
+    texts += kept_warnings(results.study)
     versions = _code_versions(results.runs)
     if len(versions) > 1:
         texts.append(f"The runs were made by {len(versions)} versions of the code.")

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from edge_eval_lib.metrics import METRICS
+from edge_eval_lib.results.columns import named
 
 _UNITS = {
     "_tok_s": "tok/s",
@@ -59,6 +60,9 @@ class Prose(str):
     def _repr_markdown_(self) -> str:
         return str(self)
 
+    def __repr__(self) -> str:
+        return str(self)
+
 
 def write_table(table: pd.DataFrame, path: str | Path) -> Path:
     """Write CSV, values not rounded, a missing value empty; makes the directory."""
@@ -72,16 +76,14 @@ def show(table: pd.DataFrame, columns: Sequence[str] | None = None, digits: int 
     """Show a table in a notebook: `readable`, of those of `columns` that it has."""
     if table.empty:
         return Prose("Nothing.")
-    chosen = None if columns is None else [c for c in columns if c in table]
-    text = readable(table, chosen, digits)
+    table = named(table) if "family" in table else table
+    text = readable(table, columns and [c for c in columns if c in table], digits)
     numeric = {heading(c) for c in table if pd.api.types.is_numeric_dtype(table[c])}
-    text = text.map(_escaped)
+    if "notes" in text:
+        text["notes"] = text["notes"].map(in_words)
     align = ["right" if name in numeric else "left" for name in text]
-    return Prose(
-        text.rename(columns=_escaped).to_markdown(
-            index=False, colalign=align, disable_numparse=True
-        )
-    )
+    text = text.map(_escaped).rename(columns=_escaped)
+    return Prose(text.to_markdown(index=False, colalign=align, disable_numparse=True))
 
 
 def _escaped(text: str) -> str:

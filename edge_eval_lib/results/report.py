@@ -179,7 +179,7 @@ def _describe_pictures(page: BeautifulSoup) -> None:
 
 def _align(table: Tag) -> None:
     """Set columns of numbers to the right, headings with them, and wrap long texts."""
-    for part in [table, *table.find_all("tr")]:
+    for part in [table, *table.find_all(["tr", "td", "th"])]:
         part.attrs = {name: value for name, value in part.attrs.items() if name == "class"}
     rows = [row.find_all(["td", "th"]) for row in table.find_all("tr")]
     bodies = [row for row in rows if any(cell.name == "td" for cell in row)]

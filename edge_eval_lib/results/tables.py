@@ -40,7 +40,9 @@ from edge_eval_lib.results.readable import (
     write_table,
 )
 from edge_eval_lib.results.variants import (
+    DEAR,
     Variants,
+    add_full_break_even,
     checked,
     full_break_even,
     paper_break_even,
@@ -51,6 +53,7 @@ from edge_eval_lib.results.variants import (
 from edge_eval_lib.uncertainty import mean_interval, paired_ratio_interval
 
 __all__ = [
+    "DEAR",
     "DOUBTFUL",
     "METRICS",
     "MODEL",
@@ -58,6 +61,7 @@ __all__ = [
     "VARIANT",
     "Variants",
     "adaptation_table",
+    "add_full_break_even",
     "cold_start_table",
     "configuration_name",
     "format_number",

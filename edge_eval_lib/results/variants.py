@@ -10,7 +10,6 @@ says why; it is never 0.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
@@ -24,9 +23,19 @@ from edge_eval_lib.economics.prices import Prices
 from edge_eval_lib.results import columns
 from edge_eval_lib.results.columns import VARIANT
 from edge_eval_lib.results.intervals import bounds, interval_of, ratio_factor
+from edge_eval_lib.results.means import (
+    checked,
+    means_over_runs,
+    per_prompt,
+    pooled_loads,
+    refuse_repeats,
+    scores,
+)
 from edge_eval_lib.results.notes import Notes
+from edge_eval_lib.results.readable import Prose, readable, show
 from edge_eval_lib.uncertainty import all_of_one_ratio, mean_interval
 
+DEAR = "the API is not dearer than serving here"
 NOT_BOUNDED = "no answer changed its score: not bounded"
 _BASE = ("lora", "fp16")  # what the score of every other variant is compared with
 # What must be there, or its absence is noted; in the order of the notes.
@@ -61,18 +70,18 @@ class Variants:
         """
         runs = checked(observations)
         runs = runs[runs["method"] != "none"]
-        _refuse_repeats(runs)
+        refuse_repeats(runs)
         self._confidence = confidence
         self._prompts = None if answers is None else per_prompt(answers)
         self._notes = Notes(runs)
-        table = _means_over_runs(runs).join(_scores(runs, self._prompts, confidence))
+        table = means_over_runs(runs).join(scores(runs, self._prompts, confidence))
         if answers is not None:
             self._notes.add_unscored(answers)
-            scores = answers.groupby([*VARIANT, "repetition"])["score"].mean().rename("score")
-            runs = runs.join(scores, on=[*VARIANT, "repetition"])
+            of_runs = answers.groupby([*VARIANT, "repetition"])["score"].mean().rename("score")
+            runs = runs.join(of_runs, on=[*VARIANT, "repetition"])
         self._runs = runs
         table = table.join(bounds(runs, VARIANT, mean_interval, columns.OVER_RUNS, confidence))
-        self._table = table.join(_pooled_loads(runs, table.index, confidence))
+        self._table = table.join(pooled_loads(runs, table.index, confidence))
         self.add("keep_warm_s", keep_warm_s, "load_energy_j", "idle_loaded_power_w",
                  "idle_bare_power_w", never="being loaded draws no power of its own")  # fmt: skip
 
@@ -199,6 +208,14 @@ class Variants:
         order = [*first, *middle, *others, *last]
         return columns.sort_variants(table.reset_index())[order]
 
+    def show(self, name: str, digits: int = 3) -> Prose:
+        """Show a figure in a notebook, with its intervals: a column a task."""
+        rows = columns.named(columns.sort_variants(self._table.reset_index()))
+        rows["cell"] = readable(rows, [name], digits).iloc[:, 0]
+        index = ["model", "configuration"]
+        wide = rows.pivot_table("cell", index, "task", aggfunc="first", sort=False)
+        return show(wide.reset_index())
+
     def _series(self, value: str | pd.Series) -> pd.Series:
         return self._table[value] if isinstance(value, str) else value
 
@@ -258,9 +275,9 @@ def variants_table(
         The finished table (`Variants.table`).
     """
     variants = Variants(observations, answers, confidence)
-    add_break_even(variants, prices, scenarios)
-    energy = "energy_per_request_j"
-    add = variants.add
+    energy, add = "energy_per_request_j", variants.add
+    add("n_break", _paid(prices), "adapt_energy_j", energy, estimate=True, never=DEAR)
+    add_full_break_even(variants, prices, scenarios)
     add("ipw", metrics.intelligence_per_watt, "score", energy, over="runs", estimate=True)
     add("score_per_watt", np.divide, "score", "power_w", estimate=True)
     add("rho_sys", metrics.system_density, "throughput_tok_s", "memory_gb", over="runs")
@@ -271,20 +288,19 @@ def variants_table(
     return variants.table(price_set)
 
 
-def add_break_even(variants: Variants, prices: Prices, scenarios: Sequence[Prices] = ()) -> None:
-    """Add N_break by both accountings: the paper's electricity alone, and everything spent.
+def add_full_break_even(
+    variants: Variants, prices: Prices, scenarios: Sequence[Prices] = ()
+) -> None:
+    """Add N_break by the full accounting: everything spent before the first request.
 
     Args:
-        variants: To which `n_break` and `n_break_full` are added.
-        prices: What they are priced at.
-        scenarios: Other prices, whose range stands beside the full accounting.
+        variants: To which `n_break_full` is added.
+        prices: What it is priced at.
+        scenarios: Other prices, whose range stands beside it.
     """
-    dear = "the API is not dearer than serving here"
-    paid, full = _paid(prices), [_paid_in_full(p) for p in (prices, *scenarios)]
-    energies = "adapt_energy_j", "energy_per_request_j"
-    variants.add("n_break", paid, *energies, estimate=True, never=dear)
+    full = [_paid_in_full(p) for p in (prices, *scenarios)]
     spent = {column: column for column in _SPENT} | _derived(variants, prices)
-    variants.add("n_break_full", full[0], **spent, estimate=True, scenarios=full[1:], never=dear)
+    variants.add("n_break_full", full[0], **spent, estimate=True, scenarios=full[1:], never=DEAR)
     variants.note(
         variants["n_break_full"].notna() & variants["input_tokens_per_request"].isna(),
         f"n_break_full: input tokens assumed, {prices.api_input_tokens_per_request:g} a request",
@@ -320,73 +336,6 @@ def _derived(table: Variants | pd.DataFrame, prices: Prices) -> dict[str, pd.Ser
             prices.api_input_tokens_per_request
         ),
     }
-
-
-# --- means, scores, intervals -----------------------------------------------------------------
-
-
-def checked(observations: pd.DataFrame) -> pd.DataFrame:
-    """Observations with every column; absent figures are NaN."""
-    absent = [c for c in [*VARIANT, "repetition", "concurrency"] if c not in observations]
-    if absent:
-        raise ValueError(f"observations lack the columns {', '.join(absent)}")
-    extra = ["score"] if "score" in observations else []
-    names = [*columns.OBSERVATION_COLUMNS, *extra]
-    runs = observations.reindex(columns=names).reset_index(drop=True)
-    numbers = [*columns.MEASURED, "gpus", *extra]
-    runs[numbers] = runs[numbers].apply(pd.to_numeric).astype(float)
-    return runs
-
-
-def _refuse_repeats(runs: pd.DataFrame) -> None:
-    repeated = runs[runs.duplicated([*VARIANT, "repetition"])]
-    if len(repeated):
-        first = repeated.iloc[0]
-        raise ValueError(
-            f"{columns.variant_name(first)} has two observations of repetition "
-            f"{first['repetition']}; a table of variants takes one concurrency and each "
-            "repetition once"
-        )
-
-
-def _means_over_runs(runs: pd.DataFrame) -> pd.DataFrame:
-    groups = runs.groupby(VARIANT, sort=False)
-    return pd.concat(
-        [
-            groups.size().rename("repetitions"),
-            groups[["concurrency", "gpus"]].first(),
-            groups[columns.TEXTS].agg(columns.joined),
-            groups[columns.MEASURED].mean(),
-        ],
-        axis=1,
-    )
-
-
-def per_prompt(answers: pd.DataFrame) -> pd.DataFrame:
-    """Numbers of a prompt, averaged over repetitions: index variant and prompt_id."""
-    numbers = answers.select_dtypes("number").columns.difference(["repetition", "prompt_id"])
-    return answers.groupby([*VARIANT, "prompt_id"], sort=False)[list(numbers)].mean()
-
-
-def _scores(runs: pd.DataFrame, prompts: pd.DataFrame | None, confidence: float) -> pd.DataFrame:
-    """Mean scores of a variant; the interval of `score` is over prompts."""
-    if prompts is None:
-        if "score" not in runs:
-            raise ValueError("without answers, observations need a column 'score'")
-        return runs.groupby(VARIANT, sort=False)[["score"]].mean()
-    groups = prompts.groupby(VARIANT, sort=False)
-    means = groups.mean()
-    means["scored_prompts"] = groups["score"].count()
-    return means.join(bounds(prompts, VARIANT, mean_interval, ["score"], confidence))
-
-
-def _pooled_loads(runs: pd.DataFrame, index: pd.MultiIndex, confidence: float) -> pd.DataFrame:
-    """Loads of a configuration over all its tasks: the same weights' size, hence more runs."""
-    by, load = columns.CONFIGURATION, columns.LOAD
-    pooled = runs.groupby(by, sort=False)[load].mean()
-    pooled = pooled.join(bounds(runs, by, mean_interval, load, confidence))
-    pooled.columns = [re.sub(r"(_lo|_hi|)$", r"_pooled\1", c, count=1) for c in pooled]
-    return pooled.reindex(index.droplevel("task")).set_axis(index)
 
 
 def where_known(function: Callable, *series: pd.Series) -> pd.Series:

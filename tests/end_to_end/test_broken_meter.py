@@ -4,14 +4,13 @@ import json
 import os
 import shutil
 
-import pandas as pd
 import pytest
 from tiny import make_tiny_study
 
 from edge_eval_lib import scraps
 from edge_eval_lib.artefacts.place import place
 from edge_eval_lib.paths import project_root
-from edge_eval_lib.results import synthesis
+from edge_eval_lib.results import observations, tables
 from edge_eval_lib.runs import runner
 from edge_eval_lib.study import load_study
 
@@ -62,10 +61,15 @@ def made(tmp_path_factory):
         loaded = load_study(study)
         runs = [run for run in loaded.runs() if run.stage in ("adapt", "compress", "serve")]
         runner.ensure(loaded, [run for run in runs if run.parameters["method"] == "lora"])
-        yield loaded, synthesis.load_results(loaded)
+        yield loaded, observations.load_results(loaded)
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+def variants_of(results):
+    _, prices = observations.prices_of(results.study)
+    return tables.variants_table(results.headline, results.answers, prices)
 
 
 def _insert(notebook, before, code):
@@ -88,20 +92,19 @@ def test_the_run_completes_with_its_other_figures(made):
     assert scraps.is_complete(place(study, "serve", run["run"]).notebook)
     assert run["load_energy_source"] == "rapl"
     assert 15 * run["load_s"] < run["load_energy_j"] < 25 * run["load_s"]
-    row = synthesis.result_tables(results)["variants"].iloc[0]
+    row = variants_of(results).iloc[0]
     for figure in ("throughput_tok_s", "ttft_ms", "tpot_ms", "memory_gb", "load_energy_j"):
         assert row[figure] > 0, figure
 
 
 def test_what_it_would_have_told_is_empty_with_its_reason_everywhere(made):
     _, results = made
-    found = synthesis.result_tables(results)
-    row = found["variants"].iloc[0]
+    row = variants_of(results).iloc[0]
     empty = ["energy_per_request_j", "energy_per_request_net_j", "energy_per_token_j", "c_tax"]
     assert row[[*empty, "n_break", "ipw", "power_w"]].isna().all()
     assert "energy_per_request_j: rapl: the counters were taken away" in row["notes"]
     assert "invalid: meter (serve at 4)" in row["validity"]
-    failed = found["checks"][found["checks"]["check"].eq("meter")]
+    failed = results.checks[results.checks["check"].eq("meter")]
     failed = failed[failed["verdict"] == "invalid"]
     assert set(failed["window"]) == {"serve at 1", "serve at 4"}
     assert failed["detail"].str.contains("the counters were taken away").all()
@@ -112,5 +115,5 @@ def test_the_idle_baselines_were_taken_before_it_broke(made):
     (run,) = results.runs[results.runs["stage"] == "serve"].to_dict("records")
     assert run["idle_bare_power_w"] == pytest.approx(20, rel=0.01)
     assert run["idle_loaded_power_w"] == pytest.approx(20, rel=0.01)
-    table = pd.DataFrame(synthesis.cold_starts(results))
+    table = tables.cold_start_table(results.runs)
     assert len(table) == 1

@@ -5,27 +5,28 @@ import math
 import orjson
 import pandas as pd
 import pytest
-from test_synthesis import STUDY, make_study
+from test_synthesis import STUDY, make_study, variants_of
 
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.machine import host
 from edge_eval_lib.paths import project_root
+from edge_eval_lib.results import comparison, observations, tables
 from edge_eval_lib.results import exchange as results_file
-from edge_eval_lib.results import synthesis, tables
 
 
 @pytest.fixture
-def results(tmp_path, monkeypatch):
-    """A finished study, with the provenance that real runs record."""
-    make_study(tmp_path / "outputs")
-    found = synthesis.load_results(STUDY, tmp_path / "outputs")
-    found.runs["provenance"] = [host.provenance("x")] * len(found.runs)
-    monkeypatch.setattr(synthesis, "load_results", lambda *_: found)
-    return found
+def variants(tmp_path, monkeypatch):
+    """The table of a finished study, with the provenance that real runs record."""
+    monkeypatch.setenv("EDGE_EVAL_OUTPUTS", str(tmp_path))
+    make_study(STUDY.directory, provenance=host.provenance("x"))
+    results = observations.load_results(STUDY)
+    table = variants_of(results)
+    tables.write_table(table, STUDY.directory / "tables" / "variants.csv")
+    return table
 
 
 @pytest.fixture
-def file(results):
+def file(variants):
     return results_file.make(STUDY)
 
 
@@ -37,11 +38,10 @@ def saved(tmp_path, file, name="mine", **changes):
     return path
 
 
-def test_a_file_holds_the_tables_figures_and_reads_back_the_same(results, file, tmp_path):
+def test_a_file_holds_the_tables_figures_and_reads_back_the_same(variants, file, tmp_path):
     path = results_file.write(file, tmp_path / "mine.json")
     again = results_file.read(path)
     assert again == file
-    variants = synthesis.result_tables(results)["variants"]
     assert len(again.variants) == len(variants) == 12
     for row, record in zip(again.variants, variants.to_dict("records"), strict=True):
         assert row.name == tables.variant_name(record)
@@ -80,7 +80,7 @@ def test_an_unreached_break_even_survives_json(file, tmp_path):
     ("change", "complaint"),
     [
         ({"figures": {"throughput_tok_s": -1.0}}, r"throughput_tok_s -1\.0, which cannot be"),
-        ({"figures": {"throughput": 1.0}}, "'throughput'; did you mean 'throughput_tok_s'"),
+        ({"figures": {"throughput_tok": 1.0}}, "'throughput_tok'; did you mean 'throughput_tok_s'"),
         ({"figures": {"throughput_tok_s": 1e999}}, "cannot be read as JSON|throughput_tok_s"),
         ({"figures": {"x" * 9000: 1.0}}, "unknown figure 'xxx"),
         ({"host": "a\x1b[2J"}, "no control characters"),
@@ -130,7 +130,7 @@ def test_two_files_stand_side_by_side(file, tmp_path):
     mine = results_file.write(file, tmp_path / "mine.json")
     other = file.model_copy(update={"variants": [faster(r, 2.0) for r in file.variants[:4]]})
     theirs = results_file.write(other, tmp_path / "theirs.json")
-    text = results_file.compare([str(mine), str(theirs)], tmp_path / "comparison")
+    text = comparison.compare([str(mine), str(theirs)], tmp_path / "comparison")
     table = pd.read_csv(tmp_path / "comparison" / "comparison.csv")
     assert len(table) == 8, "the four shared variants of each"
     speed = table.pivot(
@@ -150,7 +150,7 @@ def test_a_comparison_says_what_its_rows_do_not_share(file, tmp_path):
     theirs = results_file.write(
         file.model_copy(update={"variants": rows}), tmp_path / "theirs.json"
     )
-    text = results_file.compare([str(mine), str(theirs)], tmp_path / "comparison")
+    text = comparison.compare([str(mine), str(theirs)], tmp_path / "comparison")
     assert "Mixed executed dtypes: float32 (mine); float16 (theirs)" in text.replace(
         "; bfloat16 (mine)", ""
     )
@@ -159,7 +159,7 @@ def test_a_comparison_says_what_its_rows_do_not_share(file, tmp_path):
     table = pd.read_csv(tmp_path / "comparison" / "comparison.csv")
     assert table["notes"].str.contains("float16").all()
     assert "Mixed hosts" in (tmp_path / "comparison" / "comparison.svg").read_text()
-    alone = results_file.side_by_side({"a": file.variants, "b": file.variants})
+    alone = comparison.side_by_side({"a": file.variants, "b": file.variants})
     assert alone["notes"].isna().all()
 
 
@@ -183,14 +183,14 @@ def test_a_missing_figure_stays_empty_in_the_comparison(file, tmp_path):
         for row in file.variants
     ]
     path = results_file.write(file.model_copy(update={"variants": bare}), tmp_path / "bare.json")
-    text = results_file.compare([str(path)], tmp_path / "comparison")
+    text = comparison.compare([str(path)], tmp_path / "comparison")
     assert "energy by not measured" in text
     assert "energy per request (J): nobody measured it" in text
     assert pd.read_csv(tmp_path / "comparison/comparison.csv")["energy_per_request_j"].isna().all()
 
 
 def test_the_published_study_can_be_compared_but_not_its_other_scores():
-    rows = results_file.open_rows("published")
+    rows = comparison.open_rows("published")
     assert len(rows) == 72
     assert not any("score" in row.figures for row in rows)
 
@@ -200,7 +200,7 @@ def test_files_of_one_name_are_refused(file, tmp_path):
     one = results_file.write(file, tmp_path / "mine.json")
     other = results_file.write(file, tmp_path / "a" / "mine.json")
     with pytest.raises(UserError, match="have one name"):
-        results_file.compare([str(one), str(other)], tmp_path / "comparison")
+        comparison.compare([str(one), str(other)], tmp_path / "comparison")
 
 
 def test_every_file_that_was_sent_is_valid(file, tmp_path):
@@ -210,4 +210,19 @@ def test_every_file_that_was_sent_is_valid(file, tmp_path):
 
 
 def test_published_rows_name_their_price_set():
-    assert {row.prices for row in results_file.open_rows("published")} == {"paper"}
+    assert {row.prices for row in comparison.open_rows("published")} == {"paper"}
+
+
+def test_a_new_column_of_the_table_is_in_the_file_and_reads_back(variants, tmp_path):
+    table = variants.assign(mine_per_joule=1.5, mine_per_joule_lo=1.0, mine_per_joule_hi=2.0)
+    tables.write_table(table, STUDY.directory / "tables" / "variants.csv")
+    path = results_file.write(results_file.make(STUDY), tmp_path / "mine.json")
+    row = results_file.read(path).variants[0]
+    assert row.figures["mine_per_joule"] == 1.5
+    assert row.intervals["mine_per_joule"] == [1.0, 2.0]
+
+
+def test_without_tables_there_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGE_EVAL_OUTPUTS", str(tmp_path))
+    with pytest.raises(UserError, match=r"no .*variants\.csv; run `make tables STUDY=embedded`"):
+        results_file.make(STUDY)

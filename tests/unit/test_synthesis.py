@@ -1,16 +1,22 @@
-"""Synthesis: executed notebooks become observations, tables, figures and one report."""
+"""Synthesis: executed notebooks become observations; notebook 05 makes tables and a report."""
 
+import re
 import shutil
-from dataclasses import replace
 
+import nbformat
 import orjson
 import pandas as pd
 import pytest
 import yaml
+from cells import run_cells
 from matplotlib.text import Text
 
+from edge_eval_lib.artefacts.place import place
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.results import device_report, synthesis
+from edge_eval_lib.paths import project_root
+from edge_eval_lib.results import columns, device_report, figures, observations, overview, tables
+from edge_eval_lib.results.figures import Drawn
+from edge_eval_lib.results.report import render
 from edge_eval_lib.scraps import MISSING, SCRAP_MIMES
 from edge_eval_lib.study import load_study
 
@@ -97,13 +103,14 @@ def common(run, **scraps) -> dict:
     } | scraps
 
 
-def make_study(root, energy=100.0, reason=None, study=STUDY) -> None:
+def make_study(root, energy=100.0, reason=None, study=STUDY, provenance=None) -> None:
     answers = []
     for run in study.runs():
         path = root / "runs" / run.stage / f"{run.name}.ipynb"
         key = {"family": "smollm2", "size": "135M"}
         key |= {k: v for k, v in run.parameters.items() if k != "model"}
         scraps = common(run, **key)
+        scraps |= {"provenance": provenance} if provenance else {}
         if run.stage == "adapt":
             factor = 1.2 if run.parameters["method"] == "qlora" else 1.0
             value = None if energy is None else energy * factor
@@ -166,16 +173,54 @@ def make_study(root, energy=100.0, reason=None, study=STUDY) -> None:
             notebook(path, **scraps)
 
 
+def written(root, monkeypatch, study=STUDY, pictures=False, added=()):
+    """What notebook 05 leaves of the study below `root`: its namespace, report, and figures."""
+    monkeypatch.setenv("EDGE_EVAL_OUTPUTS", str(root))
+    monkeypatch.setenv("EDGE_EVAL_RUN", "synthesis/synthesis")
+    drawn, finish = {}, figures.finish
+
+    def finished(fig, path=None, *arguments, **options):
+        if not pictures:  # laying them out takes most of the time
+            figures._foot(fig, *arguments, **options)
+            result = Drawn(fig, "<svg/>")
+        else:
+            result = finish(fig, path, *arguments, **options)
+        drawn[path.name] = result.figure
+        return result
+
+    monkeypatch.setattr(figures, "finish", finished)
+    shown = []
+    space = run_cells("05_synthesis.ipynb", f"study = {str(study.path)!r}", added, shown)
+    directory = root / study.name
+    nbformat.write(nbformat.v4.new_notebook(cells=shown), directory / "executed.ipynb")
+    html = render(directory / "executed.ipynb", directory / "report.html").read_text()
+    return space, html, drawn
+
+
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
-    root = tmp_path_factory.mktemp("study")
+    root = tmp_path_factory.mktemp("study") / "embedded"
     make_study(root)
     return root
 
 
 @pytest.fixture(scope="module")
 def results(directory):
-    return synthesis.load_results(STUDY, directory)
+    return observations.load_results(STUDY, directory)
+
+
+@pytest.fixture(scope="module")
+def whole(directory):
+    """Notebook 05 of the whole study, with its pictures."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield written(directory.parent, patch, pictures=True)
+
+
+def variants_of(results):
+    book, prices = observations.prices_of(results.study)
+    return tables.variants_table(
+        results.headline, results.answers, prices, book.scenario_prices(prices)
+    )
 
 
 def test_every_serving_run_is_an_observation_a_concurrency(results):
@@ -216,25 +261,246 @@ def test_nothing_is_missing_from_a_whole_study(results):
     assert set(results.checks["verdict"]) == {"ok", "warning"}
 
 
-def test_tables_are_those_of_the_design(results):
-    found = synthesis.result_tables(results)
-    assert {k: len(v) for k, v in found.items()} == {
+def test_tables_are_those_of_the_design(whole, results):
+    space = whole[0]
+    assert {name: len(table) for name, table in space["written"].items()} == {
         "variants": 12, "frontier": 1, "adaptation": 3, "serving": 30, "reference": 15,
         "cold_starts": 5, "checks": len(results.checks),
     }  # fmt: skip
-    assert found["adaptation"]["energy_ratio"].tolist() == pytest.approx([150 / 130] * 3)
-    assert found["adaptation"]["train_energy_ratio"].tolist() == pytest.approx([1.2] * 3)
-    assert set(found["adaptation"]["executed_dtype"]) == {"float32"}
-    adapted = found["reference"][found["reference"]["method"] != "none"]
+    adaptation = space["adaptation"]
+    assert adaptation["energy_ratio"].tolist() == pytest.approx([150 / 130] * 3)
+    assert adaptation["train_energy_ratio"].tolist() == pytest.approx([1.2] * 3)
+    assert set(adaptation["executed_dtype"]) == {"float32"}
+    adapted = space["reference"][space["reference"]["method"] != "none"]
     assert adapted["score_difference"].tolist() == pytest.approx([0.2] * 12)
     assert adapted["gold_nll_difference"].tolist() == pytest.approx([-0.2] * 12)
-    variants = found["variants"]
+    variants = space["table"]
     assert (variants["c_tax"] == 20).all()
     assert (variants["c_tax_model"] == 30 / 4).all()
-    assert set(variants["prices"]) == set(found["frontier"]["prices"]) == {STUDY.prices}
-    for name in ("variants", "serving"):
-        assert {"executed_dtype", "instruction_set", "batch_agreement"} <= set(found[name])
+    assert set(variants["prices"]) == set(space["frontier"]["prices"]) == {STUDY.prices}
+    for table in (variants, space["serving"]):
+        assert {"executed_dtype", "instruction_set", "batch_agreement"} <= set(table)
     assert (variants["q_ret_pct"] == 100).all()
+
+
+def test_the_notebooks_variants_are_the_librarys(whole, results):
+    book, prices = observations.prices_of(results.study)
+    by_library = tables.variants_table(
+        results.headline, results.answers, prices, book.scenario_prices(prices),
+        price_set=results.study.prices,
+    )  # fmt: skip
+    pd.testing.assert_frame_equal(whole[0]["table"], by_library, check_exact=True)
+
+
+def test_another_formula_in_a_cell_is_what_the_tables_hold(directory, tmp_path, monkeypatch):
+    shutil.copytree(directory, tmp_path / "embedded")
+    notebook = orjson.loads((project_root() / "notebooks" / "05_synthesis.ipynb").read_bytes())
+    (cell,) = [c for c in notebook["cells"] if c["id"] == "rho"]
+    cell["source"] = ["".join(cell["source"]).replace("metrics.system_density", "difference")]
+    cell["source"].insert(0, "def difference(speed, memory):\n    return speed - memory\n\n\n")
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "05_synthesis.ipynb").write_bytes(orjson.dumps(notebook))
+    monkeypatch.setattr("cells.project_root", lambda: tmp_path)
+    written(tmp_path, monkeypatch)
+    variants = pd.read_csv(tmp_path / "embedded" / "tables" / "variants.csv")
+    expected = variants["throughput_tok_s"] - variants["memory_gb"]
+    assert variants["rho_sys"].tolist() == pytest.approx(expected.tolist())
+    frontier = pd.read_csv(tmp_path / "embedded" / "tables" / "frontier.csv")
+    int4 = variants["precision"] == "int4"
+    assert frontier["rho_sys"].tolist() == pytest.approx([variants.loc[int4, "rho_sys"].mean()])
+
+
+def test_a_cell_that_somebody_adds_to_it_is_in_the_report(directory, tmp_path, monkeypatch):
+    shutil.copytree(directory, tmp_path / "embedded")
+    added = "show(table[['task']].assign(mine=42).head(1))"
+    _, html, _ = written(tmp_path, monkeypatch, added=[added])
+    assert "<td>42</td>" in html.replace(' class="number"', "")
+
+
+def test_answers_that_did_not_change_bound_nothing(whole, results):
+    space, html, _ = whole
+    variants = space["table"]
+    assert variants[["q_ret_pct_lo", "q_ret_pct_hi"]].isna().all(axis=None)
+    fp16 = (variants["method"] == "lora") & (variants["precision"] == "fp16")
+    assert variants.loc[~fp16, "notes"].str.contains("q_ret_pct: no answer changed").all()
+    assert variants.loc[fp16, "notes"].str.contains("q_ret_pct: 100 by definition").all()
+    assert overview.resolution(results.answers)["coverage"].isna().all()
+    assert "where no answer changed: there nothing bounds Q_ret" in html
+
+
+def test_coverage_is_that_of_the_studys_own_answers(results):
+    answers = results.answers.copy()
+    changed = (answers["precision"] == "int4") & (answers["prompt_id"] == "p5")
+    answers.loc[changed, "score"] = 0.1
+    table = overview.resolution(answers).set_index(["task", "method", "precision"])
+    row = table.loc["rag", "lora", "int4"]
+    assert row["prompts"] == 6
+    assert (row["same"], row["worse"], row["zero"]) == pytest.approx((5 / 6, 1 / 6, 0))
+    assert 0 < row["coverage"] < 1
+    assert row["needed_prompts"] > 6
+    assert pd.isna(table.loc[("rag", "lora", "int8"), "coverage"])
+
+
+def test_a_comparison_of_two_dtypes_says_so_in_table_figure_and_sentence(whole, results):
+    space, _, drawn = whole
+    int4 = space["table"][space["table"]["precision"] == "int4"]
+    note = "q_ret_pct: executed dtype bfloat16, that of lora/fp16 float32"
+    assert int4["notes"].str.contains(note, regex=False).all()
+    assert any("bfloat16 (INT4)" in t for t in overview.warnings(results, space["table"]))
+    for name in ("roi_ipw_quadrants", "system_density", "lifecycle_energy",
+                 "latency_distributions"):  # fmt: skip
+        shown = [text.get_text() for text in drawn[name].findobj(Text)]
+        assert any("Mixed executed dtypes" in text for text in shown), name
+    shown = [text.get_text() for text in drawn["adaptation_energy"].findobj(Text)]
+    assert not any("Mixed" in text for text in shown)
+
+
+def test_the_scatter_of_one_run_is_told_and_numbers_are_rounded_to_it(tmp_path, monkeypatch):
+    make_study(tmp_path / "embedded")
+    for path in (tmp_path / "embedded/runs/serve").glob("*_qlora_int4_*.requests.parquet"):
+        requests = pd.read_parquet(path)
+        requests.assign(tpot_ms=122.14).to_parquet(path)  # a fifth more, in logarithms
+    space, html, _ = written(tmp_path, monkeypatch)
+    (text,) = [w for w in overview.warnings(space["results"], space["table"]) if "alike" in w]
+    # Three pairs of INT4 a fifth apart, three of FP16 the same: sqrt(0.2^2 / 2 / 2) = 10 %.
+    assert "TPOT 10 %" in text
+    assert "64.0" not in html
+    assert "122" not in html.split("Serving at every concurrency</h2>")[-1].split("</table>")[0]
+
+
+def test_doubtful_rows_are_told_first_and_the_frontier_shows_them(whole, results):
+    space, _, drawn = whole
+    expected = ["warning: 6 of 6 INT4 variants (temperature)"]
+    assert space["frontier"]["validity"].tolist() == expected
+    texts = overview.warnings(results, space["table"])
+    assert any("12 of 12 variants are doubtful" in t and "temperature" in t for t in texts)
+    shown = [t.get_text() for t in drawn["roi_ipw_quadrants"].findobj(Text)]
+    assert any("Hollow" in text for text in shown)
+
+
+def test_the_five_metrics_are_explained_with_their_prices(whole):
+    _, html, _ = whole
+    section = html.split("The five metrics</h2>")[1].split("<h2")[0]
+    for name in ("N_break =", "IPW =", "ρ_sys =", "Q_ret =", "C_tax ="):
+        assert name in section
+    assert STUDY.prices in section
+    texts = re.sub(r"<details.*?</details>", "", html, flags=re.DOTALL)
+    assert "keep_warm_s:" not in texts
+    assert "q_ret_pct:" not in texts
+
+
+@pytest.mark.parametrize(
+    ("base", "rule", "says"),
+    [
+        (0.5, 0.2, "content"),
+        (0.5, 0.05, "the form: no more content than rules"),
+        (0.05, 0.2, "the form: no gain"),
+        (-0.3, -0.3, "the form: no gain"),
+    ],
+)
+def test_what_adapting_taught_is_told_from_the_intervals(whole, base, rule, says):
+    row = {"content_difference_lo": base - 0.1, "content_difference_no_model_lo": rule - 0.1}
+    assert whole[0]["taught"](row).startswith(says)
+
+
+def test_what_adapting_taught_is_not_told_without_rules(whole):
+    assert whole[0]["lora"].empty
+
+
+def test_answers_without_a_model_and_cut_ones_stand_in_table_and_report(
+    directory, tmp_path, monkeypatch
+):
+    shutil.copytree(directory, tmp_path / "embedded")
+    (score,) = (tmp_path / "embedded" / "runs" / "score").glob("*.ipynb")
+    rows = [
+        {"task": task, "prompt_id": f"p{i}", "score": 0.5, "content": 0.2, "rule": "echoes",
+         "content_rule": "echoes"}
+        for task in STUDY.tasks
+        for i in range(PROMPTS)
+    ]  # fmt: skip
+    pd.DataFrame(rows).to_parquet(score.with_suffix(".no_model.parquet"))
+    answers = pd.read_parquet(score.with_suffix(".answers.parquet"))
+    cut = (answers["method"] == "none").astype(float)
+    answers = answers.assign(limit_reached=cut, still_cut=0.0, content=answers["score"])
+    answers.to_parquet(score.with_suffix(".answers.parquet"))
+    space, html, _ = written(tmp_path, monkeypatch)
+    reference = space["reference"]
+    assert reference["method"].tolist()[:3] == ["rule"] * 3
+    assert reference["task"].tolist()[:3] == ["rag", "summarization", "dialogue"]
+    named = columns.named(reference)
+    assert named["model"].tolist()[0] == "no model"
+    assert named["configuration"].tolist()[0].strip() == "rule"
+    assert len(reference) == 18
+    by_method = reference.groupby("method")["limit_reached_share"].mean()
+    assert (by_method["none"], by_method["lora"]) == (1, 0)
+    assert "limit reached [share]" in html
+    assert len(space["lora"]) == 3
+    assert "adapting taught" in html
+
+
+def test_without_scores_everything_else_is_there(tmp_path, monkeypatch):
+    make_study(tmp_path / "embedded")
+    (tmp_path / "embedded" / "runs" / "score" / "score.ipynb").unlink()
+    space, html, _ = written(tmp_path, monkeypatch)
+    assert space["results"].missing == ["score/score"]
+    variants = pd.read_csv(tmp_path / "embedded" / "tables" / "variants.csv")
+    assert variants[["score", "ipw", "q_ret_pct"]].isna().all(axis=None)
+    assert variants[["c_tax", "n_break", "rho_sys"]].notna().all(axis=None)
+    assert variants["notes"].str.contains("score: not measured").all()
+    assert "No answer was scored" in html
+
+
+def test_everything_is_written_and_stamped(whole, directory):
+    _, html, _ = whole
+    for text in ("Not a T4", "A CPU, 2 logical CPUs", "estimated from CPU time", "One repetition",
+                 "it rose by 20 °C", "No run failed", "torch 2.13.0"):  # fmt: skip
+        assert text in html
+    assert html.index("Not a T4") < html.index("<nav")
+    assert html.count("data:image/svg+xml") == 6
+    assert "<script" not in html
+    assert {p.stem for p in (directory / "tables").glob("*.csv")} == {
+        "variants", "frontier", "adaptation", "serving", "reference", "cold_starts",
+        "checks",
+    }  # fmt: skip
+    pictures = sorted(p.name for p in (directory / "figures").iterdir())
+    assert len(pictures) == 12
+    assert {p.rsplit(".", 1)[1] for p in pictures} == {"png", "svg"}
+    design = {
+        *columns.VARIANT, *columns.METRICS, *columns.COMPRESSION,
+        *columns.LOAD, "repetitions", "adapt_energy_j", "adapt_s", "energy_source",
+        "energy_per_request_j", "throughput_tok_s", "ttft_ms", "tpot_ms", "memory_gb", "score",
+    }  # fmt: skip
+    assert design <= set(pd.read_csv(directory / "tables" / "variants.csv"))
+
+
+def test_failed_and_missing_runs_are_named(tmp_path, monkeypatch):
+    root = tmp_path / "embedded"
+    make_study(root)
+    failed = "smollm2-135M_rag_lora_int8_r01"
+    absent = "smollm2-135M_dialogue_lora_int4_r01"
+    for name in (failed, absent):
+        (root / "runs" / "serve" / f"{name}.ipynb").unlink()
+    (root / "failed" / "serve").mkdir(parents=True)
+    (root / "failed" / "serve" / f"{failed}.json").write_bytes(
+        orjson.dumps({"reason": "the kernel was killed: out of memory"})
+    )
+    space, html, _ = written(tmp_path, monkeypatch)
+    assert space["results"].missing == [f"serve/{absent}"]
+    assert space["results"].failures["run"].tolist() == [failed]
+    assert "out of memory" in html
+    assert absent in html
+    assert "runs failed: 1; runs not made: 1" in html
+    assert len(pd.read_csv(root / "tables" / "variants.csv")) == 10
+
+
+def test_unknown_energy_stays_empty_with_its_reason(tmp_path, monkeypatch):
+    reason = "no permission to read the counter"
+    make_study(tmp_path / "embedded", energy=None, reason=reason)
+    space, _, drawn = written(tmp_path, monkeypatch)
+    assert space["table"]["n_break"].isna().all()
+    assert space["table"]["notes"].str.contains("adapt_energy_j: no permission").all()
+    texts = drawn["adaptation_energy"].findobj(Text)
+    assert any("Nothing to draw" in text.get_text() for text in texts)
 
 
 def test_a_run_that_did_not_tell_the_libraries_part_says_so(tmp_path):
@@ -243,7 +509,7 @@ def test_a_run_that_did_not_tell_the_libraries_part_says_so(tmp_path):
         path.write_bytes(path.read_bytes().replace(b"load_import_energy", b"an_older_name"))
     for path in (tmp_path / "runs" / "adapt").glob("*.ipynb"):
         path.write_bytes(path.read_bytes().replace(b"base_load_", b"an_older_name_"))
-    variants = synthesis.result_tables(synthesis.load_results(STUDY, tmp_path))["variants"]
+    variants = variants_of(observations.load_results(STUDY, tmp_path))
     assert variants[["c_tax_model", "load_model_energy_j"]].isna().all(axis=None)
     assert variants["c_tax"].notna().all()
     assert variants["notes"].str.contains("load_model_energy_j: this run did not tell").all()
@@ -252,155 +518,8 @@ def test_a_run_that_did_not_tell_the_libraries_part_says_so(tmp_path):
     assert variants["notes"].str.contains("adapt_energy_j: this run did not record the load").all()
 
 
-def test_answers_that_did_not_change_bound_nothing(results):
-    found = synthesis.result_tables(results)["variants"]
-    assert found[["q_ret_pct_lo", "q_ret_pct_hi"]].isna().all(axis=None)
-    fp16 = (found["method"] == "lora") & (found["precision"] == "fp16")
-    assert found.loc[~fp16, "notes"].str.contains("q_ret_pct: no answer changed").all()
-    assert found.loc[fp16, "notes"].str.contains("q_ret_pct: 100 by definition").all()
-    assert not any("held" in text or "hold" in text for text in synthesis.quality_text(
-        results.answers
-    ))  # fmt: skip
-    assert any("not bounded" in text for text in synthesis.quality_text(results.answers))
-
-
-def test_coverage_is_that_of_the_studys_own_answers(results):
-    answers = results.answers.copy()
-    changed = (answers["precision"] == "int4") & (answers["prompt_id"] == "p5")
-    answers.loc[changed, "score"] = 0.1
-    (covered, unbounded) = synthesis.coverage_text(answers)
-    assert "6 prompts; 83% scored the same as LoRA-FP16's, 17% worse; 0% of" in covered
-    assert "INT8" in unbounded
-    assert "INT4" not in unbounded
-
-
-def test_a_comparison_of_two_dtypes_says_so_in_table_figure_and_sentence(results, tmp_path):
-    found = synthesis.result_tables(results)
-    int4 = found["variants"][found["variants"]["precision"] == "int4"]
-    told = "q_ret_pct: executed dtype bfloat16, that of lora/fp16 float32"
-    assert int4["notes"].str.contains(told, regex=False).all()
-    assert any("bfloat16 (INT4)" in text for text in synthesis.warnings_of(results, found))
-    drawn = synthesis.result_figures(results, found)
-    for name in ("roi_ipw_quadrants", "system_density", "lifecycle_energy",
-                 "latency_distributions"):  # fmt: skip
-        shown = [text.get_text() for text in drawn[name].figure.findobj(Text)]
-        assert any("Mixed executed dtypes" in text for text in shown), name
-    shown = [text.get_text() for text in drawn["adaptation_energy"].figure.findobj(Text)]
-    assert not any("Mixed" in text for text in shown)
-
-
-def test_the_scatter_of_one_run_is_told_and_numbers_are_rounded_to_it(tmp_path):
-    make_study(tmp_path)
-    for path in (tmp_path / "runs" / "serve").glob("*_qlora_int4_*.requests.parquet"):
-        requests = pd.read_parquet(path)
-        requests.assign(tpot_ms=122.14).to_parquet(path)  # a fifth more, in logarithms
-    results = synthesis.load_results(STUDY, tmp_path)
-    html = synthesis.write_results(results, tmp_path).read_text()
-    (told,) = [w for w in synthesis.warnings_of(results, synthesis.result_tables(results))
-               if "alike" in w]  # fmt: skip
-    # Three pairs of INT4 a fifth apart, three of FP16 the same: sqrt(0.2^2 / 2 / 2) = 10 %.
-    assert "TPOT 10 %" in told
-    assert "64.0" not in html
-    assert "122" not in html.split("Serving at every concurrency")[-1].split("</table>")[0]
-
-
-def test_doubtful_rows_are_told_first_and_the_frontier_shows_them(results, tmp_path):
-    found = synthesis.result_tables(results)
-    assert found["frontier"]["validity"].tolist() == ["warning: 6 of 6 INT4 variants (temperature)"]
-    told = synthesis.warnings_of(results, found)
-    assert any("12 of 12 variants are doubtful" in text and "temperature" in text for text in told)
-    drawn = synthesis.result_figures(results, found)
-    shown = [t.get_text() for t in drawn["roi_ipw_quadrants"].figure.findobj(Text)]
-    assert any("Hollow" in text for text in shown)
-
-
-def test_the_five_figures_are_explained_where_they_first_stand(results, tmp_path):
-    html = synthesis.write_results(results, tmp_path).read_text()
-    first = html.split('id="section-1"')[1].split("</section>")[0]
-    for name in ("N_break =", "IPW =", "ρ_sys =", "Q_ret =", "C_tax ="):
-        assert name in first
-    assert STUDY.prices in first
-    assert "keep_warm_s:" not in html
-    assert "q_ret_pct:" not in html
-
-
-def content_row(task="rag", base=0.5, rule=0.2, half=0.1):
-    return {
-        "family": "smollm2", "size": "135M", "task": task, "method": "lora", "precision": "fp16",
-        "content": 0.7, "fact_f1": 0.7, "content_difference": base,
-        "content_difference_lo": base - half, "content_difference_hi": base + half,
-        "content_difference_no_model": rule, "content_difference_no_model_lo": rule - half,
-        "content_difference_no_model_hi": rule + half,
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("row", "says", "says_not"),
-    [
-        (content_row(), "adapting taught content.", "form"),
-        (content_row(rule=0.05), "adapting taught the form.", "taught content"),
-        (content_row(base=0.05), "adapting taught the form.", "taught content"),
-        (content_row(base=-0.3, rule=-0.3), "adapting taught the form.", "taught content"),
-    ],
-)
-def test_what_adapting_taught_is_told_from_the_intervals(row, says, says_not):
-    (text,) = synthesis.content_text(pd.DataFrame([row]))
-    assert says in text
-    assert says_not not in text.replace("without the note's title", "")
-    assert "0.70" in text
-
-
-def test_what_adapting_taught_is_not_told_without_a_base_or_rules(results):
-    assert synthesis.content_text(synthesis.result_tables(results)["reference"]) == []
-
-
-def limited(results, shares, uncut=None):
-    """The results with these shares of the base's and of everybody's answers cut."""
-    answers = results.answers.assign(limit_reached=0.0)
-    for method, share in shares.items():
-        rows = answers.index[answers["method"] == method]
-        answers.loc[rows[: round(share * len(rows))], "limit_reached"] = 1.0
-    if uncut is not None:
-        answers = answers.assign(uncut=answers["limit_reached"] == 1, still_cut=uncut)
-    return replace(results, answers=answers)
-
-
-def test_how_many_answers_the_limit_cut_is_told(results):
-    assert synthesis.limit_text(results) == []
-    (text,) = synthesis.limit_text(limited(results, {"none": 1.0}))
-    assert "100% of smollm2-135M_" in text
-    assert "16 measured tokens" in text
-    assert "scored as they were cut" in text
-    (text,) = synthesis.limit_text(limited(results, {"none": 1.0}, uncut=0.0))
-    assert "the uncut answers are scored; 0% of all" in text
-    (text,) = synthesis.limit_text(limited(results, {}))
-    assert text.startswith("0% of the answers")
-    assert "scored" not in text
-
-
-def test_answers_without_a_model_stand_in_table_and_report(directory, tmp_path):
-    copy = tmp_path / "study"
-    shutil.copytree(directory, copy)
-    (score,) = (copy / "runs" / "score").glob("*.ipynb")
-    rows = [
-        {"task": task, "prompt_id": f"p{i}", "score": 0.5, "content": 0.2, "rule": "echoes",
-         "content_rule": "echoes"}
-        for task in STUDY.tasks
-        for i in range(PROMPTS)
-    ]  # fmt: skip
-    pd.DataFrame(rows).to_parquet(score.with_suffix(".no_model.parquet"))
-    results = synthesis.load_results(STUDY, copy)
-    reference = synthesis.result_tables(results)["reference"]
-    assert reference["method"].tolist()[:3] == ["rule"] * 3
-    assert reference["task"].tolist()[:3] == ["rag", "summarization", "dialogue"]
-    named = synthesis._named(reference)
-    assert named["model"].tolist()[0] == "no model"
-    assert named["configuration"].tolist()[0].strip() == "rule"
-    assert len(reference) == 18
-
-
 def test_keeping_warm_pays_for_as_long_as_a_load_lasts_it(results):
-    table = synthesis.cold_starts(results).set_index(["method", "precision"])
+    table = tables.cold_start_table(results.runs).set_index(["method", "precision"])
     assert table.loc[("lora", "fp16"), "keep_warm_s"] == 80 / (14 - 10)
     assert pd.isna(table.loc[("lora", "int8"), "keep_warm_s"])
     assert table.loc[("lora", "int8"), "loads"] == 3
@@ -412,14 +531,14 @@ def test_first_tokens_have_a_mean_only_where_every_one_was_told_apart(results):
     runs = results.runs.assign(load_first_token_s=results.runs["stage"].map({"serve": 0.5}))
     some = runs.index[serve & (runs["precision"] == "fp16") & (runs["method"] == "lora")][0]
     runs.loc[some, "load_first_token_s"] = None
-    table = synthesis.cold_starts(replace(results, runs=runs))
+    table = tables.cold_start_table(runs)
     table = table.set_index(["method", "precision"])["load_first_token_s"]
     assert pd.isna(table["lora", "fp16"])
     assert table["lora", "int8"] == 0.5
 
 
 def test_keep_warm_time_stands_beside_each_variant_or_says_why_not(results):
-    table = synthesis.result_tables(results)["variants"].set_index(["task", "method", "precision"])
+    table = variants_of(results).set_index(["task", "method", "precision"])
     row = table.loc[("rag", "lora", "fp16")]
     assert row["keep_warm_s"] == 80 / (14 - 10)
     assert pd.isna(table.loc[("rag", "lora", "int8"), "keep_warm_s"])
@@ -427,15 +546,16 @@ def test_keep_warm_time_stands_beside_each_variant_or_says_why_not(results):
 
 
 def test_the_verdict_of_every_check_stands_in_the_tables(results, tmp_path):
-    found = synthesis.result_tables(results)
+    variants = variants_of(results)
+    serving = tables.serving_table(results.closed_loop)
     expected = "warning: temperature (serve at 8)"
-    assert set(found["variants"]["validity"]) == {expected}
-    alone = found["serving"][found["serving"]["concurrency"] == 1]
+    assert set(variants["validity"]) == {expected}
+    alone = serving[serving["concurrency"] == 1]
     assert set(alone["validity"]) == {"warning: temperature (serve at 1)"}
-    doubtful = found["checks"][found["checks"]["verdict"] == "warning"]
+    doubtful = results.checks[results.checks["verdict"] == "warning"]
     assert len(doubtful) == 15 * 2
     assert set(doubtful["detail"]) == {WARNING["detail"]}
-    assert set(found["variants"]["window"]) == {"whole"}
+    assert set(variants["window"]) == {"whole"}
 
 
 def test_serving_figures_are_made_from_the_raw_data_each_time(tmp_path):
@@ -444,81 +564,20 @@ def test_serving_figures_are_made_from_the_raw_data_each_time(tmp_path):
     requests = pd.read_parquet(path)
     requests["tpot_ms"] = 50.0
     requests.to_parquet(path)
-    found = synthesis.load_results(STUDY, tmp_path).headline.set_index("run")["tpot_ms"]
+    found = observations.load_results(STUDY, tmp_path).headline.set_index("run")["tpot_ms"]
     assert found["smollm2-135M_rag_lora_int8_r01"] == 50
     assert found["smollm2-135M_rag_lora_int4_r01"] == 100
 
 
-def test_without_scores_everything_else_is_there(tmp_path):
-    make_study(tmp_path)
-    (tmp_path / "runs" / "score" / "score.ipynb").unlink()
-    results = synthesis.load_results(STUDY, tmp_path)
-    assert results.missing == ["score/score"]
-    html = synthesis.write_results(results, tmp_path).read_text()
-    variants = pd.read_csv(tmp_path / "tables" / "variants.csv")
-    assert variants[["score", "ipw", "q_ret_pct"]].isna().all(axis=None)
-    assert variants[["c_tax", "n_break", "rho_sys"]].notna().all(axis=None)
-    assert variants["notes"].str.contains("score: not measured").all()
-    assert "No answer was scored" in html
-
-
-def test_everything_is_written_and_stamped(results, tmp_path):
-    report = synthesis.write_results(results, tmp_path)
-    html = report.read_text()
-    assert "Not a T4" in html
-    assert "A CPU, 2 logical CPUs" in html
-    assert "estimated from CPU time" in html
-    assert "One repetition" in html
-    assert "it rose by 20 °C" in html
-    assert "No run failed" in html
-    assert "torch 2.13.0" in html
-    assert html.count("data:image/svg+xml") == 6
-    assert {p.stem for p in (tmp_path / "tables").glob("*.csv")} == {
-        "variants", "frontier", "adaptation", "serving", "reference", "cold_starts",
-        "checks",
-    }  # fmt: skip
-    pictures = sorted(p.name for p in (tmp_path / "figures").iterdir())
-    assert len(pictures) == 12
-    assert {p.rsplit(".", 1)[1] for p in pictures} == {"png", "svg"}
-    design = {
-        *synthesis.tables.VARIANT, *synthesis.tables.METRICS, *synthesis.tables.COMPRESSION,
-        *synthesis.tables.LOAD, "repetitions", "adapt_energy_j", "adapt_s", "energy_source",
-        "energy_per_request_j", "throughput_tok_s", "ttft_ms", "tpot_ms", "memory_gb", "score",
-    }  # fmt: skip
-    assert design <= set(pd.read_csv(tmp_path / "tables" / "variants.csv"))
-
-
-def test_failed_and_missing_runs_are_named(directory, tmp_path):
-    make_study(tmp_path)
-    failed = "smollm2-135M_rag_lora_int8_r01"
-    absent = "smollm2-135M_dialogue_lora_int4_r01"
-    for name in (failed, absent):
-        (tmp_path / "runs" / "serve" / f"{name}.ipynb").unlink()
-    (tmp_path / "failed" / "serve").mkdir(parents=True)
-    (tmp_path / "failed" / "serve" / f"{failed}.json").write_bytes(
-        orjson.dumps({"reason": "the kernel was killed: out of memory"})
-    )
-    results = synthesis.load_results(STUDY, tmp_path)
-    assert results.missing == [f"serve/{absent}"]
-    assert results.failures["run"].tolist() == [failed]
-    html = synthesis.write_results(results, tmp_path).read_text()
-    assert "out of memory" in html
-    assert absent in html
-    assert "runs failed: 1; runs not made: 1" in html
-    assert len(pd.read_csv(tmp_path / "tables" / "variants.csv")) == 10
-
-
 def test_repetitions_beyond_the_study_file_count(tmp_path):
     make_study(tmp_path, study=STUDY.with_repetitions(3))
-    results = synthesis.load_results(STUDY, tmp_path)
+    results = observations.load_results(STUDY, tmp_path)
     assert results.missing == []
     assert results.study.repetitions == 3
-    variants = synthesis.result_tables(results)["variants"]
+    variants = variants_of(results)
     assert (variants["repetitions"] == 3).all()
     assert variants["energy_per_request_j_lo"].notna().all()
-    assert not any(
-        "One repetition" in w for w in synthesis.warnings_of(results, {"variants": variants})
-    )
+    assert not any("One repetition" in w for w in overview.warnings(results, variants))
 
 
 def test_runs_made_with_other_settings_are_left_out(tmp_path):
@@ -527,32 +586,21 @@ def test_runs_made_with_other_settings_are_left_out(tmp_path):
     path = tmp_path / "runs" / "serve" / f"{name}.ipynb"
     run = STUDY.run("serve", name)
     path.write_bytes(path.read_bytes().replace(run.settings_hash.encode(), b"0123456789abcdef"))
-    results = synthesis.load_results(STUDY, tmp_path)
+    results = observations.load_results(STUDY, tmp_path)
     assert results.missing == [f"serve/{name}"]
     assert name not in set(results.observations["run"])
 
 
-def test_unknown_energy_stays_empty_with_its_reason(tmp_path):
-    make_study(tmp_path, energy=None, reason="no permission to read the counter")
-    results = synthesis.load_results(STUDY, tmp_path)
-    variants = synthesis.result_tables(results)["variants"]
-    assert variants["n_break"].isna().all()
-    assert variants["notes"].str.contains("adapt_energy_j: no permission").all()
-    drawn = synthesis.result_figures(results, synthesis.result_tables(results))
-    figure = drawn["adaptation_energy"].figure
-    assert any("Nothing to draw" in text.get_text() for text in figure.findobj(Text))
-
-
 def test_without_a_run_there_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match="no completed serving run"):
-        synthesis.load_results(STUDY, tmp_path)
+        observations.load_results(STUDY, tmp_path)
 
 
 def test_missing_raw_data_are_named(tmp_path):
     make_study(tmp_path)
     next((tmp_path / "runs" / "serve").glob("*.requests.parquet")).unlink()
     with pytest.raises(UserError, match=r"requests\.parquet is missing"):
-        synthesis.load_results(STUDY, tmp_path)
+        observations.load_results(STUDY, tmp_path)
 
 
 # --- what only some studies ask for -----------------------------------------------------------
@@ -570,13 +618,12 @@ def study_with(tmp_path, configurations=None, **workload):
     return load_study(path)
 
 
-def test_arrivals_and_prefix_caching_have_tables_of_their_own(tmp_path):
+def test_arrivals_and_prefix_caching_have_tables_of_their_own(tmp_path, monkeypatch):
     study = study_with(tmp_path, engine="vllm", prefix_caching=True, arrival_rates_per_s=[1.0, 4.0])
-    make_study(tmp_path / "study", study=study)
-    results = synthesis.load_results(study, tmp_path / "study")
-    synthesis.write_results(results, tmp_path / "study")
+    make_study(tmp_path / "other", study=study)
+    _, html, drawn = written(tmp_path, monkeypatch, study)
     read = {
-        name: pd.read_csv(tmp_path / "study" / "tables" / f"{name}.csv")
+        name: pd.read_csv(tmp_path / "other" / "tables" / f"{name}.csv")
         for name in ("variants", "serving", "arrivals", "prefix_caching")
     }
     assert len(read["variants"]) == 12
@@ -589,30 +636,31 @@ def test_arrivals_and_prefix_caching_have_tables_of_their_own(tmp_path):
     assert caching["prefix_cache_hit_rate"] == pytest.approx(0.4)
     assert caching["energy_per_request_j_ratio"] == pytest.approx(0.75)
     assert caching["energy_per_request_j_ratio_lo"] <= 0.75
-    assert (tmp_path / "study" / "figures" / "arrivals.svg").is_file()
-    page = (tmp_path / "study" / "report.html").read_text()
-    assert "Serving at every arrival rate" in page
+    assert "arrivals" in drawn
+    assert "Serving at every arrival rate</h2>" in html
     assert "1 x HTTP 503" in read["arrivals"]["notes"][0]
 
 
-def test_a_study_of_the_unadapted_base_alone_has_a_report(tmp_path):
+def test_a_study_of_the_unadapted_base_alone_has_a_report(tmp_path, monkeypatch):
     study = study_with(tmp_path, configurations=[{"method": "none", "precision": "fp16"}])
-    make_study(tmp_path / "study", study=study)
-    results = synthesis.load_results(study, tmp_path / "study")
-    report = synthesis.write_results(results, tmp_path / "study")
-    assert "Serving at every concurrency" in report.read_text()
-    serving_csv = pd.read_csv(tmp_path / "study" / "tables" / "serving.csv")
+    make_study(tmp_path / "other", study=study)
+    _, html, _ = written(tmp_path, monkeypatch, study)
+    assert "Serving at every concurrency" in html
+    serving_csv = pd.read_csv(tmp_path / "other" / "tables" / "serving.csv")
     assert serving_csv["method"].eq("none").all()
 
 
-def test_a_device_report_is_a_page_and_its_data(tmp_path, monkeypatch):
-    monkeypatch.setenv("EDGE_EVAL_OUTPUTS", str(tmp_path / "outputs"))
-    make_study(tmp_path / "outputs" / "embedded")
+def test_a_device_report_is_a_page_and_its_data(whole, directory, tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGE_EVAL_OUTPUTS", str(directory.parent))
+    notebook = place(STUDY, "synthesis", "synthesis").notebook
+    notebook.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(directory / "executed.ipynb", notebook)
     (tmp_path / "docs").mkdir()
     page = device_report.write([STUDY], tmp_path / "docs", tmp_path / "measured")
     assert page.name == "results-A-CPU-2-logical-CPUs.md"
     text = page.read_text()
     assert "throughput [tok/s]" in text
+    assert "### LoRA beside QLoRA" in text
     assert "score" not in text
     data = pd.read_csv(tmp_path / "measured" / "A-CPU-2-logical-CPUs" / "embedded_variants.csv")
     assert len(data) == 12

@@ -1,0 +1,46 @@
+"""The code cells of a notebook in this process, without a kernel."""
+
+import ast
+import json
+
+from nbformat import v4
+
+from edge_eval_lib.paths import project_root
+
+
+def run_cells(notebook, parameters, added=(), shown=None):
+    """Execute a notebook's cells; the namespace they leave.
+
+    `parameters` stands for its parameters cell, `added` are codes after its last cell. The cells
+    with what they show are put in the list `shown`.
+    """
+    content = json.loads((project_root() / "notebooks" / notebook).read_text(encoding="utf-8"))
+    added = [{"cell_type": "code", "metadata": {}, "source": [code]} for code in added]
+    namespace = {}
+    for cell in [*content["cells"], *added]:
+        code, tags = "".join(cell["source"]), cell["metadata"].get("tags", [])
+        if cell["cell_type"] == "markdown":
+            executed = v4.new_markdown_cell(code)
+        else:
+            executed = v4.new_code_cell(code, metadata={"tags": tags})
+            value = _execute(parameters if "parameters" in tags else code, namespace)
+            executed.outputs = _outputs(value)
+        if shown is not None:
+            shown.append(executed)
+    return namespace
+
+
+def _execute(code, namespace):
+    """Run a cell; the value of its last line, if that is an expression."""
+    tree = ast.parse(code)
+    last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+    exec(compile(tree, "cell", "exec"), namespace)
+    if last is not None:
+        return eval(compile(ast.Expression(last.value), "cell", "eval"), namespace)
+    return None
+
+
+def _outputs(value):
+    forms = {"text/markdown": "_repr_markdown_", "image/svg+xml": "_repr_svg_"}
+    data = {mime: getattr(value, name)() for mime, name in forms.items() if hasattr(value, name)}
+    return [v4.new_output("display_data", data)] if data else []
