@@ -40,10 +40,15 @@ def read_finished(notebook: Path) -> Finished | None:
     )
 
 
-def finished_runs(study: Study, runs: list[Run]) -> dict[Key, Finished]:
-    """Return those of `runs` that are done: published, whole, and as they would be made now."""
+def finished_runs(
+    study: Study, runs: list[Run], undone: dict[Key, str] | None = None
+) -> dict[Key, Finished]:
+    """Return those of `runs` that are done: published, whole, and as they would be made now.
+
+    `undone` are those that are not, where that is known already.
+    """
     keys = [(run.stage, run.name) for run in runs]
-    undone = completion.survey(study, runs)
+    undone = completion.survey(study, runs) if undone is None else undone
     done = {k: read_finished(place(study, *k).notebook) for k in keys if k not in undone}
     return {key: finished for key, finished in done.items() if finished is not None}
 

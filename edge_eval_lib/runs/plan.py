@@ -80,7 +80,7 @@ def describe(study: Study) -> str:
     """Return the plan as text for a terminal."""
     runs = study.runs()
     undone = completion.survey(study, runs)
-    finished = finished_runs(study, runs)
+    finished = finished_runs(study, runs, undone)
     table = plan_table(study, runs, finished)
     left = table[~table["done"]]
     hardware = load_hardware(study.hardware)

@@ -41,7 +41,7 @@ from edge_eval_lib.study import NOTEBOOKS, STAGES, Study, load_study
 
 MOST_PASSES = 12  # a chain of runs is judged stage by stage, and each may find something damaged
 FULL_DISK_BYTES = 1 << 20  # with less left, hardly anything can be written
-MOST_TOLD = 20  # failures that are listed
+MOST_LISTED = 20  # failures that are listed
 SAY = print  # the only way to the terminal: Snakemake's own words go to its log file
 
 
@@ -167,7 +167,7 @@ def _pass(study: Study, profile: str | None, todo: list[Key], everything: bool) 
     left = completion.survey(study, runs.values())
     blocked = left.keys() if everything else set()
     tried = [key for key in todo if key in left and blocked.isdisjoint(runs[key].needs)]
-    failed, untold = {}, []
+    failed, silent = {}, []
     for key in tried:
         at = place(study, *key)
         failure = read_failure(at)
@@ -178,9 +178,9 @@ def _pass(study: Study, profile: str | None, todo: list[Key], everything: bool) 
             shutil.rmtree(at.running, ignore_errors=True)
             _note_failure(at, failed[key])
         else:
-            untold.append(key)
+            silent.append(key)
     if code > 0 or not failed:  # else Snakemake was killed, and these were not begun
-        for key in untold:
+        for key in silent:
             failed[key] = _why_stopped(study, code)
             _note_failure(place(study, *key), failed[key])
     return failed
@@ -219,8 +219,8 @@ def _make_paper(study: Study) -> dict[Key, str]:
     if code == 0:
         return {}
     failure = read_failure(at)
-    told = failure["reason"] if failure and failure != before else f"It ended with code {code}."
-    return {key: told}
+    said = failure["reason"] if failure and failure != before else f"It ended with code {code}."
+    return {key: said}
 
 
 def _make_ablation(study: Study) -> None:
@@ -240,7 +240,7 @@ def _report_ablation(study: Study) -> None:
 
 
 def make_report(study: Study) -> None:
-    """Tables, figures and report from the runs that there are."""
+    """Write tables, figures and report from the runs that there are."""
     if study.ablation is not None:
         _report_ablation(study)
         SAY(_where(study))
@@ -271,20 +271,20 @@ def _what_failed(study: Study, left: dict[Key, str], failed: dict[Key, str]) -> 
     if not failed:  # something else changes what runs are made of while they are made
         listed = "; ".join(f"{stage} {name} {why}" for (stage, name), why in left.items())
         return f"{study.name} is not complete: {listed}. Run make all once more."
-    told = []
-    for key, reason in list(failed.items())[:MOST_TOLD]:
+    lines = []
+    for key, reason in list(failed.items())[:MOST_LISTED]:
         notebook = place(study, *key).failed_notebook
         where = f" ({notebook})" if notebook.is_file() else ""
-        told.append(f"  {key[0]}  {key[1]}: {reason}{where}")
-    if len(failed) > MOST_TOLD:
-        told.append(f"  and {len(failed) - MOST_TOLD} more")
+        lines.append(f"  {key[0]}  {key[1]}: {reason}{where}")
+    if len(failed) > MOST_LISTED:
+        lines.append(f"  and {len(failed) - MOST_LISTED} more")
     blocked = len(set(left) - set(failed))
     rest = f", {blocked} more need {'it' if len(failed) == 1 else 'them'}" if blocked > 0 else ""
     report = _where(study) if (study.directory / "report.html").is_file() else ""
     many = f"{len(failed)} run{'s' if len(failed) > 1 else ''}"
     again = f"`make all STUDY={study.argument}` tries them again."
     closing = f"Everything else is kept; {again} {report}".rstrip()
-    return "\n".join([f"{many} of {study.name} failed{rest}:", *told, closing])
+    return "\n".join([f"{many} of {study.name} failed{rest}:", *lines, closing])
 
 
 def _where(study: Study) -> str:
@@ -337,7 +337,7 @@ def _snakemake(study: Study, profile: str | None, todo: list[Key], everything: b
 
 
 def find_profile(name: str) -> Path:
-    """The directory of a profile: one in profiles/ or a path; UserError for any other."""
+    """Return the directory of a profile, one in profiles/ or a path; UserError for any other."""
     folder = project_root() / "profiles"
     try:
         for directory in (folder / name, Path(name).expanduser().resolve()):

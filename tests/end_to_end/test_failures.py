@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import nbformat
 import psutil
 import pytest
 import tiny
@@ -178,6 +179,32 @@ def test_what_needs_a_failed_run_waits_and_the_rest_goes_on(grid: Grid):
     grid.misbehave()
     assert grid.all().returncode == 0
     assert set(grid.published()) == EVERY_RUN
+
+
+def test_code_of_a_notebook_makes_its_runs_again_and_prose_does_not(grid: Grid):
+    path = grid.directory / "notebooks" / NOTEBOOKS["serve"]
+    notebook = nbformat.read(path, 4)
+    notebook.cells.insert(1, nbformat.v4.new_markdown_cell("Serve it."))
+    notebook.cells[2].source += "\n# and that is all"
+    nbformat.write(notebook, path)
+    again = grid.all()
+    assert (again.returncode, executed(again.stdout)) == (0, [])
+
+    notebook.cells[2].source += "\nmore = True"
+    nbformat.write(notebook, path)
+    sentence = "3 serve runs are out of date: each was made by other code in 03_serve.ipynb"
+    assert sentence in grid.call("plan", str(grid.study)).stdout
+    kept = grid.all("--keep", "serve")
+    assert (kept.returncode, executed(kept.stdout)) == (0, ["synthesis/synthesis"])
+    assert sentence not in grid.call("plan", str(grid.study)).stdout
+
+    notebook.cells[2].source += "\nmore = False"
+    nbformat.write(notebook, path)
+    made = grid.all()
+    assert sentence in made.stdout
+    serving = {run for run in EVERY_RUN if run.startswith("serve/")}
+    assert set(executed(made.stdout)) == serving | {"score/score", "synthesis/synthesis"}
+    assert executed(grid.all().stdout) == []
 
 
 @pytest.mark.parametrize("damage", [b"", b'{"cells": [', b'{"cells": []}'])
