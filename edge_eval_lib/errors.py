@@ -49,3 +49,8 @@ def shown(value: Any) -> str:
         return "a number of more than 20 digits"
     text = repr(value[:100]) if isinstance(value, str) else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def one_line(error: BaseException) -> str:
+    """Return what a library's error says, on one line and in short."""
+    return " ".join(str(error).split())[:300]

@@ -63,7 +63,7 @@ def make_tiny_model(directory: Path, architecture: str = "llama") -> Path:
     `architecture` is transformers' word for it: llama, qwen2, mistral, gemma2, gemma3_text, phi3.
     Returns `directory`, which then holds what a local model needs.
     """
-    from edge_eval_lib.models.load import write_random_model
+    from edge_eval_lib.models import write_random_model
 
     return write_random_model(TINY_SHAPE | {"model_type": architecture}, directory)
 

@@ -158,7 +158,7 @@ class OpenAiEngine(ChatTokenizer):
 
     def likelihoods(self, examples: Iterable[Example], batch_size: int) -> list[Likelihood]:
         """NaN where the endpoint does not tell the likelihoods of a prompt's tokens."""
-        from edge_eval_lib.models import load as models
+        from edge_eval_lib import models
 
         examples = list(examples)
 

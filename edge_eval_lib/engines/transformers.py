@@ -35,7 +35,7 @@ class TransformersEngine(ChatTokenizer):
     def load(self) -> None:
         from transformers import GenerationConfig
 
-        from edge_eval_lib.models import load as models
+        from edge_eval_lib import models
 
         self.open_tokenizer(self.directory)
         self.model = models.load_model(self.directory, self.compute_dtype).eval()
@@ -104,7 +104,7 @@ class TransformersEngine(ChatTokenizer):
         )
 
     def likelihoods(self, examples: Iterable[Example], batch_size: int) -> list[Likelihood]:
-        from edge_eval_lib.models import load as models
+        from edge_eval_lib import models
         from edge_eval_lib.models.likelihood import Likelihood, gold_likelihoods, require_numbers
 
         examples = list(examples)
@@ -128,7 +128,7 @@ class TransformersEngine(ChatTokenizer):
         return logits[0].argmax(-1).tolist()
 
     def executed_dtype(self) -> str:
-        from edge_eval_lib.models import load as models
+        from edge_eval_lib import models
 
         return models.executed_dtype(self.model)
 

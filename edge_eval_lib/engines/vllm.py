@@ -227,7 +227,7 @@ class VllmEngine(ChatTokenizer):
 
     def likelihoods(self, examples: Iterable[Example], batch_size: int) -> list[Likelihood]:
         """NaN for an adapter that is served apart on a CPU."""
-        from edge_eval_lib.models import load as models
+        from edge_eval_lib import models
         from edge_eval_lib.models.likelihood import Likelihood, require_numbers
 
         examples = list(examples)
@@ -256,7 +256,7 @@ class VllmEngine(ChatTokenizer):
     @property
     def _ranks_nothing(self) -> bool:
         """vLLM 0.32 fails at likelihoods and an adapter together on a CPU."""
-        from edge_eval_lib.models import load as models
+        from edge_eval_lib import models
 
         return self.lora is not None and models.default_device() == "cpu"
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from edge_eval_lib import models
 from edge_eval_lib.artefacts import completion
 from edge_eval_lib.artefacts.place import place, raw_file
 from edge_eval_lib.economics import published
@@ -28,7 +29,6 @@ from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle import adapt
 from edge_eval_lib.lifecycle.data import task_examples
 from edge_eval_lib.machine import host
-from edge_eval_lib.models import load as models
 from edge_eval_lib.results import figures, tables
 from edge_eval_lib.results.report import Report, Section, render_report
 from edge_eval_lib.study import Study

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge_eval_lib import compressions
+from edge_eval_lib import compressions, models
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.models import load as models
 from edge_eval_lib.models import weights
 from edge_eval_lib.models.likelihood import evaluating, gold_likelihoods
 from edge_eval_lib.study import Training

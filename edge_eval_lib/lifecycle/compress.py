@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from edge_eval_lib import compressions
+from edge_eval_lib import compressions, models
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle import adapt, llm_compressor
 from edge_eval_lib.lifecycle.data import task_examples
-from edge_eval_lib.models import load as models
 from edge_eval_lib.models import weights
 from edge_eval_lib.study import Study
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from edge_eval_lib.models import load as models
+from edge_eval_lib import models
 from edge_eval_lib.study import Study
 from edge_eval_lib.tasks import Example, TaskData, load_task
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from edge_eval_lib.models import load as models
+from edge_eval_lib import models
 from edge_eval_lib.results import tables
 from edge_eval_lib.study import Study
 

@@ -10,7 +10,7 @@ import contextlib
 import importlib
 from pathlib import Path
 
-from edge_eval_lib.models import load as models
+from edge_eval_lib import models
 
 
 def import_for_inference(directory: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.models import load as models
+from edge_eval_lib.models.tokens import answer_ids, prompt_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -52,12 +52,12 @@ def gold_likelihoods(
     likelihoods = []
     while len(likelihoods) < len(examples):
         batch = examples[len(likelihoods) : len(likelihoods) + batch_size]
-        answers = [models.answer_ids(tokenizer, example.answer) for example in batch]
+        answers = [answer_ids(tokenizer, example.answer) for example in batch]
         while len(answers) > 1 and len(answers) * max(map(len, answers)) > LOGITS_AT_ONCE:
             answers.pop()
         batch = batch[: len(answers)]
         sequences = [
-            models.prompt_ids(tokenizer, example.messages) + answer
+            prompt_ids(tokenizer, example.messages) + answer
             for example, answer in zip(batch, answers, strict=True)
         ]
         inputs = tokenizer.pad({"input_ids": sequences}, return_tensors="pt").to(model.device)

@@ -293,7 +293,7 @@ def adapter_directory(study: Study, adapter: str) -> Path:
 def weights_directory(study: Study, variant: Variant) -> Path:
     """Where a variant's weights lie; for the unadapted base, its model directory."""
     if variant.method == "none":
-        from edge_eval_lib.models.load import model_directory
+        from edge_eval_lib.models import model_directory
 
         return model_directory(study.model(variant.model))
     return study.directory / weights_path(variant)
@@ -346,7 +346,7 @@ def rebuild_weights(study: Study, variant_name: str, target: Path | None = None)
     The weights take their place among the study's artefacts, or go to `target`.
     """
     from edge_eval_lib.lifecycle import compress
-    from edge_eval_lib.models.load import model_directory
+    from edge_eval_lib.models import model_directory
 
     variant = {str(v): v for v in study.variants()}.get(variant_name)
     if variant is None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import importlib.util
 import os
 
-from edge_eval_lib import compressions
+from edge_eval_lib import compressions, models
 from edge_eval_lib.economics import fit
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.machine.declared import Hardware, load_hardware
 from edge_eval_lib.machine.host import cpu_flags
-from edge_eval_lib.models import load as models
 from edge_eval_lib.runs.finished import finished_runs
 from edge_eval_lib.study import Model, Run, Study, Variant
 from edge_eval_lib.tasks import require_examples

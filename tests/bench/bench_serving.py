@@ -9,8 +9,8 @@ import statistics
 import sys
 import time
 
+from edge_eval_lib import models
 from edge_eval_lib.engines import open_engine
-from edge_eval_lib.models import load as models
 from edge_eval_lib.study import load_study
 from edge_eval_lib.tasks import load_task
 

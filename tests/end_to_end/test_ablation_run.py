@@ -10,9 +10,8 @@ import torch
 from peft import prepare_model_for_kbit_training
 from tiny import make_tiny_model, make_tiny_study
 
-from edge_eval_lib import scraps
+from edge_eval_lib import models, scraps
 from edge_eval_lib.lifecycle import ablation, adapt
-from edge_eval_lib.models import load as models
 from edge_eval_lib.paths import project_root
 from edge_eval_lib.study import load_study
 

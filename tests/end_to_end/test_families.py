@@ -11,11 +11,11 @@ import yaml
 from safetensors.torch import load_file
 from tiny import TINY_SHAPE, tiny_study
 
+from edge_eval_lib import models
 from edge_eval_lib.engines import open_engine
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle import adapt, compress
 from edge_eval_lib.lifecycle import score as scoring
-from edge_eval_lib.models import load as models
 from edge_eval_lib.runs import notebook as stage
 from edge_eval_lib.study import load_study
 from edge_eval_lib.tasks import load_task

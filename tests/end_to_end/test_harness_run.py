@@ -15,9 +15,8 @@ import pytest
 import yaml
 from tiny import TINY_TASKS, make_tiny_study, make_tiny_tasks
 
-from edge_eval_lib import scraps
+from edge_eval_lib import models, scraps
 from edge_eval_lib.lifecycle import harness
-from edge_eval_lib.models import load as models
 from edge_eval_lib.paths import project_root
 from edge_eval_lib.study import NOTEBOOKS, load_study
 

@@ -7,11 +7,10 @@ import sys
 import pytest
 from tiny import make_local_copy, make_tiny_study
 
-from edge_eval_lib import scraps
+from edge_eval_lib import models, scraps
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle import adapt, compress
 from edge_eval_lib.lifecycle.data import task_examples
-from edge_eval_lib.models import load as models
 from edge_eval_lib.runs import plan
 from edge_eval_lib.study import load_study
 

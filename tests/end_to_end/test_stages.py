@@ -13,14 +13,13 @@ import training as fine_tuning
 from tiny import TINY_SHAPE, make_tiny_model
 from transformers import BitsAndBytesConfig, DataCollatorForSeq2Seq
 
-from edge_eval_lib import compressions
+from edge_eval_lib import compressions, models
 from edge_eval_lib.economics.memory import shape_from_config, training_memory
 from edge_eval_lib.energy import Monitor
 from edge_eval_lib.engines import open_engine
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle import adapt, cold_load, compress
 from edge_eval_lib.models import likelihood
-from edge_eval_lib.models import load as models
 from edge_eval_lib.models.likelihood import Likelihood, evaluating, gold_likelihoods
 from edge_eval_lib.study import Model, Training
 from edge_eval_lib.tasks import load_task

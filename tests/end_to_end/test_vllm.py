@@ -24,11 +24,11 @@ import training as fine_tuning
 import yaml
 from tiny import TINY_TASKS, make_tiny_model, make_tiny_tasks, tiny_study
 
+from edge_eval_lib import models
 from edge_eval_lib.engines import open_engine, vllm
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle import adapt, compress, llm_compressor
 from edge_eval_lib.machine import host, nvml
-from edge_eval_lib.models import load as models
 from edge_eval_lib.paths import project_root
 from edge_eval_lib.study import load_study
 from edge_eval_lib.tasks import load_task

@@ -11,11 +11,11 @@ import training as fine_tuning
 from safetensors.torch import load_file, save_file
 from tiny import TINY_SHAPE, make_tiny_model, make_tiny_study
 
+from edge_eval_lib import models
 from edge_eval_lib.engines import open_engine
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle import adapt, compress
-from edge_eval_lib.models import load as models
-from edge_eval_lib.models import weights
+from edge_eval_lib.models import load, weights
 from edge_eval_lib.runs import notebook as stage
 from edge_eval_lib.study import Training, load_study
 from edge_eval_lib.tasks import load_task
@@ -155,8 +155,8 @@ def test_weights_with_tensors_lost_or_spoiled_are_refused(what, copy):
 
 def test_whole_weights_are_loaded_once_to_be_sure(copy, monkeypatch):
     loads = []
-    original = models._require_complete
-    monkeypatch.setattr(models, "_require_complete", lambda d: loads.append(d) or original(d))
+    original = load.require_complete
+    monkeypatch.setattr(load, "require_complete", lambda d: loads.append(d) or original(d))
     for _ in range(3):
         models.require_whole(copy)
     assert len(loads) == 1

@@ -7,12 +7,12 @@ import pytest
 import yaml
 from tiny import make_local_copy, make_tiny_study, tiny_study
 
+from edge_eval_lib import models
 from edge_eval_lib.economics import fit as memory_fit
 from edge_eval_lib.economics import published
 from edge_eval_lib.economics.memory import shape_from_config
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.machine.declared import load_hardware
-from edge_eval_lib.models import load as models
 from edge_eval_lib.paths import project_root
 from edge_eval_lib.runs import devices, estimate, plan, problems
 from edge_eval_lib.runs.finished import finished_runs

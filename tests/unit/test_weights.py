@@ -17,8 +17,8 @@ from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch
 from tiny import tiny_study
 
+from edge_eval_lib import models
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.models import load as models
 from edge_eval_lib.models import weights
 from edge_eval_lib.paths import project_root
 from edge_eval_lib.runs import plan, problems
@@ -447,3 +447,17 @@ def test_planning_imports_no_torch():
 
     code = "import sys, edge_eval_lib.runs.plan; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_training_beyond_the_model_s_context_is_refused_before_a_run(directory, tmp_path):
+    (directory / "config.json").write_text(json.dumps(CONFIG | {"max_position_embeddings": 1024}))
+    training = tiny_study(tmp_path)["training"] | {"max_tokens": 2000}
+    one = [{"method": "lora", "precision": "fp16"}]
+    study = study_in(
+        tmp_path, training=training | {"target_modules": "all-linear"}, configurations=one
+    )
+    (told,) = models.weight_problems(study)
+    assert told.endswith(
+        "cannot be adapted: training.max_tokens is 2,000, but the model's context holds 1,024 "
+        "tokens (max_position_embeddings); lower it."
+    )
