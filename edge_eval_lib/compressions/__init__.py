@@ -39,18 +39,19 @@ def is_merged(precision: str) -> bool:
     return precision == "fp16"
 
 
-def configuration(precision: str, engine: str, compute_dtype: str) -> Any:
-    """How an engine's weights of a precision are quantised; None for FP16.
+def configuration(precision: str, compressor: str, compute_dtype: str) -> Any:
+    """How weights of a precision are quantised; None for FP16.
 
     Args:
         precision: A study's word, `int4` or `prune50-int4`.
-        engine: What will serve the weights.
+        compressor: What quantises for the engine that will serve them: bitsandbytes, or
+            llm-compressor.
         compute_dtype: What quantised layers compute in.
 
     Returns:
-        transformers' quantisation configuration or, for vLLM, llm-compressor's scheme.
+        transformers' quantisation configuration or llm-compressor's scheme.
     """
-    return _load(storage(precision)).configuration(engine, compute_dtype)
+    return _load(storage(precision)).configuration(compressor, compute_dtype)
 
 
 def layer_kind(precision: str) -> str:

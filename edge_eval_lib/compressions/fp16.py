@@ -4,5 +4,5 @@ LAYER = "Linear"
 LARGEST_SHARE = 1.0
 
 
-def configuration(engine: str, compute_dtype: str) -> None:
+def configuration(compressor: str, compute_dtype: str) -> None:
     """Nothing is quantised."""

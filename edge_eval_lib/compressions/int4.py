@@ -6,9 +6,9 @@ LAYER = "Linear4bit"
 LARGEST_SHARE = 0.45  # of the same layers in FP16: 4 bits and their scales make 0.26-0.29
 
 
-def configuration(engine: str, compute_dtype: str) -> Any:
-    """Return what quantises to 4 bits for that engine."""
-    if engine == "vllm":
+def configuration(compressor: str, compute_dtype: str) -> Any:
+    """Return what quantises to 4 bits by that compressor."""
+    if compressor == "llm-compressor":
         # Of the groups that share a scale, the largest that divides every layer's inputs is taken.
         return {"scheme": "W4A16", "group_sizes": [128, 64, 32]}
     import torch

@@ -6,9 +6,9 @@ LAYER = "Linear8bitLt"
 LARGEST_SHARE = 1.0
 
 
-def configuration(engine: str, compute_dtype: str) -> Any:
-    """Return what quantises to 8 bits for that engine."""
-    if engine == "vllm":
+def configuration(compressor: str, compute_dtype: str) -> Any:
+    """Return what quantises to 8 bits by that compressor."""
+    if compressor == "llm-compressor":
         return {"scheme": "W8A8"}
     from transformers import BitsAndBytesConfig
 

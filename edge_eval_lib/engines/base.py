@@ -1,23 +1,38 @@
-"""What the workload driver asks of a serving engine."""
+"""What every engine has in common, and what the workload driver asks of one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
+    from lm_eval.api.model import LM
+
+    from edge_eval_lib.machine.declared import Hardware
     from edge_eval_lib.models.likelihood import Likelihood
+    from edge_eval_lib.study import Study
     from edge_eval_lib.tasks import Example
+
+
+# Prompts and answers of a workload are far shorter; a model's own maximum may not fit the device.
+MAX_TOKENS = 4096
 
 
 @dataclass
 class Generation:
     """One request. Times are seconds on the monotonic clock.
 
-    `token_ids` is as long as was asked for, whatever end-of-sequence tokens it holds (unless it was
-    asked for until its end); `token_times_s` is when each of them was there. A request that was not
-    answered so says why in `failure`: it is counted apart, and its times are nobody's latency.
+    Attributes:
+        prompt_ids: The prompt's tokens.
+        submitted_s: When the request was submitted.
+        token_ids: As many as were asked for, whatever end-of-sequence tokens are among them, or
+            up to the first of these where they were asked for until their end.
+        token_times_s: When each token was there.
+        failure: Why the request was not answered so, or None. Such a request is counted apart, and
+            its times count in no latency.
     """
 
     prompt_ids: list[int]
@@ -28,56 +43,109 @@ class Generation:
 
     @property
     def ttft_ms(self) -> float:
-        """First token minus submission."""
+        """Return first token minus submission."""
         return 1e3 * (self.token_times_s[0] - self.submitted_s)
 
     @property
     def tpot_ms(self) -> float:
-        """(Last token - first token) / (tokens - 1)."""
+        """Return (last token - first token) / (tokens - 1)."""
         return 1e3 * (self.token_times_s[-1] - self.token_times_s[0]) / (len(self.token_ids) - 1)
 
 
 @dataclass(frozen=True)
 class KvCache:
-    """The KV cache in GB: what an engine took in advance, and the most that the requests of its
-    last `serve` filled of it.
+    """The KV cache in GB: what an engine took in advance, and the most that was filled of it.
 
-    What they filled is of whole blocks of tokens, and an upper bound where requests share prefixes.
+    What the requests of the last `serve` filled is of whole blocks of tokens, and an upper bound
+    where requests share prefixes.
     """
 
     reserved_gb: float
     used_gb: float
 
 
-class Engine(Protocol):
-    """Loads one variant and answers requests. `name` stands in every table.
+class Engine:
+    """Loads one variant and answers requests. Nothing is loaded by the constructor.
 
-    `continuous_batching` says whether a request takes the slot of another as soon as that one
-    ends, so that a serving window has a steady state between filling and draining. `remote` is one
-    that another machine (or process) runs: what it draws and holds is not this process's.
+    A subclass implements `load`, `serve`, `likelihoods`, `most_likely` and `executed_dtype`, and
+    says what it can in its class attributes.
+
+    Args:
+        directory: The weights, or at least their tokenizer.
+        compute_dtype: What a study wants computed in.
+        prefix_caching: Whether what prompts have in common may be computed once.
+        served_name: What an endpoint calls the weights; by default as `directory`.
+
+    Attributes:
+        name: Stands in every table.
+        continuous_batching: Whether a request takes the slot of another as soon as that one ends.
+            A serving window then has a steady state, and requests may come when they like.
+        remote: Whether another machine (or process) runs it: what that draws and holds is unknown.
+        supports_prefix_caching: Whether `prefix_caching` may be True.
+        launches_every_step: Whether the host launches each step's kernels, which takes time on a
+            GPU.
+        compressor: What quantises weights for it.
+        least_capability: By how weights are stored (`int4`), the lowest CUDA compute capability
+            that has the kernels.
+        share_prefixes: Whether the next `serve` shares prefixes; it starts with nothing computed.
+        prefix_cache_hit_rate: Of the last `serve`: the share of its prompts' tokens.
     """
 
-    name: str
-    continuous_batching: bool
-    remote: bool
+    name: ClassVar[str]
+    continuous_batching: ClassVar[bool] = False
+    remote: ClassVar[bool] = False
+    supports_prefix_caching: ClassVar[bool] = False
+    launches_every_step: ClassVar[bool] = False
+    compressor: ClassVar[Literal["bitsandbytes", "llm-compressor"]] = "bitsandbytes"
+    least_capability: ClassVar[dict[str, str]] = {}
+    share_prefixes: bool = False
+    prefix_cache_hit_rate: float | None = None
+
+    def __init__(
+        self,
+        directory: Path,
+        compute_dtype: str = "float32",
+        prefix_caching: bool = False,
+        served_name: str | None = None,
+    ) -> None:
+        if prefix_caching and not self.supports_prefix_caching:
+            raise ValueError(f"the engine {self.name!r} has no prefix_caching")
+        self.directory, self.compute_dtype = directory, compute_dtype
+        self.prefix_caching = prefix_caching
+        self.served_name = served_name or directory.name
+
+    @classmethod
+    def missing(cls, study: Study) -> list[str]:
+        """Return what this environment lacks to serve a study, a sentence each."""
+        return []
+
+    @classmethod
+    def unreachable(cls, served_names: Sequence[str]) -> str:
+        """Return why what serves these models cannot be reached; empty if it can."""
+        return ""
+
+    @classmethod
+    def lacking(cls, storage: str, hardware: Hardware) -> str:
+        """Return why weights stored as `int8` or `int4` are not served there; empty if they are."""
+        least, capability = cls.least_capability.get(storage), hardware.compute_capability
+        if hardware.gpus and least and capability and _version(capability) < _version(least):
+            return f"needs compute capability {least}, and this hardware has {capability}"
+        return ""
+
+    @classmethod
+    def harness_model(cls, directory: Path, compute_dtype: str, batch_size: int) -> LM:
+        """Return the weights behind lm-evaluation-harness's interface, loaded as they are served.
+
+        Texts of more tokens than a serving run has room for are cut on their left.
+        """
+        raise NotImplementedError(f"the engine {cls.name!r} does not load weights for the harness")
 
     def import_libraries(self) -> None:
-        """Import what loading needs, so that its time can be told apart."""
+        """Import what loading needs, so that its time can be measured apart."""
 
     def load(self) -> None:
         """Place the weights where they are computed with."""
-
-    def encode(self, messages: list[dict[str, str]]) -> list[int]:
-        """A chat as prompt token ids."""
-
-    def decode(self, token_ids: list[int]) -> str:
-        """The answer in generated tokens: what comes before the first end-of-sequence."""
-
-    def natural_length(self, token_ids: list[int]) -> int:
-        """Tokens up to and with the first end-of-sequence, or all of them if there is none."""
-
-    def ended(self, token_ids: list[int]) -> bool:
-        """Whether generated tokens hold an end-of-sequence."""
+        raise NotImplementedError
 
     def serve(
         self,
@@ -86,37 +154,125 @@ class Engine(Protocol):
         concurrency: int,
         until_end: bool = False,
     ) -> list[Generation]:
-        """Answer every prompt greedily with exactly `output_tokens` tokens, at most `concurrency`
-        at a time, in the prompts' order. With `until_end` an answer is over at its first
-        end-of-sequence, and `output_tokens` is the most that it may have."""
+        """Answer every prompt greedily, in the prompts' order.
 
-    def likelihoods(self, examples: Iterable[Example], batch_size: int) -> list[Likelihood]:
-        """The likelihood of each example's gold answer, teacher-forced; NaN where prompt and answer
-        are longer than the engine has room for."""
-
-    def most_likely(self, prompt_ids: list[int], token_ids: list[int]) -> list[int] | None:
-        """The most likely token at each place of `token_ids`, given those before it and the
-        prompt, in one pass and alone; None where the engine does not tell."""
-
-    def executed_dtype(self) -> str:
-        """The arithmetic that the linear layers really execute."""
-
-    def kv_cache(self) -> KvCache | None:
-        """The KV cache that was taken in advance; None where it grows with the requests."""
-
-
-class PrefixCachingEngine(Engine, Protocol):
-    """An engine that can compute what prompts have in common once."""
-
-    share_prefixes: bool  # whether the next `serve` does; it starts with nothing computed
-    prefix_cache_hit_rate: float | None  # of the last `serve`: share of its prompts' tokens
-
-
-class ArrivalEngine(Engine, Protocol):
-    """An engine that also takes requests when they come. Such engines batch continuously."""
+        Args:
+            prompts: Token ids.
+            output_tokens: How many tokens each answer has.
+            concurrency: How many are answered at a time.
+            until_end: An answer is over at its first end-of-sequence; `output_tokens` is the most
+                that it may have.
+        """
+        raise NotImplementedError
 
     def serve_arrivals(
         self, prompts: list[list[int]], output_tokens: int, arrivals_s: list[float]
     ) -> list[Generation]:
-        """As `serve`, but prompt i comes `arrivals_s[i]` (rising) seconds after the call, however
-        many are under way; that is when it counts as submitted."""
+        """Answer prompt i as `serve` does, but submitted `arrivals_s[i]` seconds after the call.
+
+        The times rise; a request counts as submitted then, however many are under way. Only
+        engines with continuous batching take such requests.
+        """
+        raise NotImplementedError
+
+    def likelihoods(self, examples: Iterable[Example], batch_size: int) -> list[Likelihood]:
+        """Return the likelihood of each example's gold answer, teacher-forced.
+
+        NaN where prompt and answer are longer than the engine has room for.
+        """
+        raise NotImplementedError
+
+    def most_likely(self, prompt_ids: list[int], token_ids: list[int]) -> list[int] | None:
+        """Return the most likely token at each place of `token_ids`, in one pass and alone.
+
+        It is the one given the prompt and the tokens before it; None where the engine does not say.
+        """
+        raise NotImplementedError
+
+    def executed_dtype(self) -> str:
+        """Return the arithmetic that the linear layers really execute."""
+        raise NotImplementedError
+
+    def kv_cache(self) -> KvCache | None:
+        """Return the KV cache that was taken in advance; None where it grows with requests."""
+        return None
+
+    def open_tokenizer(self, directory: Path) -> None:
+        """Load the tokenizer in `directory`, and which tokens end an answer."""
+        from transformers import AutoConfig, GenerationConfig
+
+        from edge_eval_lib import models
+
+        self.tokenizer: Any = models.load_tokenizer(directory)
+        try:
+            stops = GenerationConfig.from_pretrained(directory).eos_token_id
+        except OSError:  # the file is optional
+            stops = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+            stops = getattr(stops, "eos_token_id", None)
+        stops = stops if isinstance(stops, list) else [stops]
+        self.stop_ids = {self.tokenizer.eos_token_id, *stops} - {None}
+
+    def encode(self, messages: list[dict[str, str]]) -> list[int]:
+        """Return a chat as prompt token ids."""
+        from edge_eval_lib import models
+
+        return models.prompt_ids(self.tokenizer, messages)
+
+    def decode(self, token_ids: list[int]) -> str:
+        """Return the answer in generated tokens: what comes before the first end-of-sequence."""
+        length = self.natural_length(token_ids)
+        return self.tokenizer.decode(token_ids[:length], skip_special_tokens=True).strip()
+
+    def ended(self, token_ids: list[int]) -> bool:
+        """Return whether generated tokens hold an end-of-sequence."""
+        return not self.stop_ids.isdisjoint(token_ids)
+
+    def natural_length(self, token_ids: list[int]) -> int:
+        """Return the tokens up to and with the first end-of-sequence; all if there is none."""
+        stops = (i for i, token in enumerate(token_ids) if token in self.stop_ids)
+        return next(stops, len(token_ids) - 1) + 1
+
+
+def ranked_likelihood(
+    prompt_id: str, answer: Sequence[int], positions: Sequence[Mapping[int, tuple[float, int]]]
+) -> Likelihood:
+    """Return a gold answer's likelihood from the ranked tokens at each of its places.
+
+    Args:
+        prompt_id: Which prompt it answers.
+        answer: The gold answer's tokens.
+        positions: For each of them, at least that token and the most likely one: token id ->
+            (log-probability in nats, rank from 1).
+    """
+    from edge_eval_lib.models.likelihood import Likelihood
+
+    ranked = list(zip(answer, positions, strict=True))
+    nll = -sum(position[token][0] for token, position in ranked) / len(ranked)
+    best = [min(position, key=lambda token: position[token][1]) for position in positions]
+    return Likelihood(prompt_id, nll, best)
+
+
+def wrong_length(generation: Generation, output_tokens: int, until_end: bool) -> str | None:
+    """Return why an answer is not as long as was asked for; None if it is."""
+    answered = len(generation.token_ids)
+    if answered == output_tokens or until_end:
+        return None
+    return f"ended after {answered} of {output_tokens} tokens"
+
+
+def too_long(prompt_ids: list[int], output_tokens: int, room: int | None) -> str | None:
+    """Return why a request has no answer: beyond its context a model would answer anything."""
+    length = len(prompt_ids) + output_tokens
+    if room is None or length <= room:
+        return None
+    return f"prompt and answer have {length} tokens, more than {room}"
+
+
+def context_length(directory: Path) -> int:
+    """Return the longest prompt and answer together, in tokens, that an engine has room for."""
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    return min(MAX_TOKENS, config.get("max_position_embeddings", MAX_TOKENS))
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split("."))

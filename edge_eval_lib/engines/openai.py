@@ -11,15 +11,13 @@ import asyncio
 import math
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from edge_eval_lib import redaction
-from edge_eval_lib.engines.base import Generation
+from edge_eval_lib.engines.base import Engine, Generation, ranked_likelihood, wrong_length
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.models.tokens import ChatTokenizer, ranked_likelihood
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -35,7 +33,11 @@ TIMEOUT_S = 600.0
 EXACT_LENGTH = {"ignore_eos": True, "return_token_ids": True, "repetition_penalty": 1.0}
 
 
-class OpenAiEngine(ChatTokenizer):
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+
+class OpenAiEngine(Engine):
     """Asks the endpoint for the model `served_name`; its tokenizer lies in `directory`.
 
     Prompts travel as token ids. An endpoint that does not return token ids is taken to send one
@@ -46,17 +48,26 @@ class OpenAiEngine(ChatTokenizer):
     continuous_batching = True
     remote = True
 
-    def __init__(self, directory: Path, served_name: str):
-        self.directory = directory
-        self.model = served_name
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
         self.pieces: dict[str, int] = {}
 
+    @classmethod
+    def unreachable(cls, served_names: Sequence[str]) -> str:
+        """Return why the endpoint does not serve these models; empty if it does."""
+        try:
+            require_offered(served_names)
+        except UserError as why:
+            return str(why)
+        return ""
+
     def import_libraries(self) -> None:
+        """Import the client."""
         import openai  # noqa: F401
 
     def load(self) -> None:
         """Check that the endpoint answers and offers the model; UserError if not."""
-        require_offered([self.model])
+        require_offered([self.served_name])
         self.open_tokenizer(self.directory)
 
     def serve(
@@ -66,34 +77,30 @@ class OpenAiEngine(ChatTokenizer):
         concurrency: int,
         until_end: bool = False,
     ) -> list[Generation]:
-        async def ask_all(client: AsyncOpenAI) -> list[Generation]:
-            slots = asyncio.Semaphore(concurrency)
+        """Ask for every answer, the next as soon as one of `concurrency` slots is free."""
 
-            async def in_a_slot(prompt: list[int]) -> Generation:
-                async with slots:
-                    generation = Generation(prompt, time.monotonic())
-                    await self._ask(client, generation, output_tokens, until_end)
-                    return generation
+        async def ask(client: AsyncOpenAI, prompt: list[int], _start_s: float) -> Generation:
+            generation = Generation(prompt, time.monotonic())
+            await self._ask(client, generation, output_tokens, until_end)
+            return generation
 
-            return await asyncio.gather(*map(in_a_slot, prompts))
-
-        return _in_a_loop(ask_all)
+        return _ask_all(prompts, ask, concurrency)
 
     def serve_arrivals(
         self, prompts: list[list[int]], output_tokens: int, arrivals_s: list[float]
     ) -> list[Generation]:
-        async def ask_all(client: AsyncOpenAI) -> list[Generation]:
-            start = time.monotonic()
+        """Ask for every answer when it is due."""
 
-            async def when_due(prompt: list[int], due_s: float) -> Generation:
-                await asyncio.sleep(start + due_s - time.monotonic())
-                generation = Generation(prompt, start + due_s)
-                await self._ask(client, generation, output_tokens)
-                return generation
+        async def ask(
+            client: AsyncOpenAI, request: tuple[list[int], float], start_s: float
+        ) -> Generation:
+            prompt, due_s = request
+            await asyncio.sleep(start_s + due_s - time.monotonic())
+            generation = Generation(prompt, start_s + due_s)
+            await self._ask(client, generation, output_tokens)
+            return generation
 
-            return await asyncio.gather(*map(when_due, prompts, arrivals_s))
-
-        return _in_a_loop(ask_all)
+        return _ask_all(list(zip(prompts, arrivals_s, strict=True)), ask, len(prompts))
 
     async def _ask(
         self,
@@ -106,7 +113,7 @@ class OpenAiEngine(ChatTokenizer):
 
         try:
             stream = await client.completions.create(
-                model=self.model,
+                model=self.served_name,
                 prompt=generation.prompt_ids,
                 max_tokens=output_tokens,
                 temperature=0.0,
@@ -125,22 +132,21 @@ class OpenAiEngine(ChatTokenizer):
         except openai.OpenAIError as error:
             generation.failure = type(error).__name__
         else:
-            answered = len(generation.token_ids)
-            if answered != output_tokens and not until_end:
-                generation.failure = f"ended after {answered} of {output_tokens} tokens"
-            elif self._repeats_a_secret(generation.token_ids):  # ids would tell it as text does
-                generation.token_ids = [self._piece(redaction.MASK)] * answered
+            generation.failure = wrong_length(generation, output_tokens, until_end)
+            answer = generation.token_ids
+            if not generation.failure and self._repeats_a_secret(answer):  # ids show it too
+                generation.token_ids = [self._piece(redaction.MASK)] * len(answer)
 
     def _token_ids(self, choice: Any) -> list[int]:
-        told = (choice.model_extra or {}).get("token_ids")
-        if told is not None:
-            return told
+        ids = (choice.model_extra or {}).get("token_ids")
+        if ids is not None:
+            return ids
         if not choice.text:
             return []
         return [self._piece(choice.text)]
 
     def _piece(self, text: str) -> int:
-        """The id, below 0, of a piece of text."""
+        """Return the id, below 0, of a piece of text."""
         return self.pieces.setdefault(text, -1 - len(self.pieces))
 
     def _repeats_a_secret(self, token_ids: list[int]) -> bool:
@@ -148,6 +154,7 @@ class OpenAiEngine(ChatTokenizer):
         return redaction.redact(text) != text
 
     def decode(self, token_ids: list[int]) -> str:
+        """Return the answer in tokens or pieces of text."""
         if token_ids and token_ids[0] < 0:
             return self._joined(token_ids).strip()
         return super().decode(token_ids)
@@ -157,22 +164,14 @@ class OpenAiEngine(ChatTokenizer):
         return "".join(pieces[-1 - token] for token in token_ids)
 
     def likelihoods(self, examples: Iterable[Example], batch_size: int) -> list[Likelihood]:
-        """NaN where the endpoint does not tell the likelihoods of a prompt's tokens."""
+        """Return the gold answers' likelihoods; NaN where the endpoint has none for a prompt."""
         from edge_eval_lib import models
 
-        examples = list(examples)
+        async def ask(client: AsyncOpenAI, example: Example, _start_s: float) -> Likelihood:
+            answer = models.answer_ids(self.tokenizer, example.answer)
+            return await self._likelihood(client, example, answer)
 
-        async def ask_all(client: AsyncOpenAI) -> list[Likelihood]:
-            slots = asyncio.Semaphore(batch_size)
-
-            async def in_a_slot(example: Example) -> Likelihood:
-                answer = models.answer_ids(self.tokenizer, example.answer)
-                async with slots:
-                    return await self._likelihood(client, example, answer)
-
-            return await asyncio.gather(*map(in_a_slot, examples))
-
-        return _in_a_loop(ask_all)
+        return _ask_all(list(examples), ask, batch_size)
 
     async def _likelihood(
         self, client: AsyncOpenAI, example: Example, answer: list[int]
@@ -184,7 +183,7 @@ class OpenAiEngine(ChatTokenizer):
         unknown = Likelihood(example.id, math.nan, [])
         try:
             completion = await client.completions.create(
-                model=self.model,
+                model=self.served_name,
                 prompt=self.encode(example.messages) + answer,
                 max_tokens=1,
                 temperature=0.0,
@@ -192,24 +191,25 @@ class OpenAiEngine(ChatTokenizer):
             )
         except openai.OpenAIError:
             return unknown
-        told = (completion.choices[0].model_extra or {}).get("prompt_logprobs")
-        if not told:
+        ranked = (completion.choices[0].model_extra or {}).get("prompt_logprobs")
+        if not ranked:
             return unknown
         positions = [
             {int(token): (entry["logprob"], entry["rank"]) for token, entry in position.items()}
-            for position in told[-len(answer) :]
+            for position in ranked[-len(answer) :]
         ]
         return ranked_likelihood(example.id, answer, positions)
 
     def most_likely(self, prompt_ids: list[int], token_ids: list[int]) -> None:
-        """Not asked for: an endpoint's requests are paid for, and its batches are not ours."""
+        """Return None: an endpoint's requests are paid for, and its batches are not ours."""
 
     def executed_dtype(self) -> str:
+        """Return that it is not known."""
         return "unknown: the endpoint does not tell"
 
 
 def require_offered(names: Iterable[str]) -> None:
-    """UserError unless the endpoint answers and offers every model of those names."""
+    """Raise UserError unless the endpoint answers and offers every model of those names."""
     import openai
 
     if not os.environ.get(URL_VARIABLE):
@@ -239,7 +239,7 @@ def require_offered(names: Iterable[str]) -> None:
 
 
 def _connection() -> dict[str, Any]:
-    """How to reach the endpoint. Nothing is tried twice: a failure is counted, not hidden."""
+    """Return how to reach the endpoint. Nothing is tried twice: a failure counts."""
     return {
         "base_url": os.environ[URL_VARIABLE],
         "api_key": os.environ.get(KEY_VARIABLE) or "none",
@@ -248,13 +248,29 @@ def _connection() -> dict[str, Any]:
     }
 
 
-def _in_a_loop(ask_all: Any) -> Any:
-    """What `ask_all(client)` gives, in an event loop of its own: a notebook has one running."""
+def _ask_all(
+    items: Sequence[Item],
+    ask: Callable[[AsyncOpenAI, Item, float], Awaitable[Answer]],
+    slots: int,
+) -> list[Answer]:
+    """Return what `ask(client, item, start)` gives for each item, at most `slots` at a time.
+
+    It runs in an event loop of its own, since a notebook has one running.
+    """
     import openai
 
-    async def with_client() -> Any:
+    async def ask_all() -> list[Answer]:
+        free, start_s = asyncio.Semaphore(slots), time.monotonic()
         async with openai.AsyncOpenAI(**_connection()) as client:
-            return await ask_all(client)
+
+            async def in_a_slot(item: Item) -> Answer:
+                async with free:
+                    return await ask(client, item, start_s)
+
+            return await asyncio.gather(*map(in_a_slot, items))
 
     with ThreadPoolExecutor(max_workers=1) as thread:
-        return thread.submit(asyncio.run, with_client()).result()
+        return thread.submit(asyncio.run, ask_all()).result()
+
+
+ENGINE = OpenAiEngine

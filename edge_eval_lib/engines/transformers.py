@@ -7,32 +7,50 @@ import math
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from edge_eval_lib.engines.base import Generation
-from edge_eval_lib.models.tokens import ChatTokenizer
+from edge_eval_lib.engines.base import Engine, Generation, context_length, too_long
 
 if TYPE_CHECKING:
+    from lm_eval.api.model import LM
+    from transformers import GenerationConfig
+
     from edge_eval_lib.models.likelihood import Likelihood
     from edge_eval_lib.tasks import Example
 
 
-class TransformersEngine(ChatTokenizer):
+class TransformersEngine(Engine):
     """Batches of `concurrency` prompts, padded on the left; a batch ends together."""
 
     name = "transformers"
-    continuous_batching = False
+    launches_every_step = True
+    # Of bitsandbytes' LLM.int8 and NF4.
+    least_capability: ClassVar = {"int8": "7.5", "int4": "6.0"}
 
-    def __init__(self, directory: Path, compute_dtype: str):
-        self.directory = directory
-        self.compute_dtype = compute_dtype
+    @classmethod
+    def harness_model(cls, directory: Path, compute_dtype: str, batch_size: int) -> LM:
+        """Return the weights behind lm-evaluation-harness's interface."""
+        from lm_eval.models.huggingface import HFLM
+
+        from edge_eval_lib import models
+
+        return HFLM(
+            pretrained=models.load_model(directory, compute_dtype),
+            tokenizer=models.load_tokenizer(directory),
+            backend="causal",
+            max_length=context_length(directory),
+            trust_remote_code=False,
+            batch_size=batch_size,
+        )
 
     def import_libraries(self) -> None:
+        """Import what loading needs, so that its time can be measured apart."""
         from edge_eval_lib.lifecycle import libraries
 
         libraries.import_for_inference(self.directory)
 
     def load(self) -> None:
+        """Load the weights, and decode greedily whatever the model's own configuration says."""
         from transformers import GenerationConfig
 
         from edge_eval_lib import models
@@ -51,24 +69,18 @@ class TransformersEngine(ChatTokenizer):
         concurrency: int,
         until_end: bool = False,
     ) -> list[Generation]:
-        fitting = [p for p in prompts if self._too_long(p, output_tokens) is None]
+        """Answer the prompts batch by batch."""
+        reasons = [too_long(prompt, output_tokens, self.room) for prompt in prompts]
+        fitting = [prompt for prompt, why in zip(prompts, reasons, strict=True) if why is None]
         answered: list[Generation] = []
         for start in range(0, len(fitting), concurrency):
             batch = fitting[start : start + concurrency]
             answered += self._batch(batch, output_tokens, until_end)
         in_order = iter(answered)
-        reasons = (self._too_long(prompt, output_tokens) for prompt in prompts)
         return [
             next(in_order) if why is None else Generation(prompt, time.monotonic(), failure=why)
             for prompt, why in zip(prompts, reasons, strict=True)
         ]
-
-    def _too_long(self, prompt: list[int], output_tokens: int) -> str | None:
-        """Why a request has no answer: beyond its context a model would answer anything."""
-        length = len(prompt) + output_tokens
-        if self.room is None or length <= self.room:
-            return None
-        return f"prompt and answer have {length} tokens, more than {self.room}"
 
     def _batch(
         self, prompts: list[list[int]], output_tokens: int, until_end: bool
@@ -92,8 +104,8 @@ class TransformersEngine(ChatTokenizer):
             for prompt, tokens in zip(prompts, new, strict=True)
         ]
 
-    def greedy(self, output_tokens: int, until_end: bool = False):
-        """Greedy decoding of exactly `output_tokens`, or at most that many `until_end`."""
+    def greedy(self, output_tokens: int, until_end: bool = False) -> GenerationConfig:
+        """Return greedy decoding of `output_tokens`, or of at most that many `until_end`."""
         from transformers import GenerationConfig
 
         return GenerationConfig(
@@ -104,22 +116,24 @@ class TransformersEngine(ChatTokenizer):
         )
 
     def likelihoods(self, examples: Iterable[Example], batch_size: int) -> list[Likelihood]:
+        """Return the likelihoods of the gold answers; NaN where there is no room for them."""
         from edge_eval_lib import models
         from edge_eval_lib.models.likelihood import Likelihood, gold_likelihoods, require_numbers
 
         examples = list(examples)
         lengths = [models.count_tokens(self.tokenizer, example) for example in examples]
         fits = [self.room is None or length <= self.room for length in lengths]
-        told = gold_likelihoods(
+        computed = gold_likelihoods(
             self.model, self.tokenizer, itertools.compress(examples, fits), batch_size
         )
-        in_order = iter(require_numbers(told, self.directory))
+        in_order = iter(require_numbers(computed, self.directory))
         return [
             next(in_order) if fit else Likelihood(example.id, math.nan, [])
             for example, fit in zip(examples, fits, strict=True)
         ]
 
     def most_likely(self, prompt_ids: list[int], token_ids: list[int]) -> list[int]:
+        """Return the most likely token at each place."""
         import torch
 
         ids = torch.tensor([prompt_ids + token_ids[:-1]], device=self.model.device)
@@ -128,6 +142,7 @@ class TransformersEngine(ChatTokenizer):
         return logits[0].argmax(-1).tolist()
 
     def executed_dtype(self) -> str:
+        """Return what the loaded layers compute in."""
         from edge_eval_lib import models
 
         return models.executed_dtype(self.model)
@@ -140,10 +155,14 @@ class TokenClock:
         self.times_s: list[float] = []
         self._prompt_seen = False
 
-    def put(self, token_ids) -> None:  # generate hands over a copy on the CPU: the step is done
+    def put(self, token_ids: Any) -> None:
+        """Note the time; generate hands over a copy on the CPU, so the step is done."""
         if self._prompt_seen:
             self.times_s.append(time.monotonic())
         self._prompt_seen = True
 
     def end(self) -> None:
-        """Nothing is left to flush."""
+        """Flush nothing: no text is kept."""
+
+
+ENGINE = TransformersEngine

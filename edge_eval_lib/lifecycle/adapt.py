@@ -97,7 +97,7 @@ def answer_batches(
 
 def nf4(compute_dtype: str) -> BitsAndBytesConfig:
     """NF4 with double quantisation: QLoRA's base (arXiv 2305.14314) and our INT4."""
-    return compressions.configuration("int4", "transformers", compute_dtype)
+    return compressions.configuration("int4", "bitsandbytes", compute_dtype)
 
 
 def lora_config(training: Training) -> LoraConfig:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from edge_eval_lib import compressions, models
+from edge_eval_lib import compressions, engines, models
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle import adapt, llm_compressor
 from edge_eval_lib.lifecycle.data import task_examples
@@ -103,14 +103,15 @@ def quantize(
         RuntimeError: A layer was left unquantised, or the file is larger than it may be.
         UserError: llm-compressor is missing or fails.
     """
+    compressor = engines.kind(engine).compressor
     if configuration is None:
-        configuration = compressions.configuration(precision, engine, compute_dtype)
+        configuration = compressions.configuration(precision, compressor, compute_dtype)
     model = None
     with (
         _transformed(fp16_directory, precision, target.parent) as source,
         models.published_directory(target) as directory,
     ):
-        if configuration is None or engine != "vllm":
+        if configuration is None or compressor == "bitsandbytes":
             model = models.load_model(
                 source, compute_dtype if configuration else "float16", configuration
             )

@@ -21,7 +21,7 @@ from scipy import stats
 
 from edge_eval_lib.bounds import Positive, Whole, checked
 from edge_eval_lib.energy.meter import Check
-from edge_eval_lib.engines.base import ArrivalEngine, Engine, Generation, KvCache
+from edge_eval_lib.engines.base import Engine, Generation, KvCache
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.machine import nvml
 from edge_eval_lib.study import Workload
@@ -185,7 +185,7 @@ def closed_loop(
 ) -> Served:
     """Answer the workload's prompts at one concurrency in one measured window."""
     prompts = prompts[: workload.prompts_at(concurrency, len(prompts))]
-    sharing = getattr(engine, "share_prefixes", False)
+    sharing = engine.share_prefixes
     with monitor.window(closed_loop_name(concurrency, sharing)) as window:
         generations = engine.serve(prompts, workload.output_tokens, concurrency)
     return _served(engine, Served(concurrency, window, generations, prefix_caching=sharing))
@@ -197,7 +197,7 @@ def closed_loop_name(concurrency: int, prefix_caching: bool = False) -> str:
 
 
 def open_loop(
-    engine: ArrivalEngine,
+    engine: Engine,
     prompts: list[list[int]],
     rate_per_s: float,
     workload: Workload,
@@ -219,7 +219,7 @@ def _served(engine: Engine, served: Served) -> Served:
             f"No request of {served.window.name!r} was answered by the engine {engine.name}; the "
             f"first failed with: {reason}."
         )
-    hit_rate = getattr(engine, "prefix_cache_hit_rate", None) if served.prefix_caching else None
+    hit_rate = engine.prefix_cache_hit_rate if served.prefix_caching else None
     return replace(served, kv_cache=engine.kv_cache(), prefix_cache_hit_rate=hit_rate)
 
 

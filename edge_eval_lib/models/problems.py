@@ -71,7 +71,7 @@ def _problems_of(
 
 def _not_int4(study: Study, layers: dict[str, tuple[int, int]]) -> str | None:
     """Why the engine's INT4 cannot be made of layers of these shapes; None if it can."""
-    if study.workload.engine == "vllm":
+    if study.workload.engine_kind.compressor == "llm-compressor":
         name = weights.ungrouped(layers)
         return name and (
             f"{name} has {layers[name][1]} inputs, which no group of {weights.GROUP_SIZE} divides"

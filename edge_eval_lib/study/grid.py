@@ -133,7 +133,7 @@ def enumerate_runs(study: Study) -> list[Run]:
         parameters = {"model": variant.model, "task": variant.task, "method": variant.method}
         adapt = base | {"method": variant.method, "training": study.training.model_dump()}
         compress = dict(adapt)
-        if study.workload.engine == "vllm":
+        if study.workload.engine_kind.compressor == "llm-compressor":
             compress["calibration_examples"] = study.calibration_examples
         prepared[name] = compress
         runs.append(Run("adapt", name, parameters, {"stage": "adapt", **adapt}))

@@ -29,6 +29,7 @@ from edge_eval_lib.study.sections import (
     Text,
     Training,
     Workload,
+    engines,
 )
 
 # Directories below outputs/ that belong to no study.
@@ -40,8 +41,8 @@ class Study(Strict):
 
     With an `ablation` it takes QLoRA apart on its first model and task, `repetitions` times, and
     serves nothing.
-    With the engine vllm, llm-compressor quantises: calibrated on the first
-    `calibration_examples` training examples, or by rounding to nearest where there are none.
+    Where llm-compressor quantises (for vLLM), it is calibrated on the first `calibration_examples`
+    training examples, or rounds to nearest where there are none.
     """
 
     name: StudyName
@@ -65,13 +66,16 @@ class Study(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> Study:
         """Refuse what contradicts itself, in words that name the fields."""
-        engine, largest = self.workload.engine, self.workload.largest_concurrency
+        engine, largest = self.workload.engine_kind, self.workload.largest_concurrency
         if self.name in RESERVED_NAMES:
             raise ValueError(
                 f"the name {self.name!r} is taken by outputs/{self.name}; give another"
             )
-        if self.calibration_examples and engine != "vllm":
-            raise ValueError(f"calibration_examples needs workload.engine: vllm, not {engine}")
+        if self.calibration_examples and engine.compressor != "llm-compressor":
+            able = engines().able("compressor", "llm-compressor")
+            raise ValueError(
+                f"calibration_examples needs workload.engine: {able}, not {engine.name}"
+            )
         if self.calibration_examples > self.data.train_examples:
             raise ValueError(
                 f"calibration_examples is {self.calibration_examples}, more than the "
@@ -82,10 +86,10 @@ class Study(Strict):
                 f"workload.largest_concurrency is {largest}, more than the "
                 f"{self.data.evaluation_examples} prompts of data.evaluation_examples"
             )
-        if self.harness is not None and engine == "openai":
+        if self.harness is not None and engine.remote:
             raise ValueError(
-                "harness needs workload.engine: transformers or vllm, not openai: it loads the "
-                "weights itself"
+                f"harness needs workload.engine: {engines().able('remote', False)}, not "
+                f"{engine.name}: it loads the weights itself"
             )
         if self.harness is not None and self.ablation is not None:
             raise ValueError("harness scores served variants, and an ablation serves none")

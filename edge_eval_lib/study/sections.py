@@ -5,6 +5,7 @@ A part of a study takes no unknown field, converts no value and knows its bounds
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
@@ -52,6 +53,16 @@ def _name(longest: int, also: str = "", hint: str = "") -> AfterValidator:
         return value
 
     return AfterValidator(check)
+
+
+def engines() -> Any:
+    """Return the room of engines, above this one: a study asks it what the engine it names can."""
+    return importlib.import_module("edge_eval_lib.engines")
+
+
+def _is_engine(value: str) -> str:
+    engines().kind(value)
+    return value
 
 
 Text = Annotated[str, AfterValidator(_plain_text)]
@@ -206,7 +217,7 @@ class Workload(Strict):
     concurrency with what prompts have in common computed once.
     """
 
-    engine: Literal["transformers", "vllm", "openai"]
+    engine: Annotated[str, AfterValidator(_is_engine)]
     output_tokens: Annotated[int, Field(ge=2, le=MOST)]
     concurrency: list[Concurrency]
     headline_concurrency: Concurrency
@@ -218,14 +229,21 @@ class Workload(Strict):
     arrival_rates_per_s: list[Rate] = Field(default_factory=list)
     prefix_caching: bool = False
 
+    @property
+    def engine_kind(self) -> Any:
+        """The engine's class, which says what it can."""
+        return engines().kind(self.engine)
+
     @model_validator(mode="after")
     def _engine_can(self) -> Workload:
-        if self.prefix_caching and self.engine != "vllm":
-            raise ValueError(f"workload.prefix_caching needs engine: vllm, not {self.engine}")
-        if self.arrival_rates_per_s and self.engine == "transformers":
+        if self.prefix_caching and not self.engine_kind.supports_prefix_caching:
+            able = engines().able("supports_prefix_caching")
+            raise ValueError(f"workload.prefix_caching needs engine: {able}, not {self.engine}")
+        if self.arrival_rates_per_s and not self.engine_kind.continuous_batching:
+            able = engines().able("continuous_batching")
             raise ValueError(
-                "workload.arrival_rates_per_s needs engine: vllm or openai: transformers answers "
-                "batch by batch"
+                f"workload.arrival_rates_per_s needs engine: {able}: {self.engine} answers batch "
+                "by batch"
             )
         return self
 

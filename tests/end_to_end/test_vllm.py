@@ -25,7 +25,8 @@ import yaml
 from tiny import TINY_TASKS, make_tiny_model, make_tiny_tasks, tiny_study
 
 from edge_eval_lib import models
-from edge_eval_lib.engines import open_engine, vllm
+from edge_eval_lib.engines import open_engine
+from edge_eval_lib.engines.vllm import placement as vllm
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle import adapt, compress, llm_compressor
 from edge_eval_lib.machine import host, nvml

@@ -7,6 +7,7 @@ measured here counts as verified on hardware.
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
 import types
@@ -190,8 +191,8 @@ def test_where_there_is_no_such_gpu_it_says_so_and_the_processor_is_measured(amd
 
 
 def test_a_file_in_the_folder_needs_nothing_else(tmp_path):
-    """What is put into meters/ is found: here by a second directory on the folder's path."""
-    (tmp_path / "mine.py").write_text(
+    (tmp_path / "meters").mkdir()
+    (tmp_path / "meters" / "mine.py").write_text(
         "from edge_eval_lib.energy.meter import Meter, Reading, register\n"
         "@register\n"
         "class Mine(Meter):\n"
@@ -200,14 +201,14 @@ def test_a_file_in_the_folder_needs_nothing_else(tmp_path):
         "    def reading(self, begin, end): return Reading(7.0 * (end - begin))\n"
     )
     program = (
-        "import sys, pkgutil\n"
-        "whole = pkgutil.iter_modules\n"
-        f"pkgutil.iter_modules = lambda path: (path.append({str(tmp_path)!r}), whole(path))[1]\n"
         "from edge_eval_lib.energy import Monitor\n"
         "with Monitor('cpu') as monitor, monitor.window('work') as window: sum(range(10**6))\n"
         "print(window.energy_source, round(window.power_w))"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    environment = os.environ | {"EDGE_EVAL_EXTENSIONS": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment
+    )
     assert done.stdout.split() == ["mine", "7"], done.stderr
 
 

@@ -1,6 +1,9 @@
 """Arrivals, sweeps, failed requests, and what engines refuse before anything is loaded."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -11,12 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import tiny_study
 
-from edge_eval_lib.engines import open_engine, vllm
+from edge_eval_lib import engines
+from edge_eval_lib.engines import open_engine
+from edge_eval_lib.engines.base import ranked_likelihood
 from edge_eval_lib.engines.openai import OpenAiEngine
+from edge_eval_lib.engines.vllm import placement as vllm
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle import compress, llm_compressor, serve
 from edge_eval_lib.machine import host, nvml
-from edge_eval_lib.models.tokens import ranked_likelihood
+from edge_eval_lib.machine.declared import load_hardware
 from edge_eval_lib.study import load_study
 
 # --- open and closed loops --------------------------------------------------------------------
@@ -220,7 +226,7 @@ def endpoint(monkeypatch):
 
 
 def test_an_endpoint_without_token_ids_gives_a_time_for_every_piece(endpoint, tmp_path):
-    engine = OpenAiEngine(tmp_path, "variant")
+    engine = OpenAiEngine(tmp_path, served_name="variant")
     engine.load()
     first, second = engine.serve([[1, 2], [3]], output_tokens=3, concurrency=2)
     assert first.failure is second.failure is None
@@ -235,7 +241,7 @@ def test_an_endpoint_without_token_ids_gives_a_time_for_every_piece(endpoint, tm
 
 
 def test_requests_that_fail_at_an_endpoint_say_why_and_are_not_repeated(endpoint, tmp_path):
-    engine = OpenAiEngine(tmp_path, "variant")
+    engine = OpenAiEngine(tmp_path, served_name="variant")
     engine.load()
     busy, whole, short, cut = engine.serve([[0], [1], [9], [8]], output_tokens=3, concurrency=1)
     assert "HTTP 503" in busy.failure
@@ -246,7 +252,7 @@ def test_requests_that_fail_at_an_endpoint_say_why_and_are_not_repeated(endpoint
 
 
 def test_requests_of_an_open_loop_count_from_when_they_were_due(endpoint, tmp_path):
-    engine = OpenAiEngine(tmp_path, "variant")
+    engine = OpenAiEngine(tmp_path, served_name="variant")
     engine.load()
     first, second = engine.serve_arrivals([[1], [2]], output_tokens=3, arrivals_s=[0.0, 0.2])
     assert second.submitted_s - first.submitted_s == pytest.approx(0.2, abs=1e-6)
@@ -257,20 +263,20 @@ def test_an_endpoint_that_is_not_there_or_serves_another_model_is_told(
     endpoint, tmp_path, monkeypatch
 ):
     with pytest.raises(UserError, match="offers no model 'other' but variant"):
-        OpenAiEngine(tmp_path, "other").load()
+        OpenAiEngine(tmp_path, served_name="other").load()
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
     with pytest.raises(UserError, match="cannot be reached") as refused:
-        OpenAiEngine(tmp_path, "variant").load()
+        OpenAiEngine(tmp_path, served_name="variant").load()
     assert "127.0.0.1" not in str(refused.value)
     monkeypatch.delenv("OPENAI_BASE_URL")
     with pytest.raises(UserError, match="environment variable OPENAI_BASE_URL"):
-        OpenAiEngine(tmp_path, "variant").load()
+        OpenAiEngine(tmp_path, served_name="variant").load()
 
 
 def test_an_engine_works_inside_a_running_event_loop(endpoint, tmp_path):
     import asyncio
 
-    engine = OpenAiEngine(tmp_path, "variant")
+    engine = OpenAiEngine(tmp_path, served_name="variant")
 
     async def as_in_a_notebook():
         engine.load()
@@ -320,9 +326,84 @@ def test_options_at_their_default_do_not_change_what_a_run_is(tmp_path):
             {"workload": {"engine": "vllm"}, "calibration_examples": 99},
             "calibration_examples is 99, more than the 8 of data.train_examples",
         ),
-        ({"workload": {"engine": "vlm"}}, "'vlm'.*'transformers', 'vllm' or 'openai'"),
+        (
+            {"workload": {"engine": "vlm"}},
+            "workload.engine.*there is no engine 'vlm'; did you mean 'vllm'",
+        ),
     ],
 )
 def test_an_engine_that_a_study_may_not_have_is_told(tmp_path, changes, complaint):
     with pytest.raises(UserError, match=complaint):
         load(tmp_path, **changes)
+
+
+# --- an engine from outside -------------------------------------------------------------------
+
+ECHO = """
+from edge_eval_lib.engines.base import Engine, Generation
+
+class Echo(Engine):
+    name = "echo"
+    continuous_batching = True
+    least_capability = {"int8": "9.0"}
+
+    def load(self):
+        self.loaded = True
+
+    def serve(self, prompts, output_tokens, concurrency, until_end=False):
+        return [Generation(p, 0.0, p[:1] * output_tokens, [1.0] * output_tokens) for p in prompts]
+
+    def executed_dtype(self):
+        return self.compute_dtype
+
+ENGINE = Echo
+"""
+
+
+@pytest.fixture
+def echo(tmp_path, monkeypatch):
+    """A new engine: one file in a folder outside the library."""
+    folder = tmp_path / "mine" / "engines"
+    folder.mkdir(parents=True)
+    (folder / "echo.py").write_text(ECHO)
+    monkeypatch.setattr(engines, "__path__", [*engines.__path__, str(folder)])
+    yield
+    sys.modules.pop("edge_eval_lib.engines.echo", None)
+
+
+def test_a_new_engine_is_one_file_and_a_name_in_the_study(echo, tmp_path):
+    study = load(tmp_path, workload={"engine": "echo", "arrival_rates_per_s": [2.0]})
+    assert study.workload.engine == "echo"
+    assert study.workload.engine_kind.missing(study) == []
+    t4 = load_hardware("t4")
+    why = study.workload.engine_kind.lacking("int8", t4)
+    assert why == "needs compute capability 9.0, and this hardware has 7.5"
+    engine = open_engine(study.workload.engine, tmp_path, "float32", served_name="variant")
+    engine.load()
+    (answer,) = engine.serve([[7, 8]], output_tokens=3, concurrency=1)
+    assert (answer.token_ids, answer.failure, engine.remote) == ([7, 7, 7], None, False)
+    assert settings(study) != settings(load(tmp_path))
+    with pytest.raises(UserError, match=r"prefix_caching needs engine: vllm, not echo"):
+        load(tmp_path, workload={"engine": "echo", "prefix_caching": True})
+
+
+def test_a_folder_that_the_environment_names_holds_engines(echo, tmp_path):
+    program = (
+        "from edge_eval_lib import engines; print(*engines.names(), engines.kind('echo').name)"
+    )
+    environment = os.environ | {"EDGE_EVAL_EXTENSIONS": str(tmp_path / "mine")}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment
+    )
+    assert done.stdout.split() == ["echo", "openai", "transformers", "vllm", "echo"], done.stderr
+
+
+def test_what_an_engine_can_is_known_without_its_libraries():
+    program = (
+        "import sys\n"
+        "from edge_eval_lib import engines\n"
+        "assert engines.able('supports_prefix_caching') == 'vllm'\n"
+        "assert engines.able('remote', False) == 'transformers or vllm'\n"
+        "assert not {'torch', 'transformers', 'vllm', 'openai'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -18,6 +18,7 @@ from edge_eval_lib.economics import fit as memory_fit
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle import harness
 from edge_eval_lib.results import figures
+from edge_eval_lib.results import harness as harness_results
 from edge_eval_lib.runs import estimate, plan
 from edge_eval_lib.study import Study, load_study, read_yaml
 
@@ -147,7 +148,7 @@ def test_answers_of_random_weights_are_not_scored(tmp_path):
     stanza = read_yaml(Path(__file__).parents[2] / "params" / "models.yaml")["llama-1B-random"]
     study = load(tmp_path, models=[stanza], harness=HARNESS)
     assert not harness_hashes(study)
-    table = harness.harness_table(pd.DataFrame({"stage": ["serve"]}), study)
+    table = harness_results.harness_table(pd.DataFrame({"stage": ["serve"]}), study)
     assert len(table) == 2 * len(CONFIGURATIONS) + 1
     assert table["value"].isna().all()
     assert table["notes"].str.contains("the model's weights are random").all()
@@ -197,8 +198,8 @@ def recorded(study: Study) -> pd.DataFrame:
 
 def test_a_row_a_variant_task_and_metric(tmp_path):
     study = load(tmp_path, harness=HARNESS)
-    table = harness.harness_table(recorded(study), study)
-    assert list(table.columns) == harness.COLUMNS
+    table = harness_results.harness_table(recorded(study), study)
+    assert list(table.columns) == harness_results.COLUMNS
     assert len(table) == 5 * 5
     adapted = table[(table["task"] == "rag") & (table["precision"] == "int4")]
     rows = adapted.set_index(["harness_task", "metric"])
@@ -211,9 +212,9 @@ def test_a_row_a_variant_task_and_metric(tmp_path):
     assert pd.isna(accuracy["group"])
     assert rows.loc[("mmlu_law", "exact_match"), "group"] == "mmlu"
     assert rows.loc[("mmlu_law", "exact_match"), "filter"] == "strict-match"
-    assert rows.loc[("mmlu_law", "exact_match"), "notes"] == "stderr: the library tells none"
+    assert rows.loc[("mmlu_law", "exact_match"), "notes"] == "stderr: the library has none"
     assert pd.isna(rows.loc[("mmlu_law", "exact_match"), "value_lo"])
-    assert rows.loc[("mmlu_logic", "exact_match"), "notes"] == "value: the library tells none"
+    assert rows.loc[("mmlu_logic", "exact_match"), "notes"] == "value: the library has none"
     assert pd.isna(rows.loc[("mmlu", "acc"), "group"])
     assert rows.loc[("mmlu", "acc"), "few_shot"] == 5
     base = table[table["method"] == "none"]
@@ -236,7 +237,7 @@ def test_numbers_prompt_by_prompt_are_kept_and_other_things_left_out():
 
 def test_the_figure_has_a_panel_a_task_that_was_asked_for(tmp_path):
     study = load(tmp_path, harness=HARNESS)
-    figure = figures.harness_scores(harness.harness_table(recorded(study), study), "A CPU")
+    figure = figures.harness_scores(harness_results.harness_table(recorded(study), study), "A CPU")
     assert [axis.get_title(loc="left") for axis in figure.axes] == ["arc_easy", "mmlu"]
     assert [axis.get_xlabel() for axis in figure.axes] == ["acc, higher is better", "acc"]
     labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
