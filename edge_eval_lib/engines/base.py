@@ -125,11 +125,11 @@ class Engine:
         return ""
 
     @classmethod
-    def lacking(cls, storage: str, hardware: Hardware) -> str:
+    def lacking(cls, storage: str, hardware: Hardware, hardware_name: str) -> str:
         """Return why weights stored as `int8` or `int4` are not served there; empty if they are."""
         least, capability = cls.least_capability.get(storage), hardware.compute_capability
         if hardware.gpus and least and capability and _version(capability) < _version(least):
-            return f"needs compute capability {least}, and this hardware has {capability}"
+            return f"needs compute capability {least}, and {hardware_name} has {capability}"
         return ""
 
     @classmethod

@@ -310,7 +310,7 @@ def model_s(study: Study, run: Run, hardware: Hardware) -> tuple[float, float]:
     if hardware.gpus:
         step_s = _weights_gb(model, precision) * 1e9 / bytes_per_s
         # vLLM replays a recorded graph: launching costs next to nothing.
-        if workload.engine == "transformers":
+        if workload.engine_kind.launches_every_step:
             step_s += STEP_MS_A_LAYER[precision] / 1e3 * _layers(model)
     else:
         step_s = 4.0 * parameters * CPU_SLOWDOWN[precision] / bytes_per_s

@@ -252,9 +252,9 @@ def _model_text(study: Study, hardware: Hardware) -> str:
     """The stated model's figures."""
     compute, bandwidth = hardware.fp16_tflops, hardware.bandwidth_gb_s
     launch = ""
-    if hardware.gpus and study.workload.engine == "transformers":
+    if hardware.gpus and study.workload.engine_kind.launches_every_step:
         steps = ", ".join(f"{p} {ms} ms" for p, ms in estimate.STEP_MS_A_LAYER.items())
-        launch = f", a step by transformers on a T4 {steps} a layer"
+        launch = f", a step by {study.workload.engine} on a T4 {steps} a layer"
     return (
         f"{estimate.COMPUTE_SHARE:.0%} of "
         f"{f'{compute:g}' if compute else f'{estimate.CPU_TFLOPS} (assumed)'} TFLOP/s, "

