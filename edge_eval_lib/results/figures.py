@@ -662,7 +662,7 @@ def load_curves(serving: pd.DataFrame, load: str, stamp: str | None = None) -> F
 def harness_scores(harness: pd.DataFrame, stamp: str | None = None) -> Figure:
     """Scores by lm-evaluation-harness: a panel a task (its first metric), a row a variant.
 
-    `harness` is `results.harness.harness_table`. Tasks that were asked for as part of a group are left
+    `harness` is what `harness_table` returns. Tasks that were asked for as part of a group are left
     out, and all but the first six.
     """
     title = "How good is it at tasks that it was not adapted to?"
