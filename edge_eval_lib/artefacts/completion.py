@@ -48,12 +48,12 @@ WEIGHTS = "artefacts/models/"
 
 
 def read(at: Place) -> Record | None:
-    """The record of a finished run; None if there is none that can be read."""
+    """Read the record of a finished run; None if there is none that can be read."""
     return _read(at.settings)
 
 
 def last(at: Place) -> Record | None:
-    """The record of the published notebook, although it may be out of date."""
+    """Read the record of the published notebook, although it may be out of date."""
     return _read(at.settings) or _read(at.outdated)
 
 
@@ -83,10 +83,10 @@ def write(study: Study, run: Run, before: Record | None = None) -> None:
         products |= _files(at.directory, path)
     same = before is not None and before["made_from"] == record["made_from"]
     for artefact in run.artefacts:
-        found = _files(at.directory, at.directory / artefact)
-        if not found and same:
-            found = _below(before["products"], artefact)
-        products |= found
+        files = _files(at.directory, at.directory / artefact)
+        if not files and same:
+            files = _below(before["products"], artefact)
+        products |= files
     write_atomically(at.settings, record | {"products": products})
     at.outdated.unlink(missing_ok=True)
 
@@ -98,20 +98,20 @@ def _files(root: Path, path: Path) -> dict[str, list[Any]]:
 
 
 def sha256(path: Path) -> str:
-    """The file's SHA-256, in hexadecimal digits."""
+    """Compute the file's SHA-256, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _below(products: dict[str, list[Any]], part: str) -> dict[str, list[Any]]:
-    """The products that lie at or below `part`, or whose path begins with it."""
-    return {path: told for path, told in products.items() if path.startswith(part)}
+    """Select the products that lie at or below `part`, or whose path begins with it."""
+    return {path: file for path, file in products.items() if path.startswith(part)}
 
 
 def digest(products: dict[str, list[Any]], part: str) -> str | None:
-    """Identifies the content of the products below `part`; None if there are none."""
-    found = sorted((path, told[1]) for path, told in _below(products, part).items())
-    return hashlib.sha256(orjson.dumps(found)).hexdigest()[:16] if found else None
+    """Identify the content of the products below `part`; None if there are none."""
+    digests = sorted((path, file[1]) for path, file in _below(products, part).items())
+    return hashlib.sha256(orjson.dumps(digests)).hexdigest()[:16] if digests else None
 
 
 def withdraw(at: Place, keep: bool = True) -> None:
@@ -138,24 +138,24 @@ def set_aside(at: Place) -> None:
 def made_from(
     study: Study, run: Run, record_of: Callable[[Key], Record | None] | None = None
 ) -> dict[str, str | None]:
-    """By `stage/name` of each run that `run` needs: a digest of what it reads of it.
+    """Return, by `stage/name` of each run that `run` needs, a digest of what it reads of it.
 
     None where that run has no record, or made nothing that is read.
     """
     record_of = record_of or (lambda key: read(place(study, *key)))
-    found = {}
+    read_of = {}
     for key in run.needs:
         record = record_of(key)
         part = _part_read(run, key)
-        told = None if record is None else _digest_read(record, key, part)
+        content = None if record is None else _digest_read(record, key, part)
         if record is None and run.stage not in COLLECTING:
-            told = digest(_files(study.directory, study.directory / part), part)
-        found["/".join(key)] = told
-    return found
+            content = digest(_files(study.directory, study.directory / part), part)
+        read_of["/".join(key)] = content
+    return read_of
 
 
 def _digest_read(record: Record, key: Key, part: str) -> str | None:
-    """The digest of what is read of a run; of its own files, if it made none of that kind."""
+    """Identify what is read of a run; its own files, if it made none of that kind."""
     return digest(record["products"], part) or digest(record["products"], _own(key))
 
 
@@ -164,7 +164,7 @@ def _own(key: Key) -> str:
 
 
 def _part_read(run: Run, needed: Key) -> str:
-    """Where lies what `run` reads of a run that it needs, below the study's outputs."""
+    """Name where lies what `run` reads of a run that it needs, below the study's outputs."""
     name = needed[1]
     if run.stage == "compress":
         return f"artefacts/adapters/{name}/"
@@ -186,7 +186,7 @@ def note_rebuilt(study: Study, adapter: str, variant: str) -> None:
         return
     part = f"{WEIGHTS}{variant}/"
     former = digest(record["products"], part)
-    kept = {p: told for p, told in record["products"].items() if not p.startswith(part)}
+    kept = {p: file for p, file in record["products"].items() if not p.startswith(part)}
     products = kept | _files(at.directory, at.directory / part)
     if former is not None and digest(products, part) != former:
         earlier = record.setdefault("earlier", {})
@@ -198,7 +198,7 @@ def note_rebuilt(study: Study, adapter: str, variant: str) -> None:
 
 
 def survey(study: Study, runs: Iterable[Run]) -> dict[Key, str]:
-    """Those of `runs` that are not done, in their order, and why in a few words.
+    """Find those of `runs` that are not done, in their order, and why in a few words.
 
     Sizes of all files are compared, headers of weights, and the content of what is small. A run
     whose needed run is not done is judged by its own files alone: whether it was made from the
@@ -253,7 +253,7 @@ def _why_undone(
 
 
 def damage_of(at: Place, record: Record, part: str = "", whole: bool = False) -> str | None:
-    """What is wrong with a run's files below `part`, in a few words; None if they are as made.
+    """Say what is wrong with a run's files below `part`; None if they are as they were made.
 
     With `whole`, every byte is read. Weights of which nothing is there were deleted to save disk,
     which is no damage.
@@ -261,13 +261,13 @@ def damage_of(at: Place, record: Record, part: str = "", whole: bool = False) ->
     for path, (size, expected) in _below(record["products"], part).items():
         file = at.directory / path
         try:
-            found = file.stat().st_size
+            actual = file.stat().st_size
         except OSError:
             if path.startswith(WEIGHTS) and not file.parent.is_dir():
                 continue
             return f"{path} is missing"
-        if found != size:
-            return f"{path} has {found:,} bytes, not {size:,}"
+        if actual != size:
+            return f"{path} has {actual:,} bytes, not {size:,}"
         if file.suffix == ".safetensors" and not safetensors_whole(file):
             return f"{path} is no whole safetensors file"
         if (whole or size <= SMALL_BYTES) and sha256(file) != expected:
@@ -276,7 +276,7 @@ def damage_of(at: Place, record: Record, part: str = "", whole: bool = False) ->
 
 
 def safetensors_whole(file: Path) -> bool:
-    """Whether a safetensors file is as long as its header says.
+    """Check that a safetensors file is as long as its header says.
 
     The format: 8 bytes with the header's length (little-endian), the header as JSON with every
     tensor's `data_offsets`, then the data (huggingface.co/docs/safetensors).
@@ -298,8 +298,8 @@ def adopt(study: Study, run: Run) -> bool:
     """Record a finished run that has no record; whether there was one.
 
     Its process was killed before it could write it, the file was damaged, or an older version of
-    this project made the run. Files that can be told to be cut are not adopted. A record of a
-    version that noted no code is taken to be of the code that there is now.
+    this project made the run. Files that are cut, as their format shows, are not adopted. A record
+    of a version that noted no code is taken to be of the code that there is now.
     """
     from edge_eval_lib import scraps
 
@@ -326,7 +326,7 @@ def adopt(study: Study, run: Run) -> bool:
 
 
 def _parquet_whole(file: Path) -> bool:
-    """Whether a file begins and ends as Parquet files do (parquet.apache.org/docs/file-format)."""
+    """Check that a file begins and ends as Parquet does (parquet.apache.org/docs/file-format)."""
     content = file.read_bytes()
     return content[:4] == content[-4:] == b"PAR1"
 
@@ -372,7 +372,7 @@ def require_whole(at: Place, part: str, what: str) -> None:
 
 
 def read_raw(notebook: str | Path, what: str, columns: list[str] | None = None) -> pd.DataFrame:
-    """The raw data `RUN.what.parquet` beside a published notebook.
+    """Read the raw data `RUN.what.parquet` beside a published notebook.
 
     UserError if they are missing or damaged: their run is then made again by the next `make all`.
     """

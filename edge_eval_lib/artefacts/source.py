@@ -50,7 +50,7 @@ def _code_of(notebook: Path, _changed_ns: int) -> str:
 
 
 def _tree_of(cell: str) -> Any:
-    """A cell as nested lists of its syntax; its text where that is no Python."""
+    """Give a cell as nested lists of its syntax; as its words where that is no Python."""
     if cell.lstrip().startswith("%%"):  # a magic of the whole cell
         magic, _, body = cell.strip().partition("\n")
         return [magic.split(), _tree_of(body)]
@@ -66,7 +66,7 @@ def _tree_of(cell: str) -> Any:
 
 
 def _plain(node: Any) -> Any:
-    """A tree without positions; what is empty is left out, for Pythons differ in what is there."""
+    """Strip a tree of positions and of what is empty: versions of Python differ in that."""
     if isinstance(node, ast.AST):
         fields = {name: _plain(value) for name, value in ast.iter_fields(node)}
         return [type(node).__name__, {n: v for n, v in fields.items() if v not in (None, [])}]

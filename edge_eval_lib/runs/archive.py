@@ -55,10 +55,10 @@ def unpack(study: Study, source: Path) -> int:
                     file.extractall(folder)
             except (OSError, zipfile.BadZipFile) as error:
                 raise UserError(f"{source} cannot be unpacked: {error}.") from error
-        found = next((p.parent for p in sorted(folder.rglob(f"{study.name}/runs"))), None)
-        if found is None:
+        packed = next((p.parent for p in sorted(folder.rglob(f"{study.name}/runs"))), None)
+        if packed is None:
             raise UserError(f"{source} holds no runs of the study {study.name}.")
         outputs_root().mkdir(parents=True, exist_ok=True)
-        shutil.copytree(found, study.directory, dirs_exist_ok=True)
+        shutil.copytree(packed, study.directory, dirs_exist_ok=True)
     runs = study.runs()
     return len(runs) - len(completion.survey(study, runs))

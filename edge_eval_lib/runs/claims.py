@@ -98,7 +98,7 @@ def _unwritable(study: Study, error: OSError) -> UserError:
 
 
 def _made_by(study: Study) -> dict[str, Any]:
-    """What study.json in the outputs says of the study that made them; empty if there is none."""
+    """Read which study made the outputs, from their study.json; empty if there is none."""
     try:
         return orjson.loads((study.directory / "study.json").read_bytes())
     except (FileNotFoundError, NotADirectoryError, orjson.JSONDecodeError):

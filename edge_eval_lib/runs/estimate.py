@@ -77,7 +77,7 @@ def costs(study: Study, runs: list[Run], finished: dict[Key, Finished]) -> dict[
                 known.setdefault(kind, []).append(finished[run.stage, run.name].seconds)
     hardware = load_hardware(study.hardware)
     fits = fit.fits(study, hardware)
-    found = {}
+    estimated = {}
     for run in runs:
         key = (run.stage, run.name)
         if key in finished:
@@ -96,8 +96,8 @@ def costs(study: Study, runs: list[Run], finished: dict[Key, Finished]) -> dict[
         if cost is None:
             cost = _model_cost(study, run, hardware, gpus)
         # as many as this study's batches need
-        found[key] = replace(cost, gpus=max(cost.gpus, gpus))
-    return found
+        estimated[key] = replace(cost, gpus=max(cost.gpus, gpus))
+    return estimated
 
 
 def _model_cost(study: Study, run: Run, hardware: Hardware, gpus: int) -> RunCost:
@@ -107,7 +107,7 @@ def _model_cost(study: Study, run: Run, hardware: Hardware, gpus: int) -> RunCos
 
 
 def _kinds(run: Run) -> list[tuple[Any, ...]]:
-    """What a run's time may be read off, the nearest first."""
+    """List the kinds of runs that a run's time may be read off, the nearest first."""
     p = run.parameters
     exact = (run.stage, p.get("model"), p.get("task"), p.get("method"), p.get("precision"))
     return [exact, (run.stage, p.get("model"), p.get("precision")), (run.stage, p.get("model"))]
@@ -201,7 +201,7 @@ def _published_cost(
 
 
 def _with_waiting(study: Study, hardware: Hardware, cost: RunCost, idles: int = 0) -> RunCost:
-    """Published work, with this project's own start and idle baselines."""
+    """Add to published work this project's own start and idle baselines."""
     waiting_s = START_S + _idle_s(study, hardware, idles)
     waiting_j = joules(hardware, 0.0, waiting_s, cost.gpus) or 0.0
     seconds, energy_j = cost.seconds + waiting_s, cost.energy_j + waiting_j
@@ -221,20 +221,20 @@ def basis_errors(basis: str) -> dict[str, list[float]]:
         if "model" not in run.parameters or run.parameters["method"] == "none":
             continue
         model = study.model(run.parameters["model"])
-        told = _published_cost(study, run, hardware, (model.family, model.size))
+        published = _published_cost(study, run, hardware, (model.family, model.size))
         if basis == SCALED:
             row_of = nearest_published(model, but_itself=True)
             estimated = _published_cost(study, run, hardware, *row_of)
         else:
             estimated = _model_cost(study, run, hardware, gpus=1)
-        if told is not None and estimated is not None:
-            ratios.setdefault(run.stage, []).append(estimated.seconds / told.seconds)
+        if published is not None and estimated is not None:
+            ratios.setdefault(run.stage, []).append(estimated.seconds / published.seconds)
     return ratios
 
 
 @cache
 def _published() -> dict[str, dict[tuple[Any, ...], dict[str, Any]]]:
-    """The published rows: adaptation by adapter, compression by what was done, serving."""
+    """Read the published rows: adaptation by adapter, compression by what was done, serving."""
     from edge_eval_lib.economics import published
 
     figures = published.read()
@@ -260,7 +260,7 @@ def _by(table: pd.DataFrame, columns: list[str]) -> dict[tuple[Any, ...], dict[s
 
 
 def _batches(study: Study) -> list[tuple[int, int, int]]:
-    """(concurrency, prompts, tokens each) of every window of a serving run.
+    """List (concurrency, prompts, tokens each) of every window of a serving run.
 
     And of its unmeasured pass for uncut answers, at most: as if none had an end before. An open
     loop is taken to be as one at the headline concurrency, a sweep to go on to its end.
@@ -327,7 +327,7 @@ def model_s(study: Study, run: Run, hardware: Hardware) -> tuple[float, float]:
 
 
 def _idle_s(study: Study, hardware: Hardware, times: int) -> float:
-    """Seconds of idle baselines: an estimate from CPU time, as on most CPUs, takes none."""
+    """Compute seconds of idle baselines: an estimate from CPU time, as on most CPUs, takes none."""
     return times * study.workload.idle_seconds if hardware.gpus else 0.0
 
 

@@ -80,7 +80,7 @@ def execute(
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(kernel.pid, signal.SIGKILL)
         shutil.rmtree(at.running, ignore_errors=True)
-        # The threads of a killed parent end one after another, and its child is told of the first.
+        # The threads of a killed parent end one after another, and its child hears of the first.
         ends = time.monotonic() + ORPHANED_WITHIN_S
         terminated = signal_number == signal.SIGTERM
         while terminated and os.getppid() == parent and time.monotonic() < ends:
@@ -141,7 +141,7 @@ def _why_dead(kernels: list[subprocess.Popen[bytes]], kills_before: int) -> str:
 
 
 def _out_of_memory_kills() -> int:
-    """How many processes the system has killed for lack of memory since it started."""
+    """Count the processes that the system has killed for lack of memory since it started."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/vmstat").read_text(encoding="ascii").splitlines():
             if line.startswith("oom_kill "):

@@ -121,7 +121,7 @@ def unconfirmed(
 
 
 def _need(runs: list[Run], keys: Iterable[Key], undone: dict[Key, str]) -> list[Key]:
-    """The finished runs that need one of `keys`, directly or through others."""
+    """Find the finished runs that need one of `keys`, directly or through others."""
     needed, dependent = set(keys), []
     for run in runs:  # each comes after what it needs
         key = (run.stage, run.name)
@@ -133,6 +133,6 @@ def _need(runs: list[Run], keys: Iterable[Key], undone: dict[Key, str]) -> list[
 
 
 def _took_s(study: Study, keys: Iterable[Key]) -> float:
-    """Seconds that the runs took when they were made."""
+    """Sum the seconds that the runs took when they were made."""
     finished = (read_finished(place(study, *key).notebook) for key in keys)
     return sum(run.seconds for run in finished if run is not None)

@@ -175,7 +175,7 @@ def _stage_table(table: pd.DataFrame, hardware: Hardware) -> str:
 
 
 def _row(stage: str, runs: pd.DataFrame) -> dict[str, str]:
-    """What a stage's runs that are left take together; unknown as soon as that of one is."""
+    """Sum what a stage's runs that are left take; unknown as soon as that of one is."""
     left = runs[~runs["done"]]
     row = {"stage": stage, "runs": f"{len(runs):,}", "done": f"{len(runs) - len(left):,}"}
     row |= {"left": f"{len(left):,}"} | dict.fromkeys(["time", "energy", "USD", "disk GB"], "-")
@@ -204,7 +204,7 @@ def _left_lines(study: Study, left: pd.DataFrame, hardware: Hardware) -> list[st
 
 
 def _assumptions(study: Study, left: pd.DataFrame, hardware: Hardware) -> list[str]:
-    """Where the estimates come from, a line a basis."""
+    """Say where the estimates come from, a line a basis."""
     counts = Counter(zip(left["basis"], left["stage"], strict=True))
     lines = ["Where the estimates come from:"]
     for basis, how in (
@@ -249,7 +249,7 @@ def _assumptions(study: Study, left: pd.DataFrame, hardware: Hardware) -> list[s
 
 
 def _model_text(study: Study, hardware: Hardware) -> str:
-    """The stated model's figures."""
+    """State the model's figures."""
     compute, bandwidth = hardware.fp16_tflops, hardware.bandwidth_gb_s
     launch = ""
     if hardware.gpus and study.workload.engine_kind.launches_every_step:
@@ -265,7 +265,7 @@ def _model_text(study: Study, hardware: Hardware) -> str:
 
 
 def _error_text(basis: str, stages: list[str]) -> str:
-    """What a basis gives for the published T4 runs, of stages that were published."""
+    """Say what a basis gives for the published T4 runs, of stages that were published."""
     errors = {stage: off for stage, off in estimate.basis_errors(basis).items() if stage in stages}
     ranges = [
         f"{'serve by vLLM' if stage == 'serve' else stage} {median(off):.2g} times "
@@ -299,7 +299,7 @@ def _fit_lines(study: Study, hardware: Hardware) -> list[str]:
 
 
 def _verdict(row: Any) -> str:
-    """Whether a step of a model fits, and in what."""
+    """Say whether a step of a model fits, and in what."""
     if isinstance(row.reason, str):
         return row.reason
     if row.verdict == "offload":
@@ -310,19 +310,19 @@ def _verdict(row: Any) -> str:
 
 
 def _verdicts(study: Study, hardware: Hardware) -> Counter[str]:
-    """How many variants there are of each verdict: the worse of training and serving."""
+    """Count the variants of each verdict: the worse of training and serving."""
     fits = fit.fits(study, hardware)
     order = ["fits", "offload", "does not fit"]
     counts: Counter[str] = Counter()
     for variant in study.variants():
         steps = [fit.step_of(variant), fit.adapt_step(variant.method, variant.task)]
-        found = [fits[variant.model, s].verdict for s in steps if (variant.model, s) in fits]
-        counts[max(found, key=order.index) if found else "not known"] += 1
+        known = [fits[variant.model, s].verdict for s in steps if (variant.model, s) in fits]
+        counts[max(known, key=order.index) if known else "not known"] += 1
     return counts
 
 
 def _text(table: pd.DataFrame) -> str:
-    """A table for a terminal: what is named on the left, numbers on the right."""
+    """Print a table for a terminal: what is named on the left, numbers on the right."""
     named = ("stage", "model", "step", "basis", "verdict")
     align = ["left" if column in named else "right" for column in table]
     return table.to_markdown(index=False, tablefmt="simple", colalign=align, disable_numparse=True)

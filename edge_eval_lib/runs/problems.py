@@ -20,33 +20,33 @@ def require_possible(study: Study) -> None:
     left = {r.parameters["model"] for r in runs if (r.stage, r.name) not in finished}
     if not left:
         return
-    found = [*problems(study), *missing_rows(study), *missing_software(study)]
-    if not found:
+    sentences = [*problems(study), *missing_rows(study), *missing_software(study)]
+    if not sentences:
         ready = [r for r in runs if r.stage == "serve" and set(r.needs) <= set(finished)]
         variants = [variant_of(study, run) for run in ready]
         names = [variant.served_name for variant in variants]
         if why := study.workload.engine_kind.unreachable(names):
-            found.append(f"{(variants or study.variants())[0]} cannot be served: {why}")
-    if not found:
+            sentences.append(f"{(variants or study.variants())[0]} cannot be served: {why}")
+    if not sentences:
         for model in study.models:
             if model.name in left and (why := _model_problem(model)):
                 first = next(v for v in study.variants() if v.model == model.name)
-                found.append(f"{first} cannot run: {why[0].lower()}{why[1:]}")
-    if found:
-        raise UserError("\n".join(found))
+                sentences.append(f"{first} cannot run: {why[0].lower()}{why[1:]}")
+    if sentences:
+        raise UserError("\n".join(sentences))
 
 
 def problems(study: Study, hardware: Hardware | None = None) -> list[str]:
     """Say what cannot work, a sentence each: which variants, why, and the way out."""
     hardware = hardware or load_hardware(study.hardware)
-    found = []
+    sentences = []
     if study.training.compute_dtype == "bfloat16" and hardware.gpus and not hardware.bf16:
-        found.append(
+        sentences.append(
             f"training.compute_dtype is bfloat16, which {study.hardware} (compute capability "
             f"{hardware.compute_capability}) does not compute, so that no variant can run, "
             f"{study.variants()[0]} the first; set it to float16."
         )
-    found += _lacking_precisions(study, hardware)
+    sentences += _lacking_precisions(study, hardware)
     for (model, step), judged in fit.fits(study, hardware).items():
         if judged.verdict != "does not fit" or judged.need is None:
             continue
@@ -60,35 +60,35 @@ def problems(study: Study, hardware: Hardware | None = None) -> list[str]:
             if step.startswith("adapt")
             else "lower workload.concurrency, serve it at int8 or int4"
         )
-        found.append(
+        sentences.append(
             f"{_named(study, model, step)} does not fit: to {step} takes "
             f"{judged.need.total_gb:.1f} GB of the {device} of {study.hardware}; {way_out}, or "
             "leave it out."
         )
-    found += models.weight_problems(study)
+    sentences += models.weight_problems(study)
     gated = [model.name for model in study.models if model.gated and model.source == "hub"]
     if gated and not os.environ.get("HF_TOKEN"):
         variants = [v for v in study.variants() if v.model in gated]
-        found.append(
+        sentences.append(
             f"HF_TOKEN is not set in the environment and {listed(gated)} are gated on the hub, so "
             f"that {len(variants)} variants cannot run, {variants[0]} the first; accept the "
             "licence there and set HF_TOKEN, or take the -random models of params/models.yaml."
         )
-    return found
+    return sentences
 
 
 def _lacking_precisions(study: Study, hardware: Hardware) -> list[str]:
     """Precisions that the engine does not serve on the declared hardware."""
-    found = []
+    sentences = []
     for precision in dict.fromkeys(c.precision for c in study.configurations):
         storage = compressions.storage(precision)
         if why := study.workload.engine_kind.lacking(storage, hardware, study.hardware):
             variant = next(v for v in study.variants() if v.precision == precision)
-            found.append(
+            sentences.append(
                 f"{variant} cannot be served: {precision} by {study.workload.engine} {why}; leave "
                 f"{precision} out, or take another engine."
             )
-    return found
+    return sentences
 
 
 def missing_rows(study: Study) -> list[str]:
@@ -96,32 +96,32 @@ def missing_rows(study: Study) -> list[str]:
 
     What lies on a hub is not known before it is read.
     """
-    data, found = study.data, []
+    data, sentences = study.data, []
     trained = data.train_examples + data.heldout_examples
     for task in study.tasks:
         try:
             require_examples(task, data.source, trained, data.evaluation_examples, study.seed)
         except UserError as error:
             first = next(v for v in study.variants() if v.task == task)
-            found.append(
+            sentences.append(
                 f"{first} cannot run: {error} Lower data.train_examples ({data.train_examples}), "
                 f"data.heldout_examples ({data.heldout_examples}) or data.evaluation_examples "
                 f"({data.evaluation_examples})."
             )
-    return found
+    return sentences
 
 
 def missing_software(study: Study) -> list[str]:
     """Say what the study's engine and harness need and is not installed or set here."""
-    found = []
+    sentences = []
     if study.harness is not None:
         from edge_eval_lib.lifecycle import harness
 
-        found += harness.problems(study)
+        sentences += harness.problems(study)
     engine = study.workload.engine_kind
-    found += engine.missing(study)
+    sentences += engine.missing(study)
     if engine.compressor != "llm-compressor":
-        return found
+        return sentences
     from edge_eval_lib.lifecycle.llm_compressor import compressor_python
 
     stored = ((variant, compressions.storage(variant.precision)) for variant in study.variants())
@@ -130,8 +130,8 @@ def missing_software(study: Study) -> list[str]:
         try:
             compressor_python()
         except UserError as error:
-            found.append(f"{quantized} cannot be compressed: {error}")
-    return found
+            sentences.append(f"{quantized} cannot be compressed: {error}")
+    return sentences
 
 
 def _model_problem(model: Model) -> str | None:
@@ -147,7 +147,7 @@ def _model_problem(model: Model) -> str | None:
 
 
 def _named(study: Study, model: str, step: str) -> str:
-    """The variants that a step of a model stands in the way of."""
+    """Name the variants that a step of a model stands in the way of."""
     hit = [
         v
         for v in dict.fromkeys([*study.variants(), *study.reference_variants()])

@@ -53,7 +53,7 @@ class Progress(logging.Handler):
         )
 
     def _left_s(self) -> float:
-        """Expected seconds of what is left, corrected by how well finished runs met them."""
+        """Estimate the seconds of what is left, corrected by how well finished runs met them."""
         expected = sum(self.seconds.values())
         if self.expected_s:
             expected *= self.took_s / self.expected_s

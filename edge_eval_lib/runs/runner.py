@@ -31,7 +31,7 @@ from edge_eval_lib.runs import devices, kernel
 from edge_eval_lib.runs.catalogue import UNMEASURED, find_run
 from edge_eval_lib.study import Run, Study
 
-# What every kernel is told: nothing leaves this machine unasked, and hashing is repeatable.
+# Of every kernel: nothing leaves this machine unasked, and hashing is repeatable.
 ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",
@@ -150,7 +150,7 @@ def _its_own(study: Study, run: Run, at: Place) -> Iterator[dict[str, str]]:
 
 
 def require(study: Study, stage: str, name: str) -> Path:
-    """The published notebook of a run that another one needs.
+    """Return the published notebook of a run that another one needs.
 
     By hand, in JupyterLab, a missing run (and what it needs) is executed first; within the grid
     the scheduler has done so, and a missing one is an error.
@@ -185,7 +185,7 @@ def ensure(study: Study, runs: list[Run]) -> None:
 
 
 def _needs_hub(study: Study, stage: str) -> bool:
-    """Whether a run may ask the hub: only for what the study takes from there."""
+    """Decide whether a run may ask the hub: only for what the study takes from there."""
     if stage == "harness":  # most of its tasks have their data there
         return True
     return study.data.source == "hub" or any(model.source == "hub" for model in study.models)
@@ -229,7 +229,7 @@ def _keep_failure(at: Place, run: Run, reason: str, seconds: float) -> None:
 
 
 def _explained(reason: str, at: Place) -> str:
-    """A full disk is told with its place, whoever noticed it."""
+    """Name the place of a full disk, whoever noticed it."""
     if os.strerror(errno.ENOSPC) in reason:
         return f"There is no space left on the disk of {at.directory}: {reason}"
     return reason

@@ -137,7 +137,7 @@ def _make(study: Study, profile: str | None) -> dict[Key, str]:
 
 
 def _possible(study: Study, undone: Collection[Key], failed: Collection[Key]) -> list[Key]:
-    """The runs that can be made now: they need nothing that failed.
+    """Choose the runs that can be made now: they need nothing that failed.
 
     What collects figures waits while a finished run's needs are made: it may be out of date then.
     """
@@ -207,7 +207,7 @@ def _why_stopped(study: Study, code: int) -> str:
 
 
 def _make_paper(study: Study) -> dict[Key, str]:
-    """The paper's report, which no study owns, unless it is up to date; why it failed, if so."""
+    """Make the paper's report, which no study owns, unless it is up to date; why it failed."""
     key = ("paper", "paper")
     if "paper" not in catalogue.final_stages() or key not in outdated.put_away(study):
         return {}
@@ -353,7 +353,7 @@ def find_profile(name: str) -> Path:
 
 
 def _redact_file(path: Path) -> None:
-    """What libraries wrote past Python's own streams is masked here."""
+    """Mask what libraries wrote past Python's own streams."""
     text = path.read_text(encoding="utf-8", errors="replace")
     masked = redaction.redact(text)
     if masked != text:

@@ -78,7 +78,7 @@ def wanted(gpus: int, nodes: str) -> list[str]:
     if not shares:
         return ["--exclusive", "--mem=0"]
     processors, memory_mb = (min(share) for share in zip(*shares, strict=True))
-    # SLURM says 1 MB where nobody told it how much there is.
+    # SLURM says 1 MB where its configuration does not say how much there is.
     memory = [f"--mem-per-gpu={memory_mb}M"] if memory_mb > 1 else []
     return [f"--gpus={gpus}", f"--cpus-per-gpu={processors}", *memory]
 
@@ -139,7 +139,7 @@ def _keep_failure(at: Place, reason: str) -> None:
 
 
 def _ask(*command: str) -> str:
-    """What a SLURM command answers; CalledProcessError if it refuses, or is not there."""
+    """Ask a command of SLURM's; CalledProcessError if it refuses, or is not there."""
     try:
         done = subprocess.run(command, capture_output=True, text=True)
     except FileNotFoundError as error:
