@@ -703,56 +703,6 @@ def harness_scores(harness: pd.DataFrame, stamp: str | None = None) -> Figure:
 # --- figures of single runs -------------------------------------------------------------------
 
 
-def ablation_effects(effects: pd.DataFrame, stamp: str | None = None) -> Figure:
-    """What each factor of the ablation costs: a panel a quantity, a row a comparison.
-
-    A filled marker is over all other levels, a hollow one at one combination of them; lines are
-    95 % intervals, and the upright line is no effect.
-    """
-    title = "What in QLoRA costs how much?"
-    if effects.empty:
-        return _nothing_to_draw(title, "seconds", effects, stamp)
-    titles = {"seconds": "time", "energy_j": "energy", "peak_memory_gb": "peak memory"}
-    shown = [name for name in titles if name in set(effects["quantity"])]
-    rows = effects[["factor", "levels", "given"]].drop_duplicates().reset_index(drop=True)
-    colours = {"base": _COLOURS[4], "autocast": _COLOURS[1], "casts": _COLOURS[2]}
-    with plt.rc_context(_STYLE):
-        fig, axes = plt.subplots(
-            1, len(shown), figsize=(3.6 + 2.6 * len(shown), 1.6 + 0.36 * len(rows)),
-            sharey=True, squeeze=False, layout="constrained",
-        )  # fmt: skip
-        for axis, quantity in zip(axes[0], shown, strict=True):
-            part = rows.merge(effects[effects["quantity"] == quantity], how="left")
-            axis.axvline(1, color="#999999", lw=1, zorder=1)
-            for y, row in part.iterrows():
-                colour, whole = colours[row["factor"]], row["given"] == "all"
-                if np.isfinite(row["ratio_lo"]) and np.isfinite(row["ratio_hi"]):
-                    axis.hlines(y, row["ratio_lo"], row["ratio_hi"], color=colour, lw=2, zorder=2)
-                axis.plot(
-                    row["ratio"], y, "o", ms=8 if whole else 6, color=colour, zorder=3,
-                    markerfacecolor=colour if whole else "white",
-                )  # fmt: skip
-            axis.set_title(titles[quantity])
-            axis.set_xlabel("ratio, second level over first")
-            axis.grid(axis="y", visible=False)
-        labels = [
-            row["levels"].replace("nf4", "NF4 base").replace("fp16", "FP16 base")
-            + (" casts" if row["factor"] == "casts" else "")
-            if row["given"] == "all"
-            else row["given"].replace("nf4", "NF4").replace("fp16", "FP16")
-            for _, row in rows.iterrows()
-        ]
-        axes[0][0].set_yticks(range(len(rows)), labels)
-        for tick, given in zip(axes[0][0].get_yticklabels(), rows["given"], strict=True):
-            tick.set_fontweight("bold" if given == "all" else "normal")
-        axes[0][0].set_ylim(len(rows) - 0.4, -0.6)
-        _headline(
-            fig, title, "right of 1: costs more; filled: over all other levels, hollow: at one of "
-            "them; lines: 95 % intervals", legend=False,
-        )  # fmt: skip
-    return _finish(fig, stamp)
-
-
 def memory_fit(fit: pd.DataFrame) -> Figure:
     """What each step needs, a bar each, against the device's memory (memory_fit.fit_table)."""
     known = fit.dropna(subset="need_gb")

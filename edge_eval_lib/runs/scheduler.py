@@ -234,9 +234,12 @@ def _make_ablation(study: Study) -> None:
 
 
 def _report_ablation(study: Study) -> None:
-    from edge_eval_lib.lifecycle import ablation
+    """Write an ablation's tables, figure and report again, from its raw data and notebook."""
+    from edge_eval_lib.results import ablation, report
 
-    ablation.write_results(study, ablation.measured_runs(study))
+    ablation.write_results(ablation.measured_runs(study), study.directory)
+    notebook = place(study, "ablation", "ablation").notebook
+    report.render(notebook, study.directory / "report.html")
 
 
 def make_report(study: Study) -> None:

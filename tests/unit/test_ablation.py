@@ -5,10 +5,14 @@ import pandas as pd
 import pytest
 
 from edge_eval_lib.lifecycle import ablation
-from edge_eval_lib.results import figures
+from edge_eval_lib.results import ablation as found_by
 from edge_eval_lib.study import load_study
 
 T4 = "1 x Tesla T4"
+
+
+def factors(on_gpu):
+    return ablation.FACTORS | ({} if on_gpu else {"autocast": (None,)})
 
 
 def made(on_gpu=True, repetitions=5, host=T4, model="llama-1B", source="nvml-counter", **factor):
@@ -16,7 +20,9 @@ def made(on_gpu=True, repetitions=5, host=T4, model="llama-1B", source="nvml-cou
     effect = {"nf4": 1.3, "bfloat16": 4.0, "with": 1.1} | factor
     noise = np.random.default_rng(1)
     rows = []
-    for repetition, cell in ablation.blocks(ablation.factorial(on_gpu), repetitions, seed=3):
+    for repetition, cell in ablation.blocks(
+        ablation.factorial(factors(on_gpu)), repetitions, seed=3
+    ):
         size = np.prod([effect.get(level, 1.0) for level in vars(cell).values()])
         seconds = 10 * size * 1.5**repetition * noise.normal(1, 0.002)
         rows.append(
@@ -38,9 +44,9 @@ def made(on_gpu=True, repetitions=5, host=T4, model="llama-1B", source="nvml-cou
 
 
 def test_every_combination_once():
-    cells = ablation.factorial(on_gpu=True)
+    cells = ablation.factorial(ablation.FACTORS)
     assert len(set(cells)) == len(cells) == 8
-    on_cpu = ablation.factorial(on_gpu=False)
+    on_cpu = ablation.factorial(factors(on_gpu=False))
     assert [cell.autocast for cell in on_cpu] == [None] * 4
     assert {(cell.base, cell.casts) for cell in on_cpu} == {
         (cell.base, cell.casts) for cell in cells
@@ -48,7 +54,7 @@ def test_every_combination_once():
 
 
 def test_every_repetition_holds_each_cell_once_in_an_order_of_its_own():
-    cells = ablation.factorial(on_gpu=True)
+    cells = ablation.factorial(ablation.FACTORS)
     order = ablation.blocks(cells, 3, seed=1)
     assert [repetition for repetition, _ in order] == [1] * 8 + [2] * 8 + [3] * 8
     held = [[cell for r, cell in order if r == repetition] for repetition in (1, 2, 3)]
@@ -59,7 +65,7 @@ def test_every_repetition_holds_each_cell_once_in_an_order_of_its_own():
 
 
 def test_effects_are_found_through_drift_that_dwarfs_them():
-    found = ablation.effects(made())
+    found = found_by.effects(made())
     seconds = found[(found["quantity"] == "seconds") & (found["given"] != "all")]
     truth = {"base": 1.3, "autocast": 4.0, "casts": 1.1}
     assert len(seconds) == 3 * 4
@@ -76,21 +82,21 @@ def test_effects_are_found_through_drift_that_dwarfs_them():
 
 
 def test_a_cpu_tells_time_of_two_factors_and_no_energy():
-    found = ablation.effects(made(on_gpu=False, source="cpu-model"))
+    found = found_by.effects(made(on_gpu=False, source="cpu-model"))
     assert set(found["factor"]) == {"base", "casts"}
     assert set(found["quantity"]) == {"seconds", "peak_memory_gb"}
     assert set(found[found["factor"] == "base"]["given"]) == {"all", "with casts", "without casts"}
 
 
 def test_one_repetition_has_no_interval():
-    found = ablation.effects(made(on_gpu=False, repetitions=1))
+    found = found_by.effects(made(on_gpu=False, repetitions=1))
     alone = found[found["given"] != "all"]
     assert alone[["ratio_lo", "ratio_hi"]].isna().all(axis=None)
     assert alone["ratio"].notna().all()
 
 
 def test_cells_are_compared_with_plain_lora_of_the_same_repetition():
-    compared = ablation.against_plain_lora(made())
+    compared = found_by.against_plain_lora(made())
     seconds = compared[compared["quantity"] == "seconds"].set_index("cell")["ratio"]
     assert len(seconds) == 7
     assert seconds["nf4 base, bfloat16, with casts"] == pytest.approx(1.3 * 4 * 1.1, rel=0.01)
@@ -109,49 +115,52 @@ def test_cells_are_compared_with_plain_lora_of_the_same_repetition():
 )
 def test_the_verdict_stays_open_until_a_t4_has_measured_energy(changes, reason):
     runs = made(**changes)
-    judged, why = ablation.verdict(runs, ablation.against_plain_lora(runs))
+    judged, why = found_by.verdict(runs, found_by.against_plain_lora(runs))
     assert judged == "open"
     assert pd.Series([why]).str.contains(reason).all(), why
 
 
 def test_published_ratios_are_those_of_the_models_tasks():
     # LLaMA-1B: 784066.12 / 92122.30, 636260.08 / 74995.85, 1278476.99 / 248645.76 J.
-    assert ablation.published_ratios("llama-1B") == pytest.approx((5.1418, 8.5111), abs=1e-3)
-    assert ablation.published_ratios("smollm2-135M") is None
+    assert found_by.published_ratios("llama-1B") == pytest.approx((5.1418, 8.5111), abs=1e-3)
+    assert found_by.published_ratios("smollm2-135M") is None
 
 
 def test_on_a_t4_the_cells_that_reach_the_published_ratio_explain_it():
     runs = made()  # NF4 and bfloat16: 5.2 times, with casts 5.72; LLaMA-1B: 5.1 to 8.5
-    judged, why = ablation.verdict(runs, ablation.against_plain_lora(runs))
+    judged, why = found_by.verdict(runs, found_by.against_plain_lora(runs))
     assert judged == "explained"
     assert "nf4 base, bfloat16, with casts (5.7" in why
     assert "float16, with casts" not in why.replace("bfloat16", "")
     runs = made(bfloat16=1.0)
-    judged, why = ablation.verdict(runs, ablation.against_plain_lora(runs))
+    judged, why = found_by.verdict(runs, found_by.against_plain_lora(runs))
     assert judged == "not reproduced"
     assert "the most is 1.4" in why
 
 
 def test_the_picture_has_a_panel_a_quantity_and_a_row_a_comparison():
-    found = ablation.effects(made())
-    figure = figures.ablation_effects(found, "a machine")
+    found = found_by.effects(made())
+    figure = found_by.draw(found, "a machine")
     titles = [axis.get_title(loc="left") for axis in figure.axes]
     assert titles == ["time", "energy", "peak memory"]
     assert len(figure.axes[0].get_yticklabels()) == 15
-    empty = figures.ablation_effects(found.iloc[:0])
-    assert "Nothing to draw" in "".join(t.get_text() for t in empty.findobj(figures.plt.Text))
+    empty = found_by.draw(found.iloc[:0])
+    assert "Nothing to draw" in empty.axes[0].get_title(loc="left")
 
 
-def test_report_and_tables_say_what_the_runs_are_of(tmp_path, monkeypatch):
-    monkeypatch.setenv("EDGE_EVAL_OUTPUTS", str(tmp_path))
+def test_warnings_and_tables_say_what_the_runs_are_of(tmp_path):
     runs = made(on_gpu=False, host="A CPU", source="cpu-model").assign(
         steps=3, tokens=100, place=1, executed_dtype="float32", loss_last=2.0, validity="ok"
     )
-    html = ablation.write_results(load_study("qlora_ablation"), runs).read_text(encoding="utf-8")
-    assert "The verdict on the published ratio: open." in html
-    assert "On a CPU: time only." in html
-    written = {path.name for path in (tmp_path / "qlora_ablation" / "tables").iterdir()}
+    verdict, limits = found_by.warnings(runs, found_by.against_plain_lora(runs))
+    assert verdict.startswith("The verdict on the published ratio: open.")
+    assert limits.startswith("On a CPU: time only.")
+    assert len(found_by.warnings(made(), found_by.against_plain_lora(made()))) == 1
+    found_by.write_results(runs, tmp_path)
+    written = {path.name for path in (tmp_path / "tables").iterdir()}
     assert written == {"ablation_runs.csv", "ablation_effects.csv", "ablation_cells.csv"}
+    assert (tmp_path / "figures" / "ablation_effects.png").is_file()
+    assert found_by.stamp_of(runs) == "llama-1B · A CPU · energy: cpu-model"
 
 
 @pytest.mark.parametrize("name", ["qlora_ablation", "qlora_ablation_t4"])
