@@ -1,10 +1,16 @@
-"""The three tasks of a study: their data, prompts and gold answers.
+"""The tasks that a study can name: one file each, with its data, its prompts and its scores.
 
-data = load_task("rag", evaluation_examples=24)
-data.evaluation[0].messages, data.evaluation[0].answer
+    data = load_task("rag", evaluation_examples=24)
+    find("rag").score(["an answer"], data.evaluation[:1])
+
+A file of this room, or of a folder `tasks/` that EDGE_EVAL_EXTENSIONS names, is a task by its name
+and has a `task`, a `Task`. Rows that it reads lie in `data/` beside it.
 """
 
+from __future__ import annotations
+
 import hashlib
+import importlib
 import itertools
 import json
 import random
@@ -13,23 +19,28 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-from edge_eval_lib.errors import UserError
-from edge_eval_lib.tasks import dialogue, rag, sources, summarization
-from edge_eval_lib.tasks.base import Example, Rule, TaskData
+from edge_eval_lib import extensions
+from edge_eval_lib.errors import UserError, nearest
+from edge_eval_lib.tasks import sources
+from edge_eval_lib.tasks.base import Example, Figures, Rule, Score, Task, TaskData
 
 __all__ = [
-    "TASKS",
     "Example",
+    "Figures",
+    "Rule",
+    "Score",
+    "Task",
     "TaskData",
     "data_fingerprint",
+    "find",
     "load_task",
-    "no_model_rules",
+    "names",
     "require_examples",
 ]
 
-_MODULES = {"rag": rag, "summarization": summarization, "dialogue": dialogue}
-TASKS = tuple(_MODULES)
+__path__ += extensions.folders("tasks")
 
+PUBLISHED = ("rag", "summarization", "dialogue")  # in the paper's order
 # How many examples a hub set gives where the study does not say.
 HUB_TRAIN_EXAMPLES = 512
 HUB_EVALUATION_EXAMPLES = 400
@@ -47,41 +58,48 @@ def load_task(
     max_tokens: int | None = None,
     count_tokens: Callable[[Example], int] | None = None,
 ) -> TaskData:
-    """Training and evaluation examples of a task.
+    """Load the training and evaluation examples of a task.
 
-    source: "embedded" (shipped with this package), "hub" (the public set), or the path of a local
-        copy of the hub set (see docs/data-card.md).
-    train_examples, evaluation_examples: how many; None means all that are shipped, or 512 and 400
-        from a hub.
-    seed: which training examples are drawn, and in what order. Evaluation examples do not
-        depend on it, so that every run answers the same prompts.
-    max_tokens, count_tokens: training examples of more tokens than `max_tokens`, by `count_tokens`,
-        are passed over and counted, and the next rows of the source take their place. Evaluation
-        examples, and the passages that their prompts hold, do not depend on it.
+    Args:
+        task: One of `names()`.
+        source: "embedded" (shipped with the task), "hub" (the public set), or the path of a local
+            copy of the hub set (see docs/data-card.md).
+        train_examples: How many; None means all that are shipped, or 512 from a hub.
+        evaluation_examples: How many; None means all that are shipped, or 400 from a hub.
+        seed: Which training examples are drawn, and in what order. Evaluation examples do not
+            depend on it, so that every run answers the same prompts.
+        max_tokens: Longer training examples are passed over and counted, and the next rows of the
+            source take their place. Evaluation examples, and the passages that their prompts hold,
+            do not depend on it.
+        count_tokens: How many tokens an example has.
 
-    Raises UserError for an unknown task, an unreadable source, or too few examples.
+    Returns:
+        The examples, and figures about the set.
+
+    Raises:
+        UserError: The task is unknown, its source cannot be read, or has too few examples.
     """
-    module = _module(task)
+    definition = find(task)
     train, evaluation, further = _chosen_rows(
-        module, task, source, train_examples, evaluation_examples, seed
+        task, source, train_examples, evaluation_examples, seed
     )
-    data = module.build(train, evaluation, source)
+    data = definition.build(train, evaluation, source)
     if max_tokens is None or count_tokens is None:
         return data
-    asked = len(train)
+    wanted = len(train)
     short = [example for example in data.train if count_tokens(example) <= max_tokens]
-    while len(short) < asked and train_examples is not None:
-        more = list(itertools.islice(further, asked - len(short)))
+    while len(short) < wanted and train_examples is not None:
+        more = list(itertools.islice(further, wanted - len(short)))
         if not more:
             raise UserError(
                 f"The task {task} has {len(short)} training examples of at most {max_tokens} "
-                f"tokens in the source {source}, {asked} are asked for (train_examples and "
+                f"tokens in the source {source}, {wanted} are asked for (train_examples and "
                 f"heldout_examples); {len(train) - len(short)} longer ones were passed over. "
                 "Raise training.max_tokens, or ask for fewer."
             )
         train += more
         # What was built before stays as it is: only a retriever's passages become more.
-        built = module.build(train, evaluation, source).train[-len(more) :]
+        built = definition.build(train, evaluation, source).train[-len(more) :]
         short += [example for example in built if count_tokens(example) <= max_tokens]
     return replace(data, train=short, passed_over=len(train) - len(short))
 
@@ -89,12 +107,14 @@ def load_task(
 def require_examples(
     task: str, source: str, train_examples: int, evaluation_examples: int, seed: int = 0
 ) -> None:
-    """UserError if the source has too few rows; nothing is known of a hub before it is read.
+    """Raise UserError if the source has too few rows; a hub is not read, and so not judged.
 
     It reads no further than it must, and needs no tokenizer: rows may be passed over later.
     """
-    if source != "hub":
-        _chosen_rows(_module(task), task, source, train_examples, evaluation_examples, seed)
+    if source == "hub":
+        _hub_set(task)
+    else:
+        _chosen_rows(task, source, train_examples, evaluation_examples, seed)
 
 
 def data_fingerprint(
@@ -104,18 +124,21 @@ def data_fingerprint(
     evaluation_examples: int | None = None,
     seed: int = 0,
 ) -> str:
-    """Hash of everything that decides the examples `load_task` returns for these arguments.
+    """Hash everything that decides the examples `load_task` returns for these arguments.
 
     It changes with the task's data files (or the pinned hub revision), its prompt texts and the
     selection; it reads no model and opens no connection.
     """
-    module = _module(task)
+    definition, module = find(task), _module(task)
     digest = hashlib.sha256()
     if source == "embedded":
-        for name in module.SHIPPED_FILES:
+        for name in definition.shipped_files:
             digest.update(sources.shipped_bytes(name))
+        if not definition.shipped_files:
+            digest.update(json.dumps(definition.shipped()).encode())
     elif source != "hub":
-        for split, file in sorted(sources.local_files(Path(source), module.HUB).items()):
+        hub_set = _hub_set(task)
+        for split, file in sorted(sources.local_files(Path(source), hub_set).items()):
             digest.update(split.encode())
             digest.update(file.read_bytes())
     # Module constants in capitals are what prompts and selection are made from.
@@ -125,26 +148,50 @@ def data_fingerprint(
     return digest.hexdigest()
 
 
-def no_model_rules(task: str) -> list[Rule]:
-    """The task's ways to answer without a model: what a score has to be compared with."""
-    return _module(task).no_model_rules
+def names() -> list[str]:
+    """Return the names of all tasks, those of the paper first; no task's file is imported."""
+    known = extensions.names(__path__, but=("base", "sources", "data"))
+    return sorted(known, key=lambda name: (PUBLISHED.index(name) if name in PUBLISHED else 9, name))
+
+
+def find(task: str) -> Task:
+    """Return a task's data, prompts and scores.
+
+    Raises:
+        UserError: There is no such task, or its file cannot be used.
+    """
+    definition = getattr(_module(task), "task", None)
+    if not isinstance(definition, Task):
+        raise UserError(
+            f"{_module(task).__file__} has no `task`, a Task with its data, prompts and scores."
+        )
+    return definition
 
 
 def _module(task: str) -> ModuleType:
-    if task not in _MODULES:
-        raise UserError(f"There is no task {task!r}; the tasks are {', '.join(TASKS)}.")
-    return _MODULES[task]
+    if task not in names():
+        raise UserError(f"There is no task {task!r}; {nearest(task, names())}")
+    try:
+        return importlib.import_module(f"{__name__}.{task}")
+    except (ImportError, TypeError, SyntaxError) as error:
+        raise UserError(f"The file of the task {task} cannot be used: {error}.") from error
+
+
+def _hub_set(task: str) -> sources.HubSet:
+    definition = find(task)
+    if definition.hub is None or definition.from_hub is None:
+        raise UserError(f"The task {task} has no public set; its source can be 'embedded' only.")
+    return definition.hub
 
 
 def _chosen_rows(
-    module: ModuleType,
     task: str,
     source: str,
     train_examples: int | None,
     evaluation_examples: int | None,
     seed: int,
 ) -> tuple[list[sources.Row], list[sources.Row], Iterator[sources.Row]]:
-    """Training rows, evaluation rows, and the training rows that come next."""
+    """Return training rows, evaluation rows, and the training rows that come next."""
     for name, count in (
         ("train_examples", train_examples),
         ("evaluation_examples", evaluation_examples),
@@ -152,13 +199,12 @@ def _chosen_rows(
         if count is not None and count < 1:
             raise UserError(f"{name} of the task {task} is {count}; it must be 1 or more.")
     if source == "embedded":
-        shipped, evaluation = module.shipped()
+        shipped, evaluation = find(task).shipped()
         evaluation = _take(evaluation, evaluation_examples, "evaluation", task, source)
         random.Random(seed).shuffle(shipped)
-        further = iter(shipped)
+        further: Iterator[sources.Row] = iter(shipped)
         return _take(further, train_examples, "training", task, source), evaluation, further
     return _public_rows(
-        module,
         task,
         source,
         HUB_TRAIN_EXAMPLES if train_examples is None else train_examples,
@@ -168,15 +214,14 @@ def _chosen_rows(
 
 
 def _public_rows(
-    module: ModuleType,
     task: str,
     source: str,
     train_examples: int,
     evaluation_examples: int,
     seed: int,
 ) -> tuple[list[sources.Row], list[sources.Row], Iterator[sources.Row]]:
-    """Evaluation rows first, then training rows that share no key with them."""
-    hub_set = module.HUB
+    """Take evaluation rows first, then training rows that share no key with them."""
+    hub_set = _hub_set(task)
     if source == "hub":
         # A fixed seed: the first rows of a hub set are often about one subject.
         evaluation_rows = sources.hub_rows(hub_set, hub_set.evaluation_split, seed=0)
@@ -186,9 +231,9 @@ def _public_rows(
         evaluation_rows = sources.local_rows(files[hub_set.evaluation_split])
         train_rows = sources.local_rows(files[hub_set.train_split])
     seen: set[str] = set()
-    unseen = _unseen(module, evaluation_rows, source, seen)
+    unseen = _unseen(task, evaluation_rows, source, seen)
     evaluation = _take(unseen, evaluation_examples, "evaluation", task, source)
-    unseen = _unseen(module, train_rows, source, seen)
+    unseen = _unseen(task, train_rows, source, seen)
     train = _take(unseen, train_examples, "training", task, source)
     if source != "hub":
         random.Random(seed).shuffle(train)
@@ -197,14 +242,16 @@ def _public_rows(
 
 
 def _unseen(
-    module: ModuleType, rows: Iterable[sources.Row], source: str, seen: set[str]
+    task: str, rows: Iterable[sources.Row], source: str, seen: set[str]
 ) -> Iterator[sources.Row]:
+    hub_set, from_hub = _hub_set(task), find(task).from_hub
+    assert from_hub is not None  # as _hub_set says
     for row in rows:
         try:
-            converted = module.from_hub(row)
+            converted = from_hub(row)
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(
-                f"A row of {source} has not the columns of {module.HUB.repository} "
+                f"A row of {source} has not the columns of {hub_set.repository} "
                 f"({error!r}, found {', '.join(row)})."
             ) from error
         if converted is not None and converted["key"] not in seen:

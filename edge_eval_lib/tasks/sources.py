@@ -1,14 +1,16 @@
 """Where a task's rows come from: the shipped files, a hub, or a local copy of a hub set."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from edge_eval_lib import tasks
 from edge_eval_lib.errors import UserError
 
 Row = dict[str, Any]
@@ -25,17 +27,21 @@ class HubSet:
 
 
 def shipped_bytes(name: str) -> bytes:
-    """Content of a file of edge_eval_lib/tasks/data."""
-    return (files("edge_eval_lib.tasks") / "data" / name).read_bytes()
+    """Read a file of `data/` beside the tasks' files."""
+    folders = [Path(folder) / "data" for folder in tasks.__path__]
+    for folder in folders:
+        if (folder / name).is_file():
+            return (folder / name).read_bytes()
+    raise UserError(f"The task data {name} is missing in {' and '.join(map(str, folders))}.")
 
 
 def shipped_rows(name: str) -> list[Row]:
-    """Rows of a JSONL file of edge_eval_lib/tasks/data."""
+    """Read the rows of a JSONL file of `data/`."""
     return [json.loads(line) for line in shipped_bytes(name).decode().splitlines()]
 
 
 def hub_rows(hub_set: HubSet, split: str, seed: int) -> Iterator[Row]:
-    """Rows of a hub split, shuffled within a buffer, fetched only as far as they are read."""
+    """Yield rows of a hub split, shuffled within a buffer, fetched only as far as they are read."""
     from datasets import load_dataset
 
     try:
@@ -55,27 +61,27 @@ def hub_rows(hub_set: HubSet, split: str, seed: int) -> Iterator[Row]:
 
 
 def local_files(path: Path, hub_set: HubSet) -> dict[str, Path]:
-    """The JSONL file of each split of a local copy; a single file holds both splits.
+    """Return the JSONL file of each split of a local copy; a single file holds both splits.
 
     A directory must hold `<train_split>.jsonl` and `<evaluation_split>.jsonl`.
     """
     if path.is_file():
         return {hub_set.train_split: path, hub_set.evaluation_split: path}
-    found = {
+    split_files = {
         split: path / f"{split}.jsonl" for split in (hub_set.train_split, hub_set.evaluation_split)
     }
-    for file in found.values():
+    for file in split_files.values():
         if not file.is_file():
             raise UserError(
                 f"The task data {file} does not exist; a source is 'embedded', 'hub', or the path "
                 f"of a directory with {hub_set.train_split}.jsonl and "
                 f"{hub_set.evaluation_split}.jsonl."
             )
-    return found
+    return split_files
 
 
 def local_rows(file: Path) -> Iterator[Row]:
-    """Rows of a local JSONL file in file order, read only as far as they are asked for."""
+    """Yield rows of a local JSONL file in file order, read only as far as they are asked for."""
     try:
         with file.open("rb") as lines:
             for number, line in enumerate(lines, start=1):

@@ -1,6 +1,17 @@
 """Summaries in one line: embedded town notices, or XSum."""
 
-from edge_eval_lib.tasks.base import Example, Rule, TaskData, nearest, sentences
+from __future__ import annotations
+
+from edge_eval_lib.tasks.base import (
+    Example,
+    Figures,
+    Rule,
+    Task,
+    TaskData,
+    nearest,
+    normalise,
+    sentences,
+)
 from edge_eval_lib.tasks.sources import HubSet, Row, shipped_rows
 
 # How a prompt is made; part of data_fingerprint.
@@ -22,13 +33,13 @@ SHIPPED_FILES = ("summarization_train.jsonl", "summarization_evaluation.jsonl")
 
 
 def shipped() -> tuple[list[Row], list[Row]]:
-    """Training and evaluation rows of the embedded set."""
+    """Read training and evaluation rows of the embedded set."""
     train, evaluation = (shipped_rows(name) for name in SHIPPED_FILES)
     return train, evaluation
 
 
 def from_hub(row: Row) -> Row | None:
-    """An XSum row in our shape; None if its document or summary is empty."""
+    """Convert an XSum row; None if its document or summary is empty."""
     words = row["document"].split()
     summary = row["summary"].strip()
     if not words or not summary:
@@ -38,7 +49,7 @@ def from_hub(row: Row) -> Row | None:
 
 
 def build(train: list[Row], evaluation: list[Row], source: str) -> TaskData:
-    """Examples whose prompt is the text and whose answer is its summary."""
+    """Make examples whose prompt is the text and whose answer is its summary."""
     return TaskData(
         "summarization",
         [_example(row, source) for row in train],
@@ -62,7 +73,30 @@ def _example(row: Row, source: str) -> Example:
     )
 
 
-# --- answers without a model ------------------------------------------------------------------
+def score(answers: list[str], examples: list[Example]) -> list[Figures]:
+    """Compute ROUGE-L (Lin 2004), and whether an answer opens with the reference's topic."""
+    from rouge_score.rouge_scorer import RougeScorer
+
+    rouge = RougeScorer(["rougeL"], use_stemmer=True)
+    rows = []
+    for answer, example in zip(answers, examples, strict=True):
+        overlap = rouge.score(target=example.answer, prediction=answer)["rougeL"]
+        rows.append(
+            {
+                "rouge_l": overlap.fmeasure,
+                "precision": overlap.precision,
+                "recall": overlap.recall,
+                "topic": _topic_share(answer, example),
+            }
+        )
+    return rows
+
+
+def _topic_share(answer: str, example: Example) -> float:
+    if "topic" not in example.details:
+        return float("nan")
+    topic, colon, _ = answer.partition(":")
+    return float(bool(colon) and normalise(topic) == normalise(example.details["topic"]))
 
 
 def _last(example: Example, _training: list[Example]) -> str:
@@ -81,12 +115,27 @@ def _other_rule(example: Example, training: list[Example]) -> str:
     return f"{topic}: {_last_shortened(example, training)}"
 
 
-no_model_rules = [
-    Rule("the text's last sentence, copied", _last),
-    Rule("the text's last sentence without articles and forms of 'to be'", _last_shortened),
-    Rule(
-        "the topic of the training notice that shares most words, then that shortened sentence "
-        "(where texts have no topic: the first sentence)",
-        _other_rule,
-    ),
-]
+task = Task(
+    shipped=shipped,
+    build=build,
+    score=score,
+    figures={
+        "rouge_l": "ROUGE-L, F-measure",
+        "precision": "ROUGE-L, precision",
+        "recall": "ROUGE-L, recall",
+        "topic": "share of answers that open with the right topic",
+    },
+    content="topic",
+    hub=HUB,
+    from_hub=from_hub,
+    shipped_files=SHIPPED_FILES,
+    no_model_rules=[
+        Rule("the text's last sentence, copied", _last),
+        Rule("the text's last sentence without articles and forms of 'to be'", _last_shortened),
+        Rule(
+            "the topic of the training notice that shares most words, then that shortened sentence "
+            "(where texts have no topic: the first sentence)",
+            _other_rule,
+        ),
+    ],
+)
