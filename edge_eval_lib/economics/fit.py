@@ -12,15 +12,14 @@ from typing import NamedTuple
 import orjson
 import pandas as pd
 
+from edge_eval_lib import compressions, tasks
 from edge_eval_lib.economics import memory
 from edge_eval_lib.machine.declared import Hardware, load_hardware
 from edge_eval_lib.study import Model, Run, Study, Variant
 
 # On a CPU the arithmetic is float32, whatever is stored.
 BYTES_PER_VALUE = {"float32": 4.0, "float16": 2.0, "bfloat16": 2.0}
-# The longest answer of a batch in training, of training.max_tokens: ASSUMED. A dialogue's reply may
-# fill what its prompt leaves; SQuAD's answers and XSum's sentences are short.
-LONGEST_ANSWER_SHARE = {"rag": 0.1, "summarization": 0.1, "dialogue": 0.9}
+SHORT_ANSWER_SHARE = 0.1  # of training.max_tokens; tasks of longer answers are judged on their own
 # What a device keeps for its context, the libraries' buffers and fragmentation.
 RESERVE_GB = 1.0
 
@@ -81,8 +80,9 @@ def step_of(run: Run | Variant) -> str:
 
 
 def adapt_step(method: str, task: str) -> str:
-    """The step of `fit_table` that adapting to a task is: long replies need more than the rest."""
-    return f"adapt by {method}" + (", dialogue" if task == "dialogue" else "")
+    """Return the step of `fit_table` that adapting to a task is: long answers need more memory."""
+    is_long = tasks.find(task).longest_answer_share > SHORT_ANSWER_SHARE
+    return f"adapt by {method}" + (f", {task}" if is_long else "")
 
 
 def fits(study: Study, hardware: Hardware | None = None) -> dict[tuple[str, str], Fit]:
@@ -163,7 +163,7 @@ def _needs(shape: memory.ModelShape, study: Study) -> dict[str, memory.MemoryEst
     longest: dict[str, tuple[str, float]] = {}
     for method in dict.fromkeys(c.method for c in study.configurations if c.method != "none"):
         for task in study.tasks:
-            share = LONGEST_ANSWER_SHARE[task]
+            share = tasks.find(task).longest_answer_share
             step = adapt_step(method, task)
             longest[step] = method, max(share, longest.get(step, (method, 0.0))[1])
     for step, (method, share) in longest.items():
@@ -181,7 +181,8 @@ def _needs(shape: memory.ModelShape, study: Study) -> dict[str, memory.MemoryEst
         )
     for precision in dict.fromkeys(v.precision for v in study.served_variants()):
         # FP16 weights that are computed with in float32 are held in float32.
-        held = "fp32" if precision == "fp16" and value_bytes == 4 else precision
+        stored = compressions.storage(precision)
+        held = "fp32" if stored == "fp16" and value_bytes == 4 else stored
         needs[f"serve {precision}"] = memory.serving_memory(
             shape,
             held,

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 import pandas as pd
 
-from edge_eval_lib import metrics
+from edge_eval_lib import metrics, tasks
 
 MODEL = ["family", "size"]
 ADAPTER = [*MODEL, "task", "method"]
@@ -153,7 +153,7 @@ MIXED = {
 DOUBTFUL = ("invalid", "warning")
 _METHODS = {"lora": "LoRA", "qlora": "QLoRA", "none": "base"}
 _ORDER = {
-    "task": ["rag", "summarization", "dialogue"],
+    "task": tasks.names(),
     "method": ["none", "lora", "qlora"],
     "precision": ["fp16", "int8", "int4"],
 }

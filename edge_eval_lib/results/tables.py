@@ -243,8 +243,8 @@ def reference_table(
 
     For each score and measure of the answers: the mean; `<column>_difference`, adapted less base
     over the same prompts, with its interval; and `<column>_difference_no_model`, less the rules
-    that answer without a model (`scoring.no_model`), whose rows come first and tell them in
-    `notes`. `content` is the figure of content alone (`scoring.CONTENT`). A negative
+    that answer without a model (`score.no_model`), whose rows come first and tell them in
+    `notes`. `content` is the task's figure of content alone. A negative
     gold_nll_difference is an improvement; answer_tokens shows whether brevity alone did it,
     limit_reached_share how many answers had no end within the measured tokens.
     """

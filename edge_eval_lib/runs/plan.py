@@ -28,6 +28,7 @@ from edge_eval_lib.runs.problems import (
     variant_of,
 )
 from edge_eval_lib.study import STAGES, Run, Study, find_beside
+from edge_eval_lib.tasks import find as find_task
 from edge_eval_lib.units import JOULES_PER_KWH
 
 SHORT_NAMES = {
@@ -292,7 +293,7 @@ def _fit_lines(study: Study, hardware: Hardware) -> list[str]:
     counts = ", ".join(f"{verdict} {n}" for verdict, n in _verdicts(study, hardware).items())
     return [
         "Memory, estimated, GB (a dialogue's longest reply is taken to be "
-        f"{fit.LONGEST_ANSWER_SHARE['dialogue']:.0%} of training.max_tokens):",
+        f"{find_task('dialogue').longest_answer_share:.0%} of training.max_tokens):",
         _text(shown),
         f"Variants, trained and served, by the worse of both: {counts}.",
     ]

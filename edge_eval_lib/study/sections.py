@@ -13,9 +13,8 @@ from typing import Annotated, Any, Literal
 import orjson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from edge_eval_lib import compressions
+from edge_eval_lib import compressions, tasks
 from edge_eval_lib.study.yaml_file import CONTROL
-from edge_eval_lib.tasks import TASKS
 
 # Bounds beyond which a number is a slip: everything that a study asks for must end one day.
 MOST_REPETITIONS = 1000
@@ -76,8 +75,8 @@ Count = Annotated[int, Field(ge=1, le=MOST)]
 
 
 def _task(value: str) -> str:
-    if value not in TASKS:
-        raise ValueError(f"it should be {_listed(TASKS)}")
+    if value not in tasks.names():
+        raise ValueError(f"it should be {_listed(tasks.names())}")
     return value
 
 

@@ -149,8 +149,12 @@ def data_fingerprint(
 
 
 def names() -> list[str]:
-    """Return the names of all tasks, those of the paper first; no task's file is imported."""
-    known = extensions.names(__path__, but=("base", "sources", "data"))
+    """Return the names of all tasks, those of the paper first, without importing any file.
+
+    A name holds no underscore, which separates the parts of a variant's name.
+    """
+    files = extensions.names(__path__, but=("base", "sources", "data"))
+    known = [name for name in files if "_" not in name]
     return sorted(known, key=lambda name: (PUBLISHED.index(name) if name in PUBLISHED else 9, name))
 
 

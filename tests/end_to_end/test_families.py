@@ -173,7 +173,7 @@ def test_answers_of_random_weights_are_not_scored(source, tmp_path, monkeypatch)
     run = dict(zip(scoring.RUN_COLUMNS, ["llama", "0.1M", "rag", "lora", "fp16", 1], strict=True))
     run["notebook"] = str(tmp_path / "run.ipynb")
     monkeypatch.setattr(scoring, "served_runs", lambda _: pd.DataFrame([run]))
-    scored = scoring.score_runs(study)
+    scored = scoring.together([scoring.score_served(run) for run in scoring.served(study)])
     if source == "local":
         assert (scored["score"] == 1).all()
         assert scored[["gold_nll", "top1_agreement"]].notna().all(axis=None)

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle import score as scoring
 from edge_eval_lib.lifecycle.data import task_examples
-from edge_eval_lib.lifecycle.score import normalise, score_answers, token_overlap
+from edge_eval_lib.lifecycle.score import score_answers
 from edge_eval_lib.study import load_study
-from edge_eval_lib.tasks import TASKS, Example, dialogue, load_task, no_model_rules
-from edge_eval_lib.tasks.base import Rule
+from edge_eval_lib.tasks import PUBLISHED as TASKS
+from edge_eval_lib.tasks import Example, Rule, dialogue, find, load_task, rag
+from edge_eval_lib.tasks.base import normalise, token_overlap
 
 EXTRA_COLUMNS = {
     "rag": {"f1", "exact_match", "precision", "recall"},
@@ -196,11 +197,11 @@ def scored(task, answer, examples):
 def test_content_of_the_gold_answers_is_1_and_of_others_answers_is_lower(
     task, evaluation, monkeypatch
 ):
-    monkeypatch.setattr(scoring, "_similarities", lambda answers, _: [0.5] * len(answers))
+    monkeypatch.setattr(dialogue, "_similarities", lambda answers, _: [0.5] * len(answers))
     examples = evaluation[task]
     gold = scored(task, lambda each: each.answer, examples)
     assert (gold["content"] == 1).all()
-    assert (gold[scoring.CONTENT[task]] == 1).all()
+    assert (gold[find(task).content] == 1).all()
     others = score_answers(task, [e.answer for e in [*examples[1:], examples[0]]], examples)
     assert others["content"].mean() < 0.4
 
@@ -254,7 +255,7 @@ def test_the_topic_is_what_stands_before_the_colon():
     ],
 )
 def test_the_next_step_is_told_whole_or_not(reply, right, monkeypatch):
-    monkeypatch.setattr(scoring, "_similarities", lambda answers, _: [0.5] * len(answers))
+    monkeypatch.setattr(dialogue, "_similarities", lambda answers, _: [0.5] * len(answers))
     gold = "Promised for Monday. Next: the carter brings the stove tomorrow."
     row = score_one("dialogue", reply, gold, step=dialogue.step_kind(gold))
     assert row["next_step"] == row["content"] == right
@@ -268,7 +269,7 @@ def test_every_shipped_reply_has_one_of_the_eight_steps():
 
 @pytest.mark.parametrize("task", TASKS)
 def test_without_a_house_form_content_is_the_score(task, monkeypatch):
-    monkeypatch.setattr(scoring, "_similarities", lambda answers, _: [0.5] * len(answers))
+    monkeypatch.setattr(dialogue, "_similarities", lambda answers, _: [0.5] * len(answers))
     row = score_one(task, "one two", "one three")
     assert row["content"] == row["score"]
     assert all(math.isnan(row[column]) for column in FORM_COLUMNS[task])
@@ -291,20 +292,28 @@ def test_rules_without_a_model_reach_what_they_are_known_to_reach(task, least):
 
 
 def test_rules_are_chosen_on_training_examples_alone(monkeypatch):
-    monkeypatch.setattr(
-        scoring,
-        "no_model_rules",
-        lambda task: [
-            Rule("says one", lambda each, training: "one"),
-            Rule("says two", lambda each, training: "two"),
-            Rule("cannot", lambda each, training: None),
-        ],
-    )
+    rules = [
+        Rule("says one", lambda each, training: "one"),
+        Rule("says two", lambda each, training: "two"),
+        Rule("cannot", lambda each, training: None),
+    ]
+    monkeypatch.setattr(rag, "task", replace(rag.task, no_model_rules=rules))
     training = [example("one", "t1"), example("one", "t2"), example("two", "t3")]
     table = scoring.answer_without_model("rag", training, [example("two", "e1")])
     assert table["answer"].tolist() == ["one"]
     assert table["rule"].tolist() == ["says one"]
     assert table["score"].tolist() == [0]
+
+
+@pytest.mark.parametrize("rules", [[], [Rule("cannot", lambda each, training: None)]])
+def test_where_no_rule_applies_every_row_says_so(rules, monkeypatch):
+    monkeypatch.setattr(rag, "task", replace(rag.task, no_model_rules=rules))
+    table = scoring.answer_without_model("rag", [example("one", "t1")], [example("two", "e1")])
+    (row,) = table.to_dict("records")
+    assert math.isnan(row["score"])
+    assert math.isnan(row["content"])
+    assert row["score_reason"] == row["rule"] == row["content_rule"]
+    assert row["rule"] == "no rule without a model applies to these data"
 
 
 def test_a_rule_sees_the_prompt_and_other_examples_never_the_answer():
@@ -314,17 +323,17 @@ def test_a_rule_sees_the_prompt_and_other_examples_never_the_answer():
             replace(each, answer="?", details=each.details | {"fact": "?", "topic": "?", "step": 0})
             for each in data.evaluation[:8]
         ]
-        for rule in no_model_rules(task):
+        for rule in find(task).no_model_rules:
             for each, blind in zip(data.evaluation, hidden, strict=False):
                 assert rule.answer(each, data.train) == rule.answer(blind, data.train)
-        for rule in no_model_rules(task):  # an example is not its own neighbour
+        for rule in find(task).no_model_rules:  # an example is not its own neighbour
             one = data.train[0]
             assert rule.answer(one, data.train) == rule.answer(one, data.train[1:])
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_rules_answer_data_without_a_house_form_too(task, monkeypatch):
-    monkeypatch.setattr(scoring, "_similarities", lambda answers, _: [0.5] * len(answers))
+    monkeypatch.setattr(dialogue, "_similarities", lambda answers, _: [0.5] * len(answers))
     details = {
         "shown": [("Rome", "Rome has hills. It has seven of them.")],
         "question": "How many hills has Rome?",

@@ -9,10 +9,9 @@ from tiny import make_local_copy
 
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle.data import task_examples
-from edge_eval_lib.lifecycle.score import normalise
 from edge_eval_lib.study import load_study
+from edge_eval_lib.tasks import PUBLISHED as TASKS
 from edge_eval_lib.tasks import (
-    TASKS,
     data_fingerprint,
     load_task,
     rag,
@@ -20,6 +19,7 @@ from edge_eval_lib.tasks import (
     sources,
     summarization,
 )
+from edge_eval_lib.tasks.base import normalise
 
 
 @pytest.fixture(scope="module")
