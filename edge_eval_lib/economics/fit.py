@@ -38,9 +38,10 @@ class Fit(NamedTuple):
 
 
 def shape_of(model: Model) -> memory.ModelShape:
-    """The model's shape, from its stanza, params/shapes.yaml, its own files or the hub's cache.
+    """Return a model's shape, from its stanza, params/shapes.yaml, its files or the hub's cache.
 
-    ValueError saying what is missing if none of them tells.
+    Raises:
+        ValueError: None of them has it.
     """
     return _shape(model.name, model.source, model.location, model.revision, _frozen(model.config))
 
@@ -53,8 +54,8 @@ def _frozen(config: dict | None) -> bytes:
 def _shape(
     name: str, source: str, location: str, revision: str, config: bytes
 ) -> memory.ModelShape:
-    told = orjson.loads(config)
-    if told is None:
+    content = orjson.loads(config)
+    if content is None:
         file = Path(location) / "config.json"
         if source == "hub":
             from huggingface_hub import try_to_load_from_cache
@@ -66,12 +67,12 @@ def _shape(
                 f"the shape of {name} is not known here before its weights are: "
                 f"params/shapes.yaml has no {location}"
             )
-        told = orjson.loads(file.read_bytes())
-    return memory.shape_from_config(told)
+        content = orjson.loads(file.read_bytes())
+    return memory.shape_from_config(content)
 
 
 def step_of(run: Run | Variant) -> str:
-    """The step of `fit_table` that a run takes, or that serving a variant is."""
+    """Return the step of `fit_table` that a run takes, or that serving a variant is."""
     if isinstance(run, Variant):
         return f"serve {run.precision}"
     if run.stage == "adapt":
@@ -86,27 +87,35 @@ def adapt_step(method: str, task: str) -> str:
 
 
 def fits(study: Study, hardware: Hardware | None = None) -> dict[tuple[str, str], Fit]:
-    """(model, step) -> Fit; the steps are those of `adapt_step` and `serve PRECISION`.
+    """Judge every step of every model on the hardware.
 
     A step's need is that of its largest moment: training with a full batch of the longest
     examples, serving at the highest concurrency with the longest prompts.
+
+    Args:
+        study: Whose models, training and workload.
+        hardware: By default what the study declares.
+
+    Returns:
+        A `Fit` for each (model, step); the steps are those of `step_of`, or `every step` where
+        the model's shape is not known.
     """
     hardware = hardware or load_hardware(study.hardware)
-    found = {}
+    judged = {}
     for model in study.models:
         try:
             needs = _needs(shape_of(model), study)
         except ValueError as error:
-            found[model.name, "every step"] = Fit(None, 1, None, str(error))
+            judged[model.name, "every step"] = Fit(None, 1, None, str(error))
             continue
         for step, need in needs.items():
             verdict, devices = _judge(need, hardware, may_offload=step.startswith("serve"))
-            found[model.name, step] = Fit(need, devices, verdict, None)
-    return found
+            judged[model.name, step] = Fit(need, devices, verdict, None)
+    return judged
 
 
 def _judge(need: memory.MemoryEstimate, hardware: Hardware, may_offload: bool) -> tuple[str, int]:
-    """The verdict, and on how many devices: as few as do."""
+    """Return the verdict, and on how many devices: as few as do."""
     most = max(1, hardware.gpus)
     for devices in range(1, most + 1):
         if need.verdict(devices * hardware.memory_gb, 0.0, devices * RESERVE_GB) == "fits":
@@ -116,40 +125,36 @@ def _judge(need: memory.MemoryEstimate, hardware: Hardware, may_offload: bool) -
     return need.verdict(most * hardware.memory_gb, host_gb, most * RESERVE_GB), most
 
 
-def devices_needed(found: dict[tuple[str, str], Fit], run: Run) -> int:
-    """On how many of the declared devices a run's model is spread, by `fits` of its study."""
+def devices_needed(judged: dict[tuple[str, str], Fit], run: Run) -> int:
+    """Return over how many of the declared devices a run's model is spread, by `fits`."""
     if run.stage not in ("adapt", "serve", "harness"):
         return 1
-    fit = found.get((run.parameters["model"], step_of(run)))
+    fit = judged.get((run.parameters["model"], step_of(run)))
     return 1 if fit is None else fit.devices
 
 
 def fit_table(study: Study, hardware: Hardware | None = None) -> pd.DataFrame:
-    """The memory that each model needs at each step, beside what the declared device has.
+    """Set the memory that each model needs at each step beside what the device has.
 
-    Columns: model, step; GB: weights_gb, adapter_gb (with its gradients and optimiser),
-    activations_gb, kv_cache_gb, need_gb (together), device_gb; devices, verdict, and reason, which
-    says why need_gb is missing.
+    Args:
+        study: Whose models, training and workload.
+        hardware: By default what the study declares.
+
+    Returns:
+        model, step; GB: weights_gb, adapter_gb (with its gradients and optimiser), activations_gb,
+        kv_cache_gb, need_gb (together), device_gb; devices, verdict, and reason, which says why
+        need_gb is missing.
     """
     hardware = hardware or load_hardware(study.hardware)
     rows = []
     for (model, step), fit in fits(study, hardware).items():
-        need = fit.need
-        parts = (
-            {}
-            if need is None
-            else {
-                "weights_gb": need.weights_gb,
-                "adapter_gb": need.adapter_gb + need.gradients_gb + need.optimiser_gb,
-                "activations_gb": need.activations_gb,
-                "kv_cache_gb": need.kv_cache_gb,
-                "need_gb": need.total_gb,
-            }
-        )
-        rows.append(
-            {"model": model, "step": step, **parts, "device_gb": hardware.memory_gb}
-            | {"devices": fit.devices, "verdict": fit.verdict, "reason": fit.reason}
-        )
+        row: dict[str, object] = {"model": model, "step": step, "device_gb": hardware.memory_gb}
+        row |= {"devices": fit.devices, "verdict": fit.verdict, "reason": fit.reason}
+        if need := fit.need:
+            row["weights_gb"], row["need_gb"] = need.weights_gb, need.total_gb
+            row["adapter_gb"] = need.adapter_gb + need.gradients_gb + need.optimiser_gb
+            row["activations_gb"], row["kv_cache_gb"] = need.activations_gb, need.kv_cache_gb
+        rows.append(row)
     columns = ["model", "step", "weights_gb", "adapter_gb", "activations_gb", "kv_cache_gb"]
     columns += ["need_gb", "device_gb", "devices", "verdict", "reason"]
     return pd.DataFrame(rows).reindex(columns=columns)
@@ -158,7 +163,7 @@ def fit_table(study: Study, hardware: Hardware | None = None) -> pd.DataFrame:
 def _needs(shape: memory.ModelShape, study: Study) -> dict[str, memory.MemoryEstimate]:
     training, workload = study.training, study.workload
     value_bytes = BYTES_PER_VALUE[training.compute_dtype]
-    every = training.target_modules == "all-linear"
+    modules = training.target_modules
     needs = {}
     longest: dict[str, tuple[str, float]] = {}
     for method in dict.fromkeys(c.method for c in study.configurations if c.method != "none"):
@@ -173,7 +178,7 @@ def _needs(shape: memory.ModelShape, study: Study) -> dict[str, memory.MemoryEst
             training.batch_size,
             training.max_tokens,
             training.lora_rank,
-            modules=memory.LORA_MODULES if every else training.target_modules,
+            modules=memory.LORA_MODULES if modules == "all-linear" else modules,
             lora_dropout=training.lora_dropout,
             gradient_checkpointing=training.gradient_checkpointing,
             base_precision="fp32" if value_bytes == 4 else "fp16",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import yaml
 from edge_eval_lib import tasks
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle import score as scoring
+from edge_eval_lib.paths import project_root
 from edge_eval_lib.results import tables
 from edge_eval_lib.study import Study, load_study
 
@@ -189,3 +191,19 @@ def test_a_task_without_a_public_set_says_so(rhymes):
             tasks.load_task("rhymes", source)
     with pytest.raises(UserError, match="rhymes has no public set"):
         tasks.require_examples("rhymes", "hub", 1, 1)
+
+
+def test_the_data_cards_example_is_a_task(tmp_path, monkeypatch):
+    card = (project_root() / "docs" / "data-card.md").read_text()
+    folder = add(tmp_path, card.partition("```python\n")[2].partition("```")[0], "capitals")
+    (folder / "data").mkdir()
+    for part in ("train", "evaluation"):
+        row = {"id": part, "country": "Peru", "capital": "Lima"}
+        (folder / "data" / f"capitals_{part}.jsonl").write_text(json.dumps(row))
+    monkeypatch.setattr(tasks, "__path__", [*tasks.__path__, str(folder)])
+    try:
+        (example,) = tasks.load_task("capitals").evaluation
+        assert scoring.score_answers("capitals", ["It is Lima."], [example])["score"].item() == 1
+        assert tasks.data_fingerprint("capitals")
+    finally:
+        sys.modules.pop("edge_eval_lib.tasks.capitals", None)
