@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from edge_eval_lib import tasks
 from edge_eval_lib.metrics import METRICS
 from edge_eval_lib.results.columns import named
 
@@ -146,10 +147,19 @@ def heading(column: str) -> str:
         if column.endswith(ending):
             name, _, unit = heading(column.removesuffix(ending)).partition(" [")
             return f"{name}, {words}" + (f" [{unit}" if unit else "")
+    if figure := _figure_of_a_task(column):
+        return figure
     for suffix, unit in _UNITS.items():
         if column.endswith(suffix):
             return f"{column.removesuffix(suffix).replace('_', ' ')} [{unit}]"
     return column.replace("_", " ")
+
+
+def _figure_of_a_task(column: str) -> str | None:
+    """Return how the tasks that score by a figure call it, where they agree."""
+    figures = (tasks.find(name).figures for name in tasks.names())
+    words = {named[column] for named in figures if column in named}
+    return words.pop() if len(words) == 1 else None
 
 
 def plain_name(column: str) -> str:
