@@ -76,7 +76,7 @@ class ResultRow(Strict):
     def _possible(self) -> ResultRow:
         for name, value in self.figures.items():
             misspelt = name not in columns.MIDDLE and difflib.get_close_matches(
-                name[:200], columns.MIDDLE, n=1, cutoff=0.75
+                name[:200], columns.MIDDLE, n=1, cutoff=0.9
             )
             if (misspelt and not _BOUNDED.search(name)) or not _NAME.fullmatch(name):
                 raise ValueError(

@@ -127,7 +127,7 @@ def _not_ordered(
             sd = best["sd"]
             for model, part in own.groupby(MODEL, sort=False):
                 near = _near(part[metric], part["sd"], best.loc[model, metric], sd[model]).sum() - 1
-                if near:
+                if near > 0:
                     told[model].append(
                         f"{plain_name(metric)}: the largest of {len(part)} variants, {near} of "
                         "them within noise of it"

@@ -52,6 +52,7 @@ _ENDINGS = {
     "_difference": "difference",
     "_difference_no_model": "difference to no model",
 }
+_NEXT_NOTE = r"; (?!it takes )"  # a reason may hold a semicolon
 _NAMED = re.compile(r"(?:^|(?<=; ))(score|[a-z0-9]+(?:_[a-z0-9]+)+)(?=: )")
 
 
@@ -76,7 +77,7 @@ def write_table(table: pd.DataFrame, path: str | Path) -> Path:
 def show(table: pd.DataFrame, columns: Sequence[str] | None = None, digits: int = 3) -> Prose:
     """Show a table in a notebook: `readable`, of those of `columns` that it has."""
     if table.empty:
-        return Prose("Nothing.")
+        return Prose("Nothing to show.")
     table = named(table) if "family" in table else table
     text = readable(table, columns and [c for c in columns if c in table], digits)
     numeric = {heading(c) for c in table if pd.api.types.is_numeric_dtype(table[c])}
@@ -102,7 +103,8 @@ def notes(table: pd.DataFrame, columns: Sequence[str] | None = None) -> Prose:
     A note begins with the column that it is of; `columns` leaves out notes of others.
     """
     sentences = []
-    texts = table["notes"].dropna().astype(str).str.split("; ").explode()
+    parts = table["notes"].dropna().astype(str).str.split(_NEXT_NOTE, regex=True)
+    texts = parts.explode().reset_index().drop_duplicates()["notes"]
     for note, count in texts.value_counts().items():
         of = _NAMED.match(note)
         if columns is None or of is None or of[1] in columns:

@@ -180,6 +180,8 @@ def _describe_pictures(page: BeautifulSoup) -> None:
 def _align(table: Tag) -> None:
     """Set columns of numbers to the right, headings with them, and wrap long texts."""
     for part in [table, *table.find_all(["tr", "td", "th"])]:
+        if "right" in part.get("style", "") and part.name != "tr":
+            part["class"] = [*part.get("class", []), "number"]
         part.attrs = {name: value for name, value in part.attrs.items() if name == "class"}
     rows = [row.find_all(["td", "th"]) for row in table.find_all("tr")]
     bodies = [row for row in rows if any(cell.name == "td" for cell in row)]
@@ -188,7 +190,7 @@ def _align(table: Tag) -> None:
         known = [text for text in texts if text not in ("–", "", "NaN", "None", "never")]
         if known and all(_NUMBER.match(text) for text in known):
             for row in rows:
-                if number < len(row):
+                if number < len(row) and "number" not in row[number].get("class", []):
                     row[number]["class"] = [*row[number].get("class", []), "number"]
         for cell in cells:
             if len(cell.get_text()) > LONG_CELL and "number" not in cell.get("class", []):

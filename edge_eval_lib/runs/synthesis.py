@@ -7,40 +7,48 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edge_eval_lib import scraps
-from edge_eval_lib.artefacts.place import lab_directory
+from edge_eval_lib.artefacts.lab import lab_root
+from edge_eval_lib.results import lab
+from edge_eval_lib.results.observations import Results, load_results
 from edge_eval_lib.runs import runner
-from edge_eval_lib.study import Study, load_study
+from edge_eval_lib.study import load_study
 
 
 @dataclass(frozen=True)
 class Synthesis:
-    """A study whose results are put together."""
+    """Results that are put together, and where tables and figures of them go."""
 
-    study: Study
-
-    @property
-    def outputs(self) -> Path:
-        """Where tables and figures go: the study's outputs or, by hand, the lab."""
-        return lab_directory(self.study) if _by_hand() else self.study.directory
+    results: Results
+    outputs: Path
 
     def finish(self) -> None:
         """Record which settings the tables were made with, and that they are."""
         scraps.record("settings_hash", os.environ.get("EDGE_EVAL_SETTINGS_HASH"))
         scraps.complete()
+        print(f"Tables and figures: {self.outputs}")
 
 
 def begin(study: str) -> Synthesis:
-    """Open a study by name or path.
+    """Collect a study's results.
 
-    By hand, in JupyterLab, what the study still lacks is executed first if nothing was served yet;
-    within the grid the scheduler has done what could be done.
+    By hand, in JupyterLab, what the study still lacks is executed first if nothing was served yet,
+    and tables go to the lab; within the grid the scheduler has done what could be done.
+
+    Args:
+        study: A name in params/, a path, or `lab` for every run that was made by hand.
+
+    Returns:
+        What there is; end it with `finish`.
+
+    Raises:
+        UserError: If there is nothing to tabulate.
     """
+    if study == lab.LAB:
+        return Synthesis(lab.load_lab(), lab_root())
     loaded = load_study(study)
+    if "EDGE_EVAL_RUN" in os.environ:
+        return Synthesis(load_results(loaded), loaded.directory)
     served = (loaded.directory / "runs" / "serve").glob("*.ipynb")
-    if _by_hand() and next(served, None) is None:
+    if next(served, None) is None:
         runner.ensure(loaded, [r for r in loaded.runs() if r.stage in ("score", "harness")])
-    return Synthesis(loaded)
-
-
-def _by_hand() -> bool:
-    return "EDGE_EVAL_RUN" not in os.environ
+    return Synthesis(load_results(loaded), lab_root() / loaded.name)

@@ -8,6 +8,7 @@ from scipy import stats
 from edge_eval_lib.economics import published
 from edge_eval_lib.economics.prices import load_price_book
 from edge_eval_lib.results import tables
+from edge_eval_lib.uncertainty import mean_interval, paired_ratio_interval
 
 BOOK = load_price_book()
 PAPER = BOOK.prices("paper")
@@ -442,6 +443,33 @@ def test_the_frontier_says_what_noise_cannot_order():
     assert "llama-8B" not in told["1B"].split("ρ_sys")[0]
     assert "ρ_sys: not told from llama-8B" in told["3B"]
     assert "IPW: the largest of 2 variants, 1 of them within noise of it" in told["1B"]
+
+
+def test_a_largest_figure_of_zero_has_none_within_noise():
+    rows = [int4(method) | {"score": 0.0} for method in ("lora", "qlora")]
+    table = tables.variants_table(pd.DataFrame(rows), None, PAPER)
+    spread = pd.DataFrame({"relative_sd": [0.1] * 3}, ["energy_per_request_j", "rho_sys", "c_tax"])
+    assert "-1" not in (tables.frontier_table(table, spread=spread)["not_ordered"][0] or "")
+
+
+@pytest.mark.parametrize(
+    ("function", "low"),
+    [
+        (lambda score, energy: 2 * score / energy, "paired"),
+        (lambda score, energy: score - energy / 100, "of its values"),
+    ],
+)
+def test_the_interval_of_another_function_is_its_own(function, low):
+    runs = pd.DataFrame([observation(r, score=0.5 + 0.01 * r) for r in (1, 2, 3)])
+    variants = tables.Variants(runs, None)
+    variants.add("mine", function, "score", "energy_per_request_j", over="runs")
+    row = variants.table().iloc[0]
+    a, b = runs["score"].to_numpy(), runs["energy_per_request_j"].to_numpy()
+    expected = mean_interval(function(a, b))
+    if low == "paired":
+        expected = [2 * bound for bound in paired_ratio_interval(a, b)]
+    assert (row["mine_lo"], row["mine_hi"]) == pytest.approx(expected[1:])
+    assert row["mine"] == pytest.approx(function(a.mean(), b.mean()))
 
 
 def test_the_range_of_an_estimate_reaches_the_metrics():
