@@ -1,0 +1,1 @@
+"""Economics: prices, cost, memory, fit, latency and carbon; arithmetic without torch."""

@@ -1,0 +1,1 @@
+"""The stages of a lifecycle: adapt, compress, serve and score; the harness beside them."""

@@ -78,8 +78,10 @@ def encode(
 def answer_batches(
     tokenizer: PreTrainedTokenizerBase,
 ) -> Callable[[list[dict[str, list[int]]]], BatchEncoding]:
-    """What makes a batch of encoded examples: padded on the left, so that the answers end together
-    and only their logits are computed. The loss is the same as with all of them.
+    """Return what makes a batch of encoded examples.
+
+    They are padded on the left, so that the answers end together and only their logits are
+    computed. The loss is the same as with all of them.
     """
     from transformers import DataCollatorForSeq2Seq
 

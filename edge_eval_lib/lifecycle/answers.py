@@ -15,9 +15,11 @@ from edge_eval_lib.tasks import Example
 
 @dataclass(frozen=True)
 class BatchAgreement:
-    """Share of `batch_agreement_prompts` prompts that got, in a batch, the tokens that they get
-    alone; None where none was compared. So many of them were served alone, token by token; the
-    others' batched tokens were read in one pass."""
+    """Share of `batch_agreement_prompts` prompts that got, in a batch, the tokens they get alone.
+
+    None where none was compared. So many of them were served alone, token by token; the others'
+    batched tokens were read in one pass.
+    """
 
     batch_agreement: float | None
     batch_agreement_prompts: int
@@ -30,8 +32,9 @@ def batch_agreement(
     engine: Engine | None,
     examples: list[Example],
 ) -> BatchAgreement:
-    """Whether batches change answers: every prompt's tokens at the headline concurrency beside
-    those that the model gives it alone, unmeasured.
+    """Compare every prompt's tokens at the headline concurrency with those it gets alone.
+
+    Nothing is measured meanwhile.
 
     A prompt that was also served at concurrency 1 is compared with that answer. The others are
     read once, prompt and batched tokens together (`Engine.most_likely`): the answer alone is the

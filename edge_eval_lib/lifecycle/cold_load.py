@@ -158,8 +158,9 @@ def cold_load(
 
 
 def beyond_warm(cold_s: float, warm_s: Sequence[float]) -> tuple[float | None, str | None]:
-    """What a cold first token took beyond a warm one, s; None and the reason if that is within the
-    spread of warm ones.
+    """Return what a cold first token took beyond a warm one, s.
+
+    None and the reason if that is within the spread of warm ones.
 
     The spread is that of one more warm token (one-sided prediction interval of 95 %, Student's t).
     """

@@ -155,8 +155,10 @@ def quantize_for_study(
 
 
 def calibration(study: Study, task: str, directory: Path) -> list[list[int]] | None:
-    """Token ids of the first `calibration_examples` that an adapter was trained on; None if the
-    study asks for none."""
+    """Return token ids of the first `calibration_examples` that an adapter was trained on.
+
+    None if the study asks for none.
+    """
     if not study.calibration_examples:
         return None
     tokenizer = models.load_tokenizer(directory)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 
 def main() -> None:
+    """Quantise one directory of weights as the arguments say."""
     import torch
     from datasets import Dataset
     from llmcompressor import oneshot

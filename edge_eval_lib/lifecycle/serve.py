@@ -45,8 +45,11 @@ SATURATED_GAIN = 1.05  # twice the concurrency must give at least 5 % more throu
 
 @dataclass(frozen=True)
 class WarmUp:
-    """How a run was warmed up. `trend_share` is the fitted change of throughput over the last
-    `judged` pieces, as a share of their mean; `p_value` is of no slope at all."""
+    """How a run was warmed up.
+
+    `trend_share` is the fitted change of throughput over the last `judged` pieces, as a share of
+    their mean; `p_value` is of no slope at all.
+    """
 
     seconds: float
     requests: int
@@ -118,8 +121,10 @@ def throughput_trend(throughput: Sequence[float]) -> tuple[bool, float | None, f
 
 @dataclass(frozen=True)
 class Served:
-    """What one window of a serving run gave: at one concurrency, or, in an open loop, at
-    `rate_per_s` requests a second. `generations` are in the order of the prompts.
+    """What one window of a serving run gave.
+
+    It served at one concurrency or, in an open loop, at `rate_per_s` requests a second.
+    `generations` are in the order of the prompts.
 
     `kv_cache` is what the engine took in advance, `prefix_cache_hit_rate` the share of the
     prompts' tokens that it found computed; None where it does neither.
@@ -147,8 +152,10 @@ class Served:
 def serve_all(
     engine: Engine, prompts: list[list[int]], workload: Workload, seed: int, monitor: Monitor
 ) -> list[Served]:
-    """Every measured window of a serving run: the workload's concurrencies, those of its sweep,
-    the headline concurrency with prefix caching, and every arrival rate.
+    """Serve every measured window of a run.
+
+    These are the workload's concurrencies, those of its sweep, the headline concurrency with prefix
+    caching, and every arrival rate.
 
     `seed` draws the arrivals. UserError as soon as no request of a window is answered.
     """

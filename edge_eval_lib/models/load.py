@@ -108,8 +108,11 @@ def quieten() -> None:
 
 
 def load_weights(directory: Path, **options: Any) -> PreTrainedModel:
-    """from_pretrained, which initialises afresh what it does not find, and says so in passing: here
-    whatever is missing, beyond the model or of another shape is a UserError that names it."""
+    """Load weights that are exactly the model's.
+
+    from_pretrained initialises afresh what it does not find, and says so in passing: here whatever
+    is missing, beyond the model or of another shape is a UserError that names it.
+    """
     import torch
     import transformers
     from transformers import AutoModelForCausalLM
@@ -194,8 +197,10 @@ def compute_as_told(model: PreTrainedModel) -> None:
 
 
 def require_logits(model: PreTrainedModel, name: str) -> None:
-    """UserError unless the model's logits of four tokens are numbers: a forward pass, milliseconds
-    beside loading the model."""
+    """Raise UserError unless the model's logits of four tokens are numbers.
+
+    That is one forward pass: milliseconds beside loading the model.
+    """
     import torch
 
     try:

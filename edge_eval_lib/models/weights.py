@@ -1,5 +1,6 @@
-"""What lies in a directory of weights, read without torch: whether it is whole and made of numbers,
-and what of it an engine or a method cannot use.
+"""What lies in a directory of weights, read without torch.
+
+Whether it is whole and made of numbers, and what of it an engine or a method cannot use.
 
 What is wrong is a UserError that names the directory; who asks adds which model it is.
 """
@@ -118,8 +119,10 @@ def _mark(directory: Path, what: str) -> Path:
 
 
 def linear_layers(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
-    """Outputs and inputs of each layer that is adapted and quantised: matrices that are neither
-    embeddings nor the output head."""
+    """Return outputs and inputs of each layer that is adapted and quantised.
+
+    These are the matrices that are neither embeddings nor the output head.
+    """
     return {
         name.removesuffix(".weight"): (tensor.shape[0], tensor.shape[1])
         for name, tensor in tensors.items()
@@ -130,9 +133,11 @@ def linear_layers(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
 def contradiction(
     tensors: Mapping[str, Tensor], parameters: int, nominal_gb: Mapping[str, float]
 ) -> str | None:
-    """What a study says of a model's size that is grossly wrong, beside what its unquantised
-    weights hold: parameters twice or half as many, nominal bytes outside half of what the precision
-    needs and twice what FP16 does."""
+    """Return what a study says of a model's size that is grossly wrong; None if nothing is.
+
+    Its unquantised weights are the measure: parameters twice or half as many, nominal bytes outside
+    half of what the precision needs and twice what FP16 does.
+    """
     held = sum(tensor.elements for tensor in tensors.values())
     if not held / 2 <= parameters <= 2 * held:
         return f"parameters is {parameters}, but its weights hold {held}; write {held}"

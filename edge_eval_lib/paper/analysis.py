@@ -313,6 +313,7 @@ def density(paper: Paper) -> pd.DataFrame:
 
 
 def of_model(table: pd.DataFrame, models: pd.DataFrame, column: str) -> pd.Series:
+    """Return a column of `models` for each row of a table."""
     at = pd.MultiIndex.from_frame(table[MODEL])
     return pd.Series(models[column].reindex(at).to_numpy(), index=table.index)
 
@@ -779,6 +780,7 @@ def _unit_box(part: pd.DataFrame, objectives: Mapping[str, str]) -> np.ndarray:
 
 
 def short_name(row: pd.Series) -> str:
+    """Return a variant's name without its task: `llama-1B LoRA-INT4`."""
     method = {"lora": "LoRA", "qlora": "QLoRA"}[row["method"]]
     return f"{row['family']}-{row['size']} {method}-{row['precision'].upper()}"
 
@@ -971,6 +973,7 @@ def _electricity_flip(first: pd.Series, second: pd.Series, within: Sequence[floa
 
 
 def model_name(row: pd.Series) -> str:
+    """Return `family-size`."""
     return f"{row['family']}-{row['size']}"
 
 

@@ -611,8 +611,9 @@ def latency_distributions(requests: pd.DataFrame, stamp: str | None = None) -> F
 
 
 def load_curves(serving: pd.DataFrame, load: str, stamp: str | None = None) -> Figure:
-    """Throughput and the 95th percentile of TTFT (its mean where every window has fewer than 20
-    requests) over the load, a column of panels a task.
+    """Draw throughput and TTFT over the load, a column of panels a task.
+
+    TTFT is its 95th percentile, or its mean where every window has fewer than 20 requests.
 
     `serving` is `tables.serving_table` over `load`: `concurrency` or `rate_per_s`.
     """
@@ -930,8 +931,11 @@ def _panels(table: pd.DataFrame, title: str, reading: str) -> tuple[Figure, Sequ
 
 
 def _points(axis: Axes, part: pd.DataFrame, x: str, y: str) -> None:
-    """A marker a variant with its intervals; where there are several models, a line through each
-    model's variants (dotted to QLoRA) and its name."""
+    """Draw a marker a variant with its intervals.
+
+    Where there are several models, a line joins each model's variants (dotted to QLoRA), and its
+    name stands beside them.
+    """
     names = []
     several_models = part.groupby(["family", "size"]).ngroups > 1
     for (family, size), model in part.groupby(["family", "size"], sort=False):

@@ -26,6 +26,7 @@ def checked(observations: pd.DataFrame) -> pd.DataFrame:
 
 
 def refuse_repeats(runs: pd.DataFrame) -> None:
+    """Raise ValueError where a variant has two observations of one repetition."""
     repeated = runs[runs.duplicated([*VARIANT, "repetition"])]
     if len(repeated):
         first = repeated.iloc[0]
@@ -37,6 +38,7 @@ def refuse_repeats(runs: pd.DataFrame) -> None:
 
 
 def means_over_runs(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return a row a variant: means of what was measured, what runs share of the rest."""
     groups = runs.groupby(VARIANT, sort=False)
     return pd.concat(
         [

@@ -44,9 +44,10 @@ NO_POWER = pd.DataFrame({"monotonic_s": [], "device": [], "power_w": [], "window
 
 @dataclass(frozen=True)
 class Results:
-    """What a study has so far. `runs` has a row a completed run, with its `stage` and `run` name;
-    `failures` one a failed run; `missing` names planned runs that are neither, as STAGE/NAME.
+    """What a study has so far.
 
+    `runs` has a row a completed run, with its `stage` and `run` name; `failures` one a failed run;
+    `missing` names planned runs that are neither, as STAGE/NAME.
     `study.repetitions` is what was found, where more repetitions were made than the file says.
     """
 

@@ -162,8 +162,10 @@ def serving_figures(
 def recomputed(
     windows: Sequence[Mapping[str, Any]], requests: pd.DataFrame, power: pd.DataFrame
 ) -> list[dict[str, Any]]:
-    """The figures of every window of a run, from what the run kept: its windows' records, its
-    request table, and its power samples of all windows."""
+    """Compute the figures of every window of a run from what the run kept.
+
+    That is its windows' records, its request table, and its power samples of all windows.
+    """
     return [
         serving_figures(
             window,

@@ -151,8 +151,11 @@ class Stage:
         return directory
 
     def carried(self) -> Carried:
-        """What a compress run need not make: weights that are whole, made by an earlier run with
-        these settings from this adapter. Nothing, if that run made everything and is repeated."""
+        """Return what a compress run need not make.
+
+        Weights that are whole, made by an earlier run with these settings from this adapter.
+        Nothing, if that run made everything and is repeated.
+        """
         at = place(self.study, self.run.stage, self.run.name)
         last = completion.last(at)
         nothing = Carried((), {}, [], [])
@@ -181,8 +184,11 @@ class Stage:
 
 @dataclass(frozen=True)
 class Carried:
-    """What a compress run takes over of the one before it: the weights of `precisions` stay, and
-    so does what making them took: `scraps`, `artefacts` (rows of the table), power samples."""
+    """What a compress run takes over of the one before it.
+
+    The weights of `precisions` stay, and so does what making them took: `scraps`, `artefacts` (rows
+    of the table), power samples.
+    """
 
     precisions: tuple[str, ...]
     scraps: dict[str, Any]
@@ -300,8 +306,10 @@ def weights_directory(study: Study, variant: Variant) -> Path:
 
 
 def weights_to_serve(study: Study, variant: Variant) -> Path:
-    """As `weights_directory`, every byte checked. Weights that were deleted to save disk, or are
-    damaged, are built again first."""
+    """Return `weights_directory`, every byte checked.
+
+    Weights that were deleted to save disk, or are damaged, are built again first.
+    """
     directory = weights_directory(study, variant)
     if damage := _damage_of_weights(study, variant):
         print(f"The weights of {variant} are damaged ({damage}); they are built again.")

@@ -171,8 +171,11 @@ class Study(Strict):
         return list(dict.fromkeys(self.variants() + self.reference_variants()))
 
     def harness_variants(self) -> list[Variant]:
-        """What the harness scores: served variants whose answers mean something, the unadapted
-        base of a model once for all tasks."""
+        """Return what the harness scores.
+
+        Served variants whose answers mean something, the unadapted base of a model once for all
+        tasks.
+        """
         if self.harness is None:
             return []
         told: dict[tuple[str, str], Variant] = {}

@@ -203,9 +203,11 @@ Rate = Annotated[float, Field(ge=1e-3, le=1e4)]  # slower, 400 prompts take 5 da
 
 
 class Workload(Strict):
-    """What a serving run does: all evaluation prompts at `headline_concurrency`, and at every other
-    concurrency the first `latency_prompts` of them for each of its slots. `warmup_requests` is the
-    most that are answered to warm up, if the throughput does not get steady before.
+    """What a serving run does.
+
+    It serves all evaluation prompts at `headline_concurrency`, and at every other concurrency the
+    first `latency_prompts` of them for each of its slots. `warmup_requests` is the most that are
+    answered to warm up, if the throughput does not get steady before.
 
     Where `uncut_tokens` is given, answers that had no end within `output_tokens` are asked again in
     a pass of its own, not measured, with at most that many tokens; those answers are scored.
