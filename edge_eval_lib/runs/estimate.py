@@ -14,11 +14,12 @@ from functools import cache
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-from edge_eval_lib.artefacts.place import Key
+from edge_eval_lib import compressions
+from edge_eval_lib.artefacts.place import Key, place
 from edge_eval_lib.economics import fit
 from edge_eval_lib.economics.memory import LORA_MODULES
 from edge_eval_lib.machine.declared import Hardware, load_hardware, load_hardware_file
-from edge_eval_lib.runs.finished import Finished
+from edge_eval_lib.runs.finished import Finished, read_finished
 from edge_eval_lib.study import Model, Run, Study, load_study
 from edge_eval_lib.units import BYTES_PER_WEIGHT
 
@@ -72,9 +73,9 @@ def costs(study: Study, runs: list[Run], finished: dict[Key, Finished]) -> dict[
     """
     known: dict[tuple[Any, ...], list[float]] = {}
     for run in runs:
-        if (run.stage, run.name) in finished:
-            for kind in _kinds(run):
-                known.setdefault(kind, []).append(finished[run.stage, run.name].seconds)
+        took = finished.get((run.stage, run.name)) or _took_before(study, run)
+        for kind in _kinds(run) if took else []:
+            known.setdefault(kind, []).append(took.seconds)
     hardware = load_hardware(study.hardware)
     fits = fit.fits(study, hardware)
     estimated = {}
@@ -98,6 +99,12 @@ def costs(study: Study, runs: list[Run], finished: dict[Key, Finished]) -> dict[
         # as many as this study's batches need
         estimated[key] = replace(cost, gpus=max(cost.gpus, gpus))
     return estimated
+
+
+def _took_before(study: Study, run: Run) -> Finished | None:
+    """Read what a run took that is made again with its settings: its notebook is still there."""
+    earlier = read_finished(place(study, run.stage, run.name).notebook)
+    return earlier if earlier and earlier.settings_hash == run.settings_hash else None
 
 
 def _model_cost(study: Study, run: Run, hardware: Hardware, gpus: int) -> RunCost:
@@ -301,7 +308,7 @@ def model_s(study: Study, run: Run, hardware: Hardware) -> tuple[float, float]:
     if run.stage == "compress":
         written_gb = sum(_weights_gb(model, p) for p in {"fp16", *run.precisions})
         return (load_s * 2 + written_gb) / DISK_GB_S / 2, START_S + load_s
-    precision = run.parameters["precision"]
+    precision = compressions.storage(run.parameters["precision"])
     if run.stage == "harness":
         asked = len(study.harness.tasks) * study.harness.prompts * HARNESS_REQUESTS
         slower = 1.0 if hardware.gpus else CPU_SLOWDOWN[precision]
@@ -333,9 +340,9 @@ def _idle_s(study: Study, hardware: Hardware, times: int) -> float:
 
 def _weights_gb(model: Model, precision: str) -> float:
     try:
-        return fit.shape_of(model).weight_bytes(precision) / 1e9
+        return fit.shape_of(model).weight_bytes(compressions.storage(precision)) / 1e9
     except ValueError:
-        return model.parameters * BYTES_PER_WEIGHT[precision] / 1e9
+        return model.parameters * BYTES_PER_WEIGHT[compressions.storage(precision)] / 1e9
 
 
 def _layers(model: Model) -> int:
