@@ -45,7 +45,7 @@ class TransformersEngine(Engine):
 
     def import_libraries(self) -> None:
         """Import what loading needs, so that its time can be measured apart."""
-        from edge_eval_lib.lifecycle import libraries
+        from edge_eval_lib.models import libraries
 
         libraries.import_for_inference(self.directory)
 

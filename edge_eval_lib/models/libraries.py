@@ -10,12 +10,12 @@ import contextlib
 import importlib
 from pathlib import Path
 
-from edge_eval_lib import models
+from edge_eval_lib.models.load import quieten
 
 
 def import_for_inference(directory: Path) -> None:
-    """What loading and running the model in `directory` takes."""
-    models.quieten()
+    """Import what loading and running the model in `directory` takes."""
+    quieten()
     import accelerate  # noqa: F401
     import safetensors.torch  # noqa: F401
     import torch  # noqa: F401
@@ -34,7 +34,7 @@ def import_for_inference(directory: Path) -> None:
 
 
 def import_for_compression(directory: Path) -> None:
-    """What merging an adapter into the model in `directory` and quantising the sum takes."""
+    """Import what merging an adapter into the model in `directory` and quantising the sum takes."""
     import_for_inference(directory)
     _import_bitsandbytes()
     from peft import PeftModel  # noqa: F401
@@ -44,7 +44,7 @@ def import_for_compression(directory: Path) -> None:
 
 
 def import_for_training(directory: Path) -> None:
-    """What training a LoRA adapter on the model in `directory` takes, on a 4-bit base too.
+    """Import what training a LoRA adapter on the model in `directory` takes, on a 4-bit base too.
 
     Alike for both methods: peft imports bitsandbytes wherever it is installed.
     """
@@ -67,7 +67,7 @@ def _import_bitsandbytes() -> None:
 
 
 def _import_parts(*names: str) -> None:
-    """Modules that libraries import inside functions; which they are differs between versions."""
+    """Import what libraries import inside functions; which modules differs between versions."""
     for name in names:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
