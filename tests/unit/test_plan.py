@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+from collections import Counter
 from statistics import median
 
 import pytest
@@ -16,7 +17,7 @@ from edge_eval_lib.errors import UserError
 from edge_eval_lib.machine import host
 from edge_eval_lib.machine.declared import load_hardware
 from edge_eval_lib.paths import project_root
-from edge_eval_lib.runs import devices, estimate, plan, problems
+from edge_eval_lib.runs import catalogue, devices, estimate, plan, problems
 from edge_eval_lib.runs.finished import finished_runs
 from edge_eval_lib.study import load_study, read_yaml
 
@@ -166,6 +167,9 @@ def test_a_run_is_given_the_devices_that_it_needs():
         )
     }
     assert list(needed.values()) == [2, 2, 1, 1]
+    assert catalogue.find_run(study, "adapt", "qwen-7B_rag_lora").gpus == 2
+    assert catalogue.find_run(study, "adapt", "qwen-7B_rag_lora", gpus=1).gpus == 1  # as scheduled
+    assert Counter(run.gpus for run in catalogue.runs(study))[2] > 0
 
 
 def test_a_run_takes_all_of_its_gpus_or_none(tmp_path, monkeypatch):
