@@ -23,7 +23,16 @@ MASK = "[redacted]"
 SHORTEST = 6  # a shorter value is found in ordinary text too; it is masked behind `Bearer` alone
 HEAD = 12
 LONG = 16  # anything as long cannot be part of a word
-_NAME_ENDS = ("KEY", "KEYS", "TOKEN", "TOKENS", "SECRET", "SECRETS", "PASSWORD", "PASSWORDS")
+_NAME_ENDS: tuple[str, ...] = (
+    "KEY",
+    "KEYS",
+    "TOKEN",
+    "TOKENS",
+    "SECRET",
+    "SECRETS",
+    "PASSWORD",
+    "PASSWORDS",
+)
 _NAME_ENDS += ("PASSWD", "PASSPHRASE", "CREDENTIAL", "CREDENTIALS", "AUTHORIZATION")
 _NAMES = {"PASS", "PWD", "PAT", "AUTH", "COOKIE", "JWT", "PSK"}
 _SETTINGS = {"default", "disable", "disabled", "enable", "enabled", "optional", "required"}
