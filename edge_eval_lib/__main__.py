@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 try:
     import typer
@@ -18,6 +18,9 @@ except ImportError:  # another Python than the project's
 
 from edge_eval_lib import redaction
 from edge_eval_lib.errors import UserError
+
+if TYPE_CHECKING:
+    from edge_eval_lib.study import Study
 
 # Every command imports what it needs when it runs: planning must not wait for papermill.
 app = typer.Typer(
@@ -52,6 +55,20 @@ Repetitions = Annotated[
 ]
 
 
+Model = Annotated[
+    str | None,
+    typer.Option(help="another model: a name of models.yaml, a directory, a repository of the hub"),
+]
+
+
+def _opened(study: str, repetitions: int | None = None, model: str | None = None) -> Study:
+    """Return the study, or it on another model, with the repetitions that its outputs have."""
+    from edge_eval_lib.runs.claims import open_study
+    from edge_eval_lib.study import study_on
+
+    return open_study(str(study_on(study, model)) if model else study, repetitions)
+
+
 @app.command("all")
 def all_(
     study: StudyName = "embedded",
@@ -61,39 +78,42 @@ def all_(
         str | None, typer.Option(help="keep a stage's runs although its notebook's code changed")
     ] = None,
     profile: Annotated[str | None, typer.Option(help="a directory in profiles/")] = None,
+    model: Model = None,
 ) -> None:
     """Execute what is missing or outdated, and write tables, figures and report."""
     from edge_eval_lib.runs import scheduler
-    from edge_eval_lib.runs.claims import open_study
 
-    scheduler.make_all(open_study(study, repetitions), repetitions, rerun, profile, keep)
+    scheduler.make_all(_opened(study, repetitions, model), repetitions, rerun, profile, keep)
 
 
 @app.command()
-def plan(study: StudyName = "embedded", repetitions: Repetitions = None) -> None:
+def plan(
+    study: StudyName = "embedded", repetitions: Repetitions = None, model: Model = None
+) -> None:
     """Print the grid, what is done, what the rest takes, and what the hardware lacks."""
     from edge_eval_lib.runs import plan
-    from edge_eval_lib.runs.claims import open_study
 
-    print(plan.describe(open_study(study, repetitions)))
+    print(plan.describe(_opened(study, repetitions, model)))
 
 
 @app.command()
-def status(study: StudyName = "embedded", repetitions: Repetitions = None) -> None:
+def status(
+    study: StudyName = "embedded", repetitions: Repetitions = None, model: Model = None
+) -> None:
     """Print what is done, running and failed, and why it failed."""
     from edge_eval_lib.runs import plan
-    from edge_eval_lib.runs.claims import open_study
 
-    print(plan.status(open_study(study, repetitions)))
+    print(plan.status(_opened(study, repetitions, model)))
 
 
 @app.command()
-def report(study: StudyName = "embedded", repetitions: Repetitions = None) -> None:
+def report(
+    study: StudyName = "embedded", repetitions: Repetitions = None, model: Model = None
+) -> None:
     """Write tables, figures and report from the runs that there are."""
     from edge_eval_lib.runs import scheduler
-    from edge_eval_lib.runs.claims import open_study
 
-    scheduler.make_report(open_study(study, repetitions))
+    scheduler.make_report(_opened(study, repetitions, model))
 
 
 @app.command()
@@ -125,9 +145,8 @@ def run(
 def pack(study: StudyName, target: Annotated[Path, typer.Argument(help="the zip file")]) -> None:
     """Put a study's outputs (not its weights) in a zip file, to go on elsewhere."""
     from edge_eval_lib.runs import archive
-    from edge_eval_lib.runs.claims import open_study
 
-    print(archive.pack(open_study(study), target))
+    print(archive.pack(_opened(study), target))
 
 
 @app.command()
@@ -137,9 +156,8 @@ def unpack(
 ) -> None:
     """Take over outputs that `pack` put in a zip file."""
     from edge_eval_lib.runs import archive
-    from edge_eval_lib.runs.claims import open_study
 
-    count = archive.unpack(open_study(study), source)
+    count = archive.unpack(_opened(study), source)
     print(f"{count} finished runs are here again.")
 
 
@@ -153,9 +171,8 @@ def rebuild(
 ) -> None:
     """Build a variant's weights again from its adapter, if they were deleted."""
     from edge_eval_lib.runs import notebook as stage
-    from edge_eval_lib.runs.claims import open_study
 
-    stage.rebuild_weights(open_study(study), variant, target)
+    stage.rebuild_weights(_opened(study), variant, target)
 
 
 @app.command()
@@ -164,9 +181,8 @@ def results(
 ) -> None:
     """Put a study's figures, settings and provenance in a results file, to send or compare."""
     from edge_eval_lib.results import exchange as results_file
-    from edge_eval_lib.runs.claims import open_study
 
-    print(results_file.write(results_file.make(open_study(study)), target))
+    print(results_file.write(results_file.make(_opened(study)), target))
 
 
 @app.command()
@@ -192,19 +208,18 @@ def device_report(
     """Write what this machine's device measured to docs/ and params/measured/."""
     from edge_eval_lib.paths import project_root
     from edge_eval_lib.results import device_report
-    from edge_eval_lib.runs.claims import open_study
 
-    opened = [open_study(study) for study in studies]
+    opened = [_opened(study) for study in studies]
     root = project_root()
     print(device_report.write(opened, root / "docs", root / "params" / "measured"))
 
 
 @app.command()
-def clean(study: StudyName = "embedded") -> None:
+def clean(study: StudyName = "embedded", model: Model = None) -> None:
     """Delete what a study's runs made."""
-    from edge_eval_lib.runs.claims import open_study, remove_outputs
+    from edge_eval_lib.runs.claims import remove_outputs
 
-    remove_outputs(open_study(study))
+    remove_outputs(_opened(study, model=model))
 
 
 class Interrupted(BaseException):

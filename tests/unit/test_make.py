@@ -29,6 +29,7 @@ NASTY = [
     "-x",
 ]
 GOALS = {
+    "MODEL": ("plan", "all", "status", "tables", "clean"),
     "STUDY": ("plan", "all", "bench", "clean"),
     "REPETITIONS": ("plan",),
     "RERUN": ("all",),
@@ -83,6 +84,7 @@ def test_what_people_say_is_never_part_of_a_command(place: Path, variable: str):
     ("variable", "goal", "sentence"),
     [
         ("STUDY", "plan", "There is no study"),
+        ("MODEL", "plan", "models.yaml has no model"),
         ("REPETITIONS", "plan", "repetitions is "),
         ("PROFILE", "all", "There is no profile"),
         ("RESULTS", "compare", "There is no study"),
@@ -225,3 +227,10 @@ def test_another_python_than_the_project_s_says_which_to_take(tmp_path: Path):
     assert done.returncode == 1
     assert "make setup makes .venv" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_default_study_is_planned_on_another_model(place: Path):
+    done = make(place, own(place), "plan", "MODEL=Qwen/Qwen2.5-0.5B-Instruct")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("embedded-qwen-0.5B: ")
+    assert (place / "outputs" / "embedded-qwen-0.5B" / "study.yaml").is_file()
