@@ -208,7 +208,9 @@ def draw(found: pd.DataFrame, stamp: str = "") -> Figure:
     if not shown:
         axes[0][0].set_title("Nothing to draw: no effect was measured", loc="left")
     whole = rows["given"] == "all"
-    axes[0][0].set_yticks(range(len(rows)), rows["given"].mask(whole, rows["levels"]))
+    axes[0][0].set_yticks(
+        range(len(rows)), rows["given"].mask(whole, rows["levels"] + " " + rows["factor"])
+    )
     for tick, bold in zip(axes[0][0].get_yticklabels(), whole, strict=True):
         tick.set_fontweight("bold" if bold else "normal")
     axes[0][0].invert_yaxis()
