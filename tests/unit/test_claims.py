@@ -221,6 +221,7 @@ NUMERIC = [
 
 
 @pytest.mark.parametrize("claim_id", NUMERIC)
+@pytest.mark.slow
 def test_another_printed_value_is_not_reproduced(figures, claim_id):
     raw = published.tables_of(figures)
     at = raw["claims"]["claim_id"] == claim_id
@@ -400,6 +401,7 @@ FLIPS = [
 
 
 @pytest.mark.parametrize(("claim_id", "change", "expected"), FLIPS)
+@pytest.mark.slow
 def test_verdict_flips_with_its_input(figures, judged, claim_id, change, expected):
     raw = published.tables_of(figures)
     change(raw)
