@@ -2,37 +2,163 @@
 
     from edge_eval_lib import paper
     study = paper.build()
-    paper.write_figures(study=study, names=["pareto"])
+    paper.TABLES["claims"](study)
 
-Each table is a function of `Paper` in `TABLES`, each picture one in `FIGURES`: any can be rebuilt
-alone. `prose` states the findings; `write_report` puts all of it on one page.
+notebooks/06_paper.ipynb holds the argument. Each table is a function of `Paper` in `TABLES`.
 """
 
-from edge_eval_lib.paper import analysis, pictures, prose
-from edge_eval_lib.paper.analysis import TABLES, Paper, build
-from edge_eval_lib.paper.pictures import FIGURES, draw
-from edge_eval_lib.paper.report import (
-    CLAIM_COLUMNS,
-    output_directory,
-    show,
-    write_figures,
-    write_report,
-    write_tables,
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from edge_eval_lib.errors import UserError
+from edge_eval_lib.paper import analysis, claims, evidence, fronts, qlora, small_models
+from edge_eval_lib.paper.analysis import Paper, build, model_name, short_name
+from edge_eval_lib.paper.claims import tally
+from edge_eval_lib.paper.code_points import code_against_figures
+from edge_eval_lib.paper.evidence import LARGE_PARAMETERS, adaptation_kwh, met, samples_per_pass
+from edge_eval_lib.paper.finding import VERDICTS
+from edge_eval_lib.paper.summary import (
+    METRIC_NAMES,
+    earned_back_pct,
+    findings,
+    statistics_of_columns,
 )
+from edge_eval_lib.paths import outputs_root
+from edge_eval_lib.results.headline import frontier_table
+from edge_eval_lib.results.readable import heading, readable, write_table
+
+if TYPE_CHECKING:
+    from IPython.display import HTML
 
 __all__ = [
+    "AXES",
     "CLAIM_COLUMNS",
-    "FIGURES",
+    "LARGE_PARAMETERS",
+    "METRIC_NAMES",
     "TABLES",
+    "VERDICTS",
     "Paper",
+    "adaptation_kwh",
     "analysis",
     "build",
-    "draw",
+    "claims",
+    "earned_back_pct",
+    "findings",
+    "fronts",
+    "met",
+    "model_name",
     "output_directory",
-    "pictures",
-    "prose",
+    "samples_per_pass",
+    "short_name",
     "show",
-    "write_figures",
-    "write_report",
+    "statistics_of_columns",
+    "table",
+    "tally",
     "write_tables",
 ]
+
+TABLES: dict[str, Callable[[Paper], pd.DataFrame]] = {
+    "variants": lambda paper: paper.variants,
+    "frontier": lambda paper: frontier_table(paper.variants),
+    "adaptation": lambda paper: paper.adaptation,
+    "claims": lambda paper: paper.judged,
+    "headline": lambda paper: paper.evidence.headline,
+    "headline_consistent": analysis.consistent_headline,
+    "qlora_energy": lambda paper: evidence.by(paper.judged, source="QLoRA energy table"),
+    "qlora_decomposition": qlora.decomposition,
+    "qlora_beside_embedded": qlora.qlora_beside_embedded,
+    "qlora_by_size": lambda paper: evidence.eases_with_size(paper.evidence),
+    "qlora_memory": qlora.qlora_memory,
+    "training_rate": qlora.training_rate,
+    "break_even": analysis.break_even,
+    "setup": analysis.setup_shares,
+    "api_prices": analysis.api_break_points,
+    "density": analysis.density,
+    "cold_start": analysis.cold_start,
+    "fidelity": analysis.fidelity,
+    "code_against_figures": code_against_figures,
+    "pareto": fronts.pareto,
+    "fronts": fronts.fronts,
+    "robustness": fronts.robustness,
+    "model_robustness": fronts.model_robustness,
+    "order_flips": small_models.order_flips,
+    "small_models": small_models.small_models,
+    "best_scores": small_models.best_scores,
+}
+
+
+# A claim with its argument below it, and short columns beside: all of it fits a screen and paper.
+CLAIM_COLUMNS = ("claim", "paper_value", "recomputed", "verdict")
+AXES = {metric: heading(metric) for metric in METRIC_NAMES}
+
+
+def output_directory(directory: str | Path | None = None) -> Path:
+    """Return where the paper's tables and figures go: by default outputs/paper."""
+    return Path(directory) if directory else outputs_root() / "paper"
+
+
+def table(study: Paper, name: str) -> pd.DataFrame:
+    """Return a table of TABLES, computed once for each `study`.
+
+    Args:
+        study: What to compute from.
+        name: Which of TABLES.
+
+    Raises:
+        UserError: There is no table of that name.
+    """
+    if name not in TABLES:
+        raise UserError(f"There is no table {name!r}; there is: {', '.join(TABLES)}.")
+    return _computed(study, name).copy()
+
+
+@cache
+def _computed(study: Paper, name: str) -> pd.DataFrame:
+    return TABLES[name](study).reset_index(drop=True)
+
+
+def write_tables(
+    directory: str | Path | None = None,
+    study: Paper | None = None,
+    names: Iterable[str] | None = None,
+) -> list[Path]:
+    """Write tables/<name>.csv under `directory`.
+
+    Args:
+        directory: Where; by default outputs/paper.
+        study: What to compute from; by default the published figures.
+        names: Some of TABLES; by default all.
+
+    Returns:
+        The files.
+
+    Raises:
+        UserError: There is no table of one of the names.
+    """
+    study = study or build()
+    folder = output_directory(directory) / "tables"
+    computed = {name: table(study, name) for name in (TABLES if names is None else names)}
+    return [write_table(rows, folder / f"{name}.csv") for name, rows in computed.items()]
+
+
+def show(rows: pd.DataFrame, columns: Sequence[str] | None = None) -> HTML:
+    """Show a table in a notebook: rounded, in words, a claim's argument below it."""
+    from IPython.display import HTML
+
+    if "verdict" in rows:
+        rows = claims.for_people(rows)
+    elif "printed" in rows and "metric" in rows:
+        rows = claims.cells_for_people(rows)
+    truths = rows.select_dtypes(bool)
+    rows = rows.assign(**{c: truths[c].map({True: "yes", False: "no"}) for c in truths})
+    with pd.option_context("display.max_colwidth", None):
+        page = readable(rows, columns).to_html(index=False, border=0)
+    page = re.sub(r"<td>(.*?)\\n(.*?)</td>", r"<td>\1<br><small>\2</small></td>", page)
+    return HTML(page.replace("\\n", "<br>"))

@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_eval_lib.paper import claims, published
-from edge_eval_lib.paper.published import MODEL
+from edge_eval_lib.economics.published import MODEL
+from edge_eval_lib.paper import claims, evidence, published
+from edge_eval_lib.paper.finding import VERDICTS
+from edge_eval_lib.paper.rules import RULES
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +19,7 @@ def figures():
 
 @pytest.fixture(scope="module")
 def judged(figures):
-    return claims.judge(claims.evidence(figures)).set_index("claim_id")
+    return claims.judge(evidence.evidence(figures)).set_index("claim_id")
 
 
 EXPECTED = {
@@ -60,7 +62,7 @@ def test_verdict(judged, claim_id, verdict):
 
 
 def test_every_claim_has_a_known_verdict_a_rule_and_a_value_or_a_reason(judged):
-    assert set(judged["verdict"]) <= set(claims.VERDICTS)
+    assert set(judged["verdict"]) <= set(VERDICTS)
     assert (judged["rule"].str.len() > 10).all()
     unknown = judged["recomputed"].isna()
     assert (unknown == (judged["verdict"] == "not checkable")).all()
@@ -79,7 +81,7 @@ def test_two_cells_are_marked_as_coincidences_with_what_their_column_is(figures,
     assert marked["note"].str.contains("mean").all()
     raw = published.tables_of(figures)
     all_medians(raw)  # where every cell is a median, none is one by coincidence
-    assert not claims.judge(claims.evidence(published.check(**raw)))["coincidence"].any()
+    assert not claims.judge(evidence.evidence(published.check(**raw)))["coincidence"].any()
 
 
 @pytest.mark.parametrize(
@@ -107,7 +109,7 @@ def test_a_verdict_shows_what_another_choice_would_give(judged, claim_id, words,
 def test_another_choice_is_computed(figures):
     raw = published.tables_of(figures)
     printed(raw, "density_17x", "17.7")
-    row = claims.judge(claims.evidence(published.check(**raw))).set_index("claim_id")
+    row = claims.judge(evidence.evidence(published.check(**raw))).set_index("claim_id")
     assert "mean over mean 17.74: reproduced" in row.loc["density_17x", "other_choices"]
 
 
@@ -130,7 +132,7 @@ def test_cells_are_told_from_claims(judged):
 
 
 def test_the_kits_model_of_training_memory_saves_far_less_than_60_percent():
-    table = claims.modelled_training_memory()
+    table = evidence.modelled_training_memory()
     assert len(table) == 6
     assert table["saved_pct"].between(0, 55).all()
     llama = table[table["family"] == "llama"]["saved_pct"]
@@ -153,10 +155,10 @@ def test_the_argument_of_a_claim_stands_below_it(judged):
 
 
 def test_all_30_cells_come_out_by_one_statistic_a_column(figures):
-    cells = claims.headline(claims.evidence(figures))
+    cells = evidence.headline(evidence.evidence(figures))
     assert len(cells) == 30
     assert all(
-        claims.agrees(p, v) for p, v in zip(cells["printed"], cells["recomputed"], strict=True)
+        evidence.agrees(p, v) for p, v in zip(cells["printed"], cells["recomputed"], strict=True)
     )
     assert cells.groupby("metric")["statistic"].first().to_dict() == {
         "n_break": "mean",
@@ -168,7 +170,7 @@ def test_all_30_cells_come_out_by_one_statistic_a_column(figures):
 
 
 def test_llama_1bs_14_is_3_7_for_lora_and_24_for_qlora(figures):
-    cells = claims.headline(claims.evidence(figures)).set_index([*MODEL, "metric"])
+    cells = evidence.headline(evidence.evidence(figures)).set_index([*MODEL, "metric"])
     row = cells.loc[("llama", "1B", "n_break")]
     assert row["median"] == pytest.approx(11.8, abs=0.01)
     assert row["mean, LoRA-INT4 alone"] == pytest.approx(3.7, abs=0.01)
@@ -179,8 +181,8 @@ def test_a_column_without_a_single_statistic_has_none(figures):
     raw = published.tables_of(figures)
     at = raw["claims"]["claim_id"] == "c_tax_qwen_3b"
     raw["claims"].loc[at, "value"] = "187"
-    proof = claims.evidence(published.check(**raw))
-    cells = claims.headline(proof).set_index("metric")
+    proof = evidence.evidence(published.check(**raw))
+    cells = evidence.headline(proof).set_index("metric")
     assert cells.loc["c_tax", "statistic"].isna().all()
     assert cells.loc["c_tax", "recomputed"].isna().all()
     verdicts = claims.judge(proof).set_index("claim_id")["verdict"]
@@ -203,12 +205,12 @@ def test_a_column_without_a_single_statistic_has_none(figures):
     ],
 )
 def test_a_value_agrees_to_the_digits_printed(printed, value, same):
-    assert claims.agrees(printed, value) is same
+    assert evidence.agrees(printed, value) is same
 
 
 @given(st.floats(0.001, 1e5), st.integers(0, 4))
 def test_every_number_agrees_with_itself_printed(value, digits):
-    assert claims.agrees(f"{value:.{digits}f}", value)
+    assert evidence.agrees(f"{value:.{digits}f}", value)
 
 
 # --- every verdict flips ----------------------------------------------------------------------
@@ -235,7 +237,7 @@ def verdict(raw, claim_id):
     raw["claims"] = raw["claims"][
         (raw["claims"]["claim_id"] == claim_id) | (raw["claims"]["source"] == "headline table")
     ]
-    proof = claims.evidence(published.check(**raw))
+    proof = evidence.evidence(published.check(**raw))
     return claims.judge(proof).set_index("claim_id").loc[claim_id, "verdict"]
 
 
@@ -265,7 +267,7 @@ def median_of_llama_1b(raw):
 
 
 def all_medians(raw):
-    cells = claims.headline(claims.evidence(published.check(**raw)))
+    cells = evidence.headline(evidence.evidence(published.check(**raw)))
     for _, cell in cells.iterrows():
         at = rows(raw, "claims", rule=cell["metric"], family=cell["family"], size=cell["size"])
         digits = len(cell["printed"].partition(".")[2])
@@ -412,14 +414,14 @@ def test_verdict_flips_with_its_input(figures, judged, claim_id, change, expecte
 def test_every_rule_has_a_claim_that_flips(figures):
     rules = figures.claims.set_index("claim_id")["rule"]
     flipped = {rules[claim_id] for claim_id, _, _ in FLIPS}
-    assert flipped == set(rules)
+    assert flipped == set(rules) == set(RULES)
 
 
 def test_a_claim_with_an_unknown_rule_is_refused(figures):
     raw = published.tables_of(figures)
     raw["claims"].loc[0, "rule"] = "vibes"
     with pytest.raises(ValueError, match="n_break_llama_1b names no known rule: 'vibes'"):
-        claims.judge(claims.evidence(published.check(**raw)))
+        claims.judge(evidence.evidence(published.check(**raw)))
 
 
 # --- what the rules stand on ------------------------------------------------------------------
@@ -430,16 +432,16 @@ def test_the_api_price_is_gpt_4os_input_price_for_500_tokens(judged):
 
 
 def test_the_paradox_eases_in_four_of_six_series_of_energy(figures):
-    series = claims.eases_with_size(claims.evidence(figures))
+    series = evidence.eases_with_size(evidence.evidence(figures))
     tasks = series[(series["quantity"] == "energy") & (series["series"] != "means")]
     assert (tasks["falls"].sum(), len(tasks)) == (4, 6)
 
 
 def test_samples_per_pass_are_200(figures):
-    assert claims.samples_per_pass(figures.quality) == 200
+    assert evidence.samples_per_pass(figures.quality) == 200
 
 
 def test_no_number_of_samples_fits_arbitrary_medians(figures):
     medians = np.random.default_rng(0).uniform(0, 1, len(figures.quality)).round(6)
     odd = figures.quality.assign(score_median=medians)
-    assert claims.samples_per_pass(odd) is None
+    assert evidence.samples_per_pass(odd) is None

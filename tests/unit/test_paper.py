@@ -1,7 +1,6 @@
-"""The paper's analysis: known values, exact break-points, and prose that follows the numbers."""
+"""The paper's analysis: known values, exact break-points, and findings that follow the numbers."""
 
 import re
-from html import unescape
 
 import numpy as np
 import pandas as pd
@@ -9,9 +8,11 @@ import pytest
 
 from edge_eval_lib import paper
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.paper import analysis, prose, published
-from edge_eval_lib.paper.report import _paragraphs
-from edge_eval_lib.paths import project_root
+from edge_eval_lib.paper import analysis, fronts, published, qlora, small_models
+from edge_eval_lib.paper.code_points import CHECKS, code_against_figures
+from edge_eval_lib.paper.evidence import by
+from edge_eval_lib.paper.published import tables_of
+from edge_eval_lib.paths import outputs_root
 from edge_eval_lib.results import tables
 
 NO_EMBEDDED = "no/such/adaptation.csv"
@@ -30,9 +31,9 @@ def variant(table, family, size, task, method="lora", precision="int4"):
 
 
 def test_the_three_tables_have_a_live_studys_columns(study):
-    assert len(analysis.variants(study)) == 72
-    assert len(analysis.frontier(study)) == 6
-    assert len(analysis.adaptation(study)) == 18
+    assert len(paper.table(study, "variants")) == 72
+    assert len(paper.table(study, "frontier")) == 6
+    assert len(paper.table(study, "adaptation")) == 18
     wanted = [
         "family",
         "size",
@@ -59,18 +60,18 @@ def test_the_three_tables_have_a_live_studys_columns(study):
         "energy_source",
         "notes",
     ]
-    assert set(wanted) <= set(analysis.variants(study))
-    assert {"model", *tables.METRICS} <= set(analysis.frontier(study))
+    assert set(wanted) <= set(paper.table(study, "variants"))
+    assert {"model", *tables.METRICS} <= set(paper.table(study, "frontier"))
 
 
 def test_no_interval_is_shown_where_there_is_one_observation(study):
-    bounds = analysis.variants(study).filter(regex=r"(?<!pooled)_(lo|hi)$")
+    bounds = paper.table(study, "variants").filter(regex=r"(?<!pooled)_(lo|hi)$")
     assert bounds.shape[1] > 10
     assert bounds.isna().all(axis=None)
 
 
 def test_the_frontier_is_the_printed_table(study):
-    frontier = analysis.frontier(study).set_index("model")
+    frontier = paper.table(study, "frontier").set_index("model")
     assert frontier["n_break"].round().tolist() == [14, 33, 43, 21, 28, 39]
     assert frontier["ipw"].round(2).tolist() == [0.45, 0.27, 0.15, 0.48, 0.23, 0.14]
     assert frontier["rho_sys"].round().tolist() == [6930, 1336, 387, 6942, 1419, 394]
@@ -94,7 +95,7 @@ def test_the_consistent_table_takes_every_column_over_the_variants_it_names(stud
     assert table.loc[("median", both, "llama-1B"), "q_ret_pct"] == pytest.approx(100.77, abs=0.01)
     assert table.loc[("median", lora, "llama-8B"), "q_ret_pct"] == pytest.approx(99.70, abs=0.01)
     # The headline table's own medians and means over all INT4 variants are the same figures.
-    cells = analysis.headline(study).assign(model=lambda t: t["family"] + "-" + t["size"])
+    cells = paper.table(study, "headline").assign(model=lambda t: t["family"] + "-" + t["size"])
     for statistic in ("median", "mean"):
         for _, cell in cells.iterrows():
             recomputed = table.loc[(statistic, both, cell["model"]), cell["metric"]]
@@ -102,7 +103,7 @@ def test_the_consistent_table_takes_every_column_over_the_variants_it_names(stud
 
 
 def test_twelve_figures_of_the_qlora_energy_table_are_judged(study):
-    judged = analysis.qlora_energy(study)
+    judged = paper.table(study, "qlora_energy")
     assert len(judged) == 12
     assert (judged["verdict"] == "reproduced").sum() == 6
 
@@ -208,36 +209,42 @@ def test_passes_bound_fidelity_and_the_sample_bounds_it_wider(study):
     assert table["visible_by_passes"].median() == pytest.approx(3.7, abs=0.1)
 
 
-def test_every_configuration_that_differs_from_fp16_is_told(study):
-    text = prose.fidelity_text(study)
-    assert "LoRA-INT8: 1 of 18, 0 lower and 1 higher (points: llama-1B dialogue +9.5)" in text
-    assert "- LoRA-INT4: 0 of 18\n" in text
-    assert "QLoRA-INT4: 6 of 18, 4 lower and 2 higher" in text
-    assert "9.5 points (llama-1B LoRA-INT8 dialogue), is odd" in text
-    assert "qwen-3B LoRA-INT4 dialogue at 91.4 % [82.8, 100.05] counts as not different" in text
+def test_which_variants_differ_from_fp16_by_their_passes(study):
+    table = analysis.fidelity(study)
+    resolved = table[table["resolved_by_passes"]]
+    counts = resolved.groupby(["method", "precision"]).size().to_dict()
+    assert counts == {("lora", "int8"): 1, ("qlora", "int4"): 6}
+    gain = resolved.loc[resolved["q_ret_pct"].idxmax()]
+    assert (gain["family"], gain["size"], gain["task"]) == ("llama", "1B", "dialogue")
+    assert gain["q_ret_pct"] == pytest.approx(109.5, abs=0.05)
+    assert (by(resolved, method="qlora")["q_ret_pct"] < 100).sum() == 4
+    hidden = table[~table["resolved_by_passes"]]
+    worst = hidden.loc[hidden["q_ret_pct"].idxmin()]
+    assert paper.short_name(worst) == "qwen-3B LoRA-INT4"
+    assert worst["passes_hi"] == pytest.approx(100.05, abs=0.01)
 
 
 def test_what_qlora_saves_is_modelled_and_measured_never_taken_from_the_paper(study, tmp_path):
-    table = analysis.qlora_memory(study)
+    table = qlora.qlora_memory(study)
     assert len(table) == 6
     assert table["saved_pct"].between(0, 55).all()
-    assert "cannot be checked" in prose.memory_text(study)
-    assert "embedded study measured" not in prose.memory_text(study)
-    own = analysis.adaptation(study).head(3)
+    assert table["basis"].str.startswith("modelled").all()
+    own = paper.table(study, "adaptation").head(3)
     own = own.assign(lora_peak_memory_gb=2.0, qlora_peak_memory_gb=[1.7, 1.72, 1.76])
     tables.write_table(own, tmp_path / "adaptation.csv")
     with_runs = paper.build(embedded=tmp_path / "adaptation.csv")
-    assert analysis.qlora_memory(with_runs)["saved_pct"].tail(3).tolist() == pytest.approx(
+    assert qlora.qlora_memory(with_runs)["saved_pct"].tail(3).tolist() == pytest.approx(
         [15.0, 14.0, 12.0]
     )
-    assert "The embedded study measured 12 to 15 %" in prose.memory_text(with_runs)
+    bases = qlora.qlora_memory(with_runs)["basis"].tail(3)
+    assert (bases == "measured by the embedded study").all()
 
 
 # --- the paradox ------------------------------------------------------------------------------
 
 
 def test_time_and_power_explain_the_whole_energy_ratio(study):
-    table = analysis.decomposition(study)
+    table = qlora.decomposition(study)
     product = table["seconds_ratio"] * table["power_ratio"]
     assert product.to_numpy() == pytest.approx(table["energy_ratio"].to_numpy(), rel=2e-3)
     total = table["time_share_pct"] + table["power_share_pct"]
@@ -245,14 +252,14 @@ def test_time_and_power_explain_the_whole_energy_ratio(study):
 
 
 def test_one_lora_run_draws_what_qlora_runs_draw(study):
-    table = analysis.decomposition(study)
+    table = qlora.decomposition(study)
     odd = table[table["looks_like_qlora"]]
     assert odd[["family", "size", "task"]].to_numpy().tolist() == [["llama", "3B", "summarization"]]
     assert odd["energy_ratio"].iloc[0] == pytest.approx(1.73, abs=0.01)
 
 
 def test_two_cards_of_lora_halve_the_ratio_of_card_seconds(study):
-    table = analysis.decomposition(study)
+    table = qlora.decomposition(study)
     two = table["lora_gpus"] == 2
     assert set(table[two]["size"]) == {"7B", "8B"}
     expected = np.where(two, table["seconds_ratio"] / 2, table["seconds_ratio"])
@@ -260,7 +267,7 @@ def test_two_cards_of_lora_halve_the_ratio_of_card_seconds(study):
 
 
 def test_the_fp16_peak_allows_eight_times_the_tokens_of_fp32(study):
-    table = analysis.training_rate(study)
+    table = qlora.training_rate(study)
     ratio = table["tokens_at_fp16_peak"] / table["tokens_at_fp32_peak"]
     assert ratio.to_numpy() == pytest.approx(65 / 8.1)
     row = table.set_index(["family", "size", "task", "method"]).loc[("llama", "1B", "rag", "lora")]
@@ -269,27 +276,25 @@ def test_the_fp16_peak_allows_eight_times_the_tokens_of_fp32(study):
     )
 
 
-def test_the_embedded_pair_stands_beside_the_papers_or_is_said_to_be_missing(study, tmp_path):
-    assert "missing here" in prose.embedded_text(study)
-    assert len(analysis.qlora_beside_embedded(study)) == 18
+def test_the_embedded_pair_stands_beside_the_papers_or_is_missing(study, tmp_path):
+    assert len(qlora.qlora_beside_embedded(study)) == 18
     own = (
-        analysis.adaptation(study)
+        paper.table(study, "adaptation")
         .head(1)
         .assign(family="smollm2", size="135M", energy_ratio=1.1, seconds_ratio=1.2)
     )
     tables.write_table(own, tmp_path / "adaptation.csv")
     with_pair = paper.build(embedded=tmp_path / "adaptation.csv")
-    beside = analysis.qlora_beside_embedded(with_pair)
+    beside = qlora.qlora_beside_embedded(with_pair)
     assert len(beside) == 19
     assert beside["study"].iloc[0].startswith("embedded")
-    assert "1.20 to 1.20 times LoRA's time" in prose.embedded_text(with_pair)
 
 
 # --- code against figures ---------------------------------------------------------------------
 
 
 def test_code_against_figures(study):
-    table = analysis.code_against_figures(study).set_index("topic")
+    table = code_against_figures(study).set_index("topic")
     agreeing = set(table.index[table["agrees"]])
     assert agreeing == {"samples scored", "training examples", "QLoRA as compressed"}
     energy = table.loc["energy and power", "figures"]
@@ -305,16 +310,20 @@ def test_code_against_figures(study):
 
 
 def test_points_that_change_a_headline_figure_are_told_from_details(study):
-    table = analysis.code_against_figures(study).set_index("topic")
+    table = code_against_figures(study).set_index("topic")
     assert "energy per request" in table.loc["batch size", "bears_on"]
     assert pd.isna(table.loc["energy and power", "bears_on"])  # one window of 180
-    text = prose.code_text(study)
-    assert "\n- batch size: energy per request" in text
-    assert "energy and power" in text.partition("are details")[2]
+
+
+def test_every_point_has_words_and_a_check(study):
+    points = pd.read_csv(published.folder() / "code_points.csv")
+    assert list(CHECKS) == points["topic"].tolist()
+    for column in ("code_or_paper", "figures"):
+        assert not code_against_figures(study)[column].str.contains(r"[{}]|nan|None").any()
 
 
 def test_a_point_agrees_once_the_figures_are_what_the_code_gives():
-    raw = published.tables_of(published.load())
+    raw = tables_of(published.load())
     serving = raw["serving"]
     serving["serve_energy_j"] = serving["power_mean_w"] * (serving["load_s"] + serving["serve_s"])
     qlora, lora = (
@@ -327,7 +336,7 @@ def test_a_point_agrees_once_the_figures_are_what_the_code_gives():
     serving["serve_energy_j"] = energy
     serving["power_peak_w"] = serving["power_mean_w"] + 5
     study = paper.build(published.check(**raw), embedded=NO_EMBEDDED)
-    agrees = analysis.code_against_figures(study).set_index("topic")["agrees"]
+    agrees = code_against_figures(study).set_index("topic")["agrees"]
     assert agrees["energy window"]
     assert agrees["QLoRA as served: speed"]
     assert agrees["QLoRA as served: load"]
@@ -338,21 +347,21 @@ def test_a_point_agrees_once_the_figures_are_what_the_code_gives():
 
 
 def test_any_subset_of_objectives_gives_a_front(study):
-    cheapest = analysis.pareto(study, {"usd_per_request": "min"})
+    cheapest = fronts.pareto(study, {"usd_per_request": "min"})
     front = cheapest[cheapest["on_front"]]
     assert front.groupby("task")["usd_per_request"].nunique().eq(1).all()
-    pair = analysis.pareto(study, {"score": "max", "energy_per_request_j": "min"})
-    every = analysis.pareto(study)
+    pair = fronts.pareto(study, {"score": "max", "energy_per_request_j": "min"})
+    every = fronts.pareto(study)
     assert (every["on_front"] >= pair["on_front"]).all()
 
 
 def test_an_unknown_objective_is_refused_with_the_known_ones(study):
     with pytest.raises(UserError, match=r"no objective 'vibes'.*latency_ms"):
-        analysis.pareto(study, {"vibes": "max"})
+        fronts.pareto(study, {"vibes": "max"})
 
 
 def test_nothing_beats_a_variant_on_the_front(study):
-    table = analysis.pareto(study, {"score": "max", "energy_per_request_j": "min"})
+    table = fronts.pareto(study, {"score": "max", "energy_per_request_j": "min"})
     for _, part in table.groupby("task"):
         for _, row in part.iterrows():
             better = part[
@@ -367,28 +376,28 @@ def test_nothing_beats_a_variant_on_the_front(study):
 
 
 def test_hypervolume_lies_in_the_box_and_small_models_cover_part_of_it(study):
-    table = analysis.fronts(study)
+    table = fronts.fronts(study)
     assert len(table) == 15
     assert table["hypervolume"].between(0, 1).all()
     assert (table["hypervolume_small"] <= table["hypervolume"] + 1e-12).all()
 
 
 def test_robustness_is_a_share_and_reproducible(study):
-    table = analysis.robustness(study, draws=20)
+    table = fronts.robustness(study, draws=20)
     shares = table.drop(columns=tables.VARIANT)
     assert list(shares) == [
         f"{kind}_{case}" for case in ("passes", "prompts") for kind in ("technical", "economic")
     ]
     assert shares.to_numpy().min() >= 0
     assert shares.to_numpy().max() <= 1
-    analysis._front_draws.cache_clear()
-    pd.testing.assert_frame_equal(table, analysis.robustness(study, draws=20))
+    again = paper.build(embedded=NO_EMBEDDED)
+    pd.testing.assert_frame_equal(table, fronts.robustness(again, draws=20))
     assert len(table) == 72
 
 
 def test_a_models_share_holds_all_of_its_variants(study):
-    variants = analysis.robustness(study, draws=50)
-    models = analysis.model_robustness(study, draws=50).set_index(["task", "family", "size"])
+    variants = fronts.robustness(study, draws=50)
+    models = fronts.model_robustness(study, draws=50).set_index(["task", "family", "size"])
     grouped = variants.groupby(["task", "family", "size"])
     shares = list(models)
     assert len(models) == 18
@@ -399,7 +408,7 @@ def test_a_models_share_holds_all_of_its_variants(study):
 
 
 def test_other_prompts_scatter_a_score_by_the_size_of_the_sample(study):
-    spread = analysis.score_spread(study)
+    spread = fronts.score_spread(study)
     row = variant(spread.reset_index(), "qwen", "7B", "rag", precision="fp16")
     quality = variant(study.figures.quality, "qwen", "7B", "rag", precision="fp16")
     p, passes = quality["score_mean"], quality["score_std"] / np.sqrt(2)
@@ -416,7 +425,7 @@ def test_other_prompts_scatter_a_score_by_the_size_of_the_sample(study):
 
 
 def test_other_prompts_take_most_of_the_larger_models_place_on_the_front(study):
-    best = analysis.robustness(study).groupby(["task", "family", "size"]).max(numeric_only=True)
+    best = fronts.robustness(study).groupby(["task", "family", "size"]).max(numeric_only=True)
     for key, passes, prompts in [
         (("rag", "qwen", "7B"), 0.65, 0.13),
         (("rag", "llama", "3B"), 0.62, 0.30),
@@ -428,22 +437,13 @@ def test_other_prompts_take_most_of_the_larger_models_place_on_the_front(study):
         assert best.loc[key, "technical_prompts"] == pytest.approx(prompts, abs=0.1)
 
 
-def test_the_robustness_text_speaks_of_models_in_the_best_and_the_worst_case(study):
-    text = prose.robustness_text(study)
-    models = analysis.model_robustness(study)
-    firm = models[(models["technical_prompts"] >= 0.9) & (models["economic_prompts"] >= 0.9)]
-    stands = text.partition("**What stands in every case:**")[2].partition("\n")[0]
-    assert stands.count(" in ") == len(firm) > 0
-    assert text.count("passes alone: ") == text.count("other prompts too: ") == 2
-
-
 def test_the_spread_of_a_run_is_that_of_pairs_that_should_be_alike(study):
-    spread = analysis.measurement_spread(study)
+    spread = fronts.measurement_spread(study)
     assert spread.between(0.02, 0.15).all()
 
 
 def test_at_the_flip_two_models_break_even_together(study):
-    flips = analysis.order_flips(study)
+    flips = small_models.order_flips(study)
     assert len(flips) == 2 * 3 * 15
     found = flips.dropna(subset=["api_price_flip_usd_per_request"])
     assert set(found["accounting"]) == {"paper", "full"}
@@ -453,7 +453,7 @@ def test_at_the_flip_two_models_break_even_together(study):
     for _, row in found.iterrows():
         price = row["api_price_flip_usd_per_request"]
         pair = v[(v["task"] == row["task"]) & v["model"].isin([row["sooner"], row["later"]])]
-        spent = analysis._accounting(row["accounting"], pair, study.prices)
+        spent = small_models.accounting(row["accounting"], pair, study.prices)
         first, second = spent.fixed_usd / (price - spent.local_usd_per_request)
         assert first == pytest.approx(second, rel=1e-6)
 
@@ -466,12 +466,12 @@ def test_an_electricity_flip_is_found_where_there_is_one():
     second = pd.Series(
         {"fixed_free": 0.1, "fixed_slope": 0.5, "local_free": 0.0, "local_slope": 0.0, "api": 1.0}
     )
-    assert analysis._electricity_flip(first, second, [0.03, 0.40]) == pytest.approx(0.2)
-    assert np.isnan(analysis._electricity_flip(first, second, [0.25, 0.40]))
+    assert small_models.electricity_flip(first, second, [0.03, 0.40]) == pytest.approx(0.2)
+    assert np.isnan(small_models.electricity_flip(first, second, [0.25, 0.40]))
 
 
 def test_the_winner_at_each_score_is_the_first_to_break_even(study):
-    table = analysis.small_models(study)
+    table = small_models.small_models(study)
     for _, row in table.iterrows():
         part = study.variants[
             (study.variants["task"] == row["task"])
@@ -482,7 +482,7 @@ def test_the_winner_at_each_score_is_the_first_to_break_even(study):
 
 
 def test_a_lead_is_told_from_what_other_prompts_could_change(study):
-    table = analysis.best_scores(study, draws=200).set_index("task")
+    table = small_models.best_scores(study, draws=200).set_index("task")
     rag = table.loc["rag"]
     assert rag["difference"] == pytest.approx(0.012, abs=1e-3)
     assert rag["error_prompts"] == pytest.approx(0.082, abs=2e-3)
@@ -492,53 +492,31 @@ def test_a_lead_is_told_from_what_other_prompts_could_change(study):
     assert (table["larger_beyond_prompts"] <= table["larger_beyond_passes"]).all()
     assert (table["larger_beyond_passes"] <= table["larger_above"]).all()
     assert table[["small_first_passes", "small_first_prompts"]].stack().between(0, 1).all()
-    text = prose.small_models_text(study)
-    assert "shown beyond sampling error for summarization**" in text
-    assert "a difference of 0.012 ± 0.083 with other prompts" in text
+    assert (table["larger_beyond_prompts"] > 0).to_dict() == {
+        "rag": False,
+        "summarization": True,
+        "dialogue": False,
+    }
 
 
 def test_without_scatter_a_small_model_wins_where_the_table_says_so(study):
-    table = analysis.small_models(study)
+    table = small_models.small_models(study)
     v = study.variants.assign(small=study.is_small(study.variants))
     for task, part in v.groupby("task", sort=False):
         own = table[table["task"] == task].dropna(
             subset=["n_break_full_small", "n_break_full_large"]
         )
-        share = analysis._small_first(part["score"].to_numpy()[None, :], part)
+        share = small_models.small_first(part["score"].to_numpy()[None, :], part)
         per_threshold = own.set_index("score_at_least")["winner_is_small"]
         expected = per_threshold.reindex(part["score"]).dropna().mean()
         assert share == pytest.approx(expected)
 
 
-# --- prose ------------------------------------------------------------------------------------
-
-TEXTS = [name for name in dir(prose) if name.endswith("_text")]
-
-
-def text_of(name, study):
-    return getattr(prose, name)(study)
-
-
-@pytest.mark.parametrize("name", TEXTS)
-def test_prose_holds_numbers_and_nothing_unfilled(study, name):
-    text = text_of(name, study)
-    assert len(text) > 60
-    assert not re.search(r"\bnan\b|\binf\b|None|\{|\}", text)
-
-
-def test_prose_follows_the_figures(study):
-    raw = published.tables_of(study.figures)
-    qlora = raw["adaptation"]["method"] == "qlora"
-    for column in ("adapt_energy_j", "adapt_s"):
-        raw["adaptation"].loc[qlora, column] *= 2
-    other = paper.build(published.check(**raw), embedded=NO_EMBEDDED)
-    for name in ("verdicts_text", "headline_text", "paradox_text", "qlora_energy_text"):
-        assert text_of(name, other) != text_of(name, study)
-    assert "QLoRA took 8.2 to 29.7 times LoRA's energy" in prose.paradox_text(other)
+# --- findings ---------------------------------------------------------------------------------
 
 
 def test_the_five_findings_are_computed(study):
-    first, caption, energy, batch, labour = prose.findings(study)
+    first, caption, energy, batch, labour = paper.findings(study)
     assert first.startswith("**The arithmetic follows**: 30 of 30 cells")
     assert "72 variants" in first
     assert "IPW: largest" in caption
@@ -553,7 +531,7 @@ def test_the_five_findings_are_computed(study):
 
 
 def test_other_figures_give_other_findings(study):
-    raw = published.tables_of(study.figures)
+    raw = tables_of(study.figures)
     serving = raw["serving"]
     in_flight = serving["throughput_tok_s"] * serving["tpot_mean_ms"] / 1e3
     serving["throughput_tok_s"] /= in_flight
@@ -561,137 +539,88 @@ def test_other_figures_give_other_findings(study):
         serving[column] *= in_flight
     raw["adaptation"]["adapt_energy_j"] *= 1.1
     other = paper.build(published.check(**raw), embedded=NO_EMBEDDED)
-    first, _, energy, batch, _ = prose.findings(other)
+    first, _, energy, batch, _ = paper.findings(other)
     assert first.startswith("**Not all of the arithmetic follows**")
     assert not energy.startswith("**6 of 12")
     assert batch.startswith("**One request was in flight**")
 
 
-def test_the_verdicts_text_counts_cells_apart_from_claims(study):
-    text = prose.verdicts_text(study)
-    assert "**42 cells** of the paper's tables and **22 claims** in words" in text
-    assert "- Cells: 8 reproduced as stated (2 of them by coincidence), 28 by another" in text
-    assert "- Claims: 10 reproduced as stated, 4 by another statistic, 5 not reproduced" in text
-    assert "32 rows that come out by another statistic say one thing, finding 2: 28 are" in text
-    failed = study.judged[study.judged["verdict"] == "not reproduced"]
-    for _, row in failed.iterrows():
-        assert f"\n- {row['statement']} – {row['note']}" in text
-    assert "LLaMA-1B is 17 times" in text.partition("hinge on a choice")[2]
+def test_verdicts_are_counted_in_words(study):
+    cells, words = (by(study.judged, kind=kind) for kind in ("cell", "claim"))
+    assert (len(cells), len(words)) == (42, 22)
+    assert paper.tally(cells) == (
+        "8 reproduced as stated (2 of them by coincidence), 28 by another statistic, "
+        "6 not reproduced"
+    )
+    assert paper.tally(words) == (
+        "10 reproduced as stated, 4 by another statistic, 5 not reproduced, 3 cannot be checked "
+        "from what was published"
+    )
 
 
-def test_electricity_has_one_figure_in_prose_and_table(study):
-    table = analysis.break_even(study)
-    share = table["electricity_share_pct"]
-    text = prose.accounting_text(study)
-    assert f"is {share[table['precision'] == 'int4'].median():.4f} % of the API's price" in text
-    assert f"over all variants {share.max():.3f} %" in text
+def test_pairs_that_bf16_cannot_explain_are_two(study):
+    split = qlora.decomposition(study)
+    one_card = split[(split["lora_gpus"] == 1) & ~split["looks_like_qlora"]]
+    assert len(one_card) == 11
+    beyond = one_card[one_card["seconds_ratio"] > 65 / 8.1].sort_values("seconds_ratio")
+    assert [paper.model_name(row) for _, row in beyond.iterrows()] == ["qwen-3B", "qwen-1.5B"]
+    assert beyond["seconds_ratio"].round(1).tolist() == [8.9, 11.6]
 
 
-def test_pairs_that_bf16_cannot_explain_are_named(study):
-    text = prose.paradox_text(study)
-    assert "In 2 of 11 pairs it took longer than that" in text
-    assert "qwen-3B summarization 8.9, qwen-1.5B summarization 11.6" in text
-
-
-def test_the_answer_on_small_models_changes_when_they_fall_behind(study):
-    raw = published.tables_of(study.figures)
+def test_small_models_that_answer_best_have_no_larger_one_above(study):
+    raw = tables_of(study.figures)
     small = raw["quality"]["size"].isin(["1B", "1.5B"])
     for column in ("score_mean", "score_median"):
         raw["quality"].loc[small, column] = 0.9 * raw["quality"].loc[small, "score_maximum"]
     best = paper.build(published.check(**raw), embedded=NO_EMBEDDED)
-    text = prose.small_models_text(best)
-    assert text.startswith("**It survives at equal score")
-    assert text.count("No larger variant scores higher") == 2
-    assert prose.small_models_text(study).startswith("**It survives at most equal scores")
+    assert (small_models.best_scores(best)["larger_above"] == 0).sum() == 2
+    assert (small_models.best_scores(study)["larger_above"] > 0).all()
 
 
 # --- writing ----------------------------------------------------------------------------------
 
 
-def test_one_table_and_one_figure_can_be_rebuilt_alone(study, tmp_path):
+def test_one_table_can_be_rebuilt_alone(study, tmp_path):
     assert paper.write_tables(tmp_path, study, ["claims"]) == [tmp_path / "tables" / "claims.csv"]
-    written = paper.write_figures(tmp_path, study, ["accountings"])
-    assert [p.name for p in written] == ["accountings.png", "accountings.svg"]
-    assert sorted(p.name for p in tmp_path.rglob("*.*")) == [
-        "accountings.png",
-        "accountings.svg",
-        "claims.csv",
-    ]
+    assert [p.name for p in tmp_path.rglob("*.*")] == ["claims.csv"]
     columns = pd.read_csv(tmp_path / "tables" / "claims.csv").columns
     wanted = ["claim_id", "kind", "statement", "source", "paper_value", "recomputed", "rule"]
     wanted += ["verdict", "statistic", "coincidence", "other_choices", "hinges", "note"]
     assert set(wanted) <= set(columns)
 
 
-def test_a_name_that_does_not_exist_is_refused_with_those_that_do(tmp_path):
+def test_a_table_that_does_not_exist_is_refused_with_those_that_do(study, tmp_path):
     with pytest.raises(UserError, match=r"no table 'clams'; there is: variants, frontier"):
-        paper.write_tables(tmp_path, names=["clams"])
-    with pytest.raises(UserError, match=r"no figure 'parrot'; there is: verdicts"):
-        paper.write_figures(tmp_path, names=["parrot"])
+        paper.write_tables(tmp_path, study, names=["claims", "clams"])
     assert not list(tmp_path.iterdir())
 
 
 def test_output_goes_to_the_project_unless_told(tmp_path):
-    assert paper.output_directory() == project_root() / "outputs" / "paper"
+    assert paper.output_directory() == outputs_root() / "paper"
     assert paper.output_directory(tmp_path) == tmp_path
 
 
-@pytest.mark.parametrize("name", list(paper.TABLES))
-def test_every_table_is_written_without_rounding_and_read_again(study, tmp_path, name):
-    (path,) = paper.write_tables(tmp_path, study, [name])
-    table = paper.TABLES[name](study)
-    again = pd.read_csv(path)
-    assert list(again) == list(table)
-    assert len(again) == len(table) > 0
-    for column in table.select_dtypes("float"):
-        assert again[column].to_numpy() == pytest.approx(
-            table[column].to_numpy(float), rel=1e-12, nan_ok=True
-        )
-
-
-@pytest.mark.parametrize("name", list(paper.FIGURES))
-def test_every_figure_is_drawn_with_axes_that_name_what_they_show(study, name):
-    figure = paper.draw(study, name)
-    assert figure.axes
-    assert figure._suptitle.get_text().strip().endswith("?")
-    labels = [a.get_xlabel() or a.get_title(loc="left") for a in figure.axes]
-    assert any(labels) or name == "verdicts"
-    assert paper.draw(study, name) is figure
-
-
-def test_the_report_is_one_file_that_links_the_embedded_one(study, tmp_path):
-    (tmp_path / "embedded").mkdir()
-    (tmp_path / "embedded" / "report.html").write_text("<p>")
-    path = paper.write_report(tmp_path / "paper", study)
-    html = path.read_text(encoding="utf-8")
-    assert path == tmp_path / "paper" / "report.html"
-    assert 'href="../embedded/report.html"' in html
-    assert html.count("data:image/svg+xml;base64,") == len(paper.FIGURES)
-    for _, claim in study.judged.iterrows():
-        assert claim["statement"].split("(")[0].split("'")[0].strip() in html
-    text = unescape(html)
-    summary = text.partition('<ul class="summary">')[2].partition("</ul>")[0]
-    assert summary.count("<li>") == 5
-    for finding in prose.findings(study):
-        assert text.count(finding.replace("**", "")) == 1  # nothing is said twice
-    claims_table = text.partition("<h2>Every claim, judged</h2>")[2].partition("</table>")[0]
-    assert claims_table.count('<th scope="col"') == len(paper.CLAIM_COLUMNS)
-    assert claims_table.count("<small>Rule: ") == len(study.judged)
-    assert "http://" not in re.sub(r"data:[^\"]+", "", html)
+def test_every_table_is_written_without_rounding_and_read_again(study, tmp_path):
+    for path in paper.write_tables(tmp_path, study):
+        table = paper.table(study, path.stem)
+        again = pd.read_csv(path)
+        assert list(again) == list(table)
+        assert len(again) == len(table) > 0
+        for column in table.select_dtypes("float"):
+            assert again[column].to_numpy() == pytest.approx(
+                table[column].to_numpy(float), rel=1e-12, nan_ok=True
+            )
+    assert {path.stem for path in tmp_path.rglob("*.csv")} == set(paper.TABLES)
 
 
 def test_a_table_is_shown_in_words_without_its_index(study):
-    html = paper.show(analysis.code_against_figures(study), ["topic", "agrees"]).to_html()
+    html = paper.show(code_against_figures(study), ["topic", "agrees"]).data
     assert html.count(">yes<") == 3
     assert "True" not in html
-    cells = paper.show(analysis.headline(study), ["metric", "printed", "recomputed"]).to_html()
+    cells = paper.show(paper.table(study, "headline"), ["metric", "printed", "recomputed"]).data
     assert cells.count(">100.6<") == 2  # printed, and recomputed to the printed digits
-    judged = paper.show(study.judged, paper.CLAIM_COLUMNS).to_html()
+    judged = paper.show(study.judged, paper.CLAIM_COLUMNS).data
     assert ">11.8<" in judged
-    assert "\nRule: median over" in judged
-    assert "pre-line" in judged
-
-
-def test_paragraphs_of_a_report_are_plain():
-    text = "**Two** things:\n\n- one\n- two\n\nand\n\n- three - four\n"
-    assert _paragraphs(text) == ["Two things:", ["one", "two"], "and", ["three - four"]]
+    assert len(re.findall("<br><small>Rule: ", judged)) == len(study.judged)
+    assert "…" not in judged
+    assert "..." not in judged

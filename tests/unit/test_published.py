@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_eval_lib.economics.published import observations, requests_in_flight
+from edge_eval_lib.economics.published import MODEL, VARIANT, observations, read, requests_in_flight
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.paper import published
+from edge_eval_lib.paper import plausible, published
 from edge_eval_lib.results import tables
 from edge_eval_lib.study import load_study
 
@@ -40,14 +40,14 @@ def test_there_are_72_variants_of_six_models_and_36_adaptations(figures):
     assert len(figures.serving) == len(figures.quality) == 72
     assert len(figures.adaptation) == 36
     assert len(figures.models) == 6
-    assert not figures.serving.duplicated(published.VARIANT).any()
+    assert not figures.serving.duplicated(VARIANT).any()
 
 
 def test_the_grid_is_that_of_the_study_paper_t4(figures):
     grid = {
         (v.family, v.size, v.task, v.method, v.precision) for v in load_study("paper_t4").variants()
     }
-    assert set(figures.serving[published.VARIANT].itertuples(index=False, name=None)) == grid
+    assert set(figures.serving[VARIANT].itertuples(index=False, name=None)) == grid
 
 
 def test_model_facts_agree_with_the_studys_models(figures):
@@ -60,9 +60,9 @@ def test_model_facts_agree_with_the_studys_models(figures):
 
 
 def test_cache_bytes_agree_with_published_values(figures):
-    models = figures.models.set_index(published.MODEL)
+    models = figures.models.set_index(MODEL)
     table = figures.models
-    cache = published.kv_bytes_per_token(table, models)
+    cache = plausible.kv_bytes_per_token(table, models)
     by_model = dict(zip(table["family"] + "-" + table["size"], cache, strict=True))
     assert by_model["llama-8B"] == 131_072
     assert by_model["qwen-1.5B"] == 28_672
@@ -189,7 +189,7 @@ def test_a_unit_mistake_of_a_score_is_refused_in_every_row(figures, column, fact
         table = figures.quality.copy()
         table.loc[row, column] *= factor
         with pytest.raises(UserError, match=f"quality.csv line {row + 2} .* unit"):
-            published._refuse_impossible_passes(table)
+            plausible.refuse_impossible_passes(table)
 
 
 @given(
@@ -201,7 +201,7 @@ def test_every_three_passes_within_the_scale_are_accepted(figures, sums, maximum
     printed = [passes.mean().round(6), np.median(passes).round(6), passes.std().round(6)]
     table = figures.quality.head(1).assign(score_maximum=maximum)
     table[SCORES] = [*printed, *printed]
-    published._refuse_impossible_passes(table)
+    plausible.refuse_impossible_passes(table)
 
 
 def test_a_consistent_mistake_of_unit_is_caught_by_the_power_itself(raw):
@@ -266,9 +266,9 @@ def test_requests_in_flight_follow_from_speed_and_time_per_token(figures):
 
 
 def test_the_decode_bound_falls_with_longer_prompts(figures):
-    models = figures.models.set_index(published.MODEL)
-    short = published.decode_bound_tok_s(figures.serving, models)
-    long = published.decode_bound_tok_s(figures.serving, models, input_tokens=2000)
+    models = figures.models.set_index(MODEL)
+    short = plausible.decode_bound_tok_s(figures.serving, models)
+    long = plausible.decode_bound_tok_s(figures.serving, models, input_tokens=2000)
     assert (long <= short).all()
     assert (long < short).any()
 
@@ -277,7 +277,7 @@ def test_the_decode_bound_falls_with_longer_prompts(figures):
 
 
 def test_every_score_gives_back_three_passes_of_200_samples(figures):
-    passes = published.pass_scores(figures.quality)[["pass_1", "pass_2", "pass_3"]]
+    passes = plausible.pass_scores(figures.quality)[["pass_1", "pass_2", "pass_3"]]
     maximum = figures.quality["score_maximum"].to_numpy()[:, None]
     sums = passes.to_numpy() * maximum * 200
     assert np.abs(sums - sums.round()).max() < 0.02
@@ -290,9 +290,9 @@ def test_passes_are_recovered_from_mean_median_and_deviation(sums):
     values = np.array(sums) / 200
     quality = pd.DataFrame(
         [["f", "1B", "rag", "lora", "fp16", 1.0, values.mean(), values[1], values.std()]],
-        columns=[*published.VARIANT, "score_maximum", "score_mean", "score_median", "score_std"],
+        columns=[*VARIANT, "score_maximum", "score_mean", "score_median", "score_std"],
     )
-    found = published.pass_scores(quality)[["pass_1", "pass_2", "pass_3"]].to_numpy()[0]
+    found = plausible.pass_scores(quality)[["pass_1", "pass_2", "pass_3"]].to_numpy()[0]
     assert found == pytest.approx(values, abs=1e-6)
 
 
@@ -311,6 +311,13 @@ def test_observations_make_the_worked_example_of_llama_1b(figures):
     assert row["q_ret_pct"] == pytest.approx(101.348, abs=1e-3)
     chat = variants.set_index(tables.VARIANT).loc[("qwen", "3B", "dialogue", "lora", "int4")]
     assert chat["q_ret_pct"] == pytest.approx(91.385, abs=1e-3)
+
+
+def test_what_plans_and_comparisons_read_is_what_was_checked(figures):
+    pd.testing.assert_frame_equal(observations(), observations(figures), check_exact=True)
+    unchecked = read()
+    assert unchecked.adaptation["adapt_energy_j"].equals(figures.adaptation["adapt_energy_j"])
+    assert not [name for name in vars(unchecked) if "implausible" in getattr(unchecked, name)]
 
 
 def test_observations_say_what_is_estimated_and_what_is_empty(figures):
