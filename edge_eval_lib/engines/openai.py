@@ -31,8 +31,6 @@ LONGEST_REASON = 200
 TIMEOUT_S = 600.0
 # What vLLM's server adds to the protocol. Others may ignore it: answers that then end early fail.
 EXACT_LENGTH = {"ignore_eos": True, "return_token_ids": True, "repetition_penalty": 1.0}
-
-
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
@@ -55,11 +53,33 @@ class OpenAiEngine(Engine):
     @classmethod
     def unreachable(cls, served_names: Sequence[str]) -> str:
         """Return why the endpoint does not serve these models; empty if it does."""
+        import openai
+
+        if not os.environ.get(URL_VARIABLE):
+            return (
+                f"engine: openai needs the endpoint's address in the environment variable "
+                f"{URL_VARIABLE} (such as http://127.0.0.1:8000/v1)."
+            )
         try:
-            require_offered(served_names)
-        except UserError as why:
-            return str(why)
-        return ""
+            with openai.OpenAI(**_connection()) as client:
+                offered = [model.id for model in client.models.list()]
+        except openai.APIConnectionError:
+            return (
+                f"The endpoint that {URL_VARIABLE} names cannot be reached; start it, or correct "
+                "the address."
+            )
+        except openai.APIStatusError as error:
+            return (
+                f"The endpoint that {URL_VARIABLE} names refuses to list its models (HTTP "
+                f"{error.status_code}); check the address and {KEY_VARIABLE}."
+            )
+        lacking = [name for name in served_names if name not in offered]
+        if not lacking:
+            return ""
+        return (
+            f"The endpoint offers no model {lacking[0]!r} but {', '.join(offered) or 'none'}; "
+            "serve the variant under its own name (vLLM: --served-model-name)."
+        )
 
     def import_libraries(self) -> None:
         """Import the client."""
@@ -67,7 +87,8 @@ class OpenAiEngine(Engine):
 
     def load(self) -> None:
         """Check that the endpoint answers and offers the model; UserError if not."""
-        require_offered([self.served_name])
+        if why := self.unreachable([self.served_name]):
+            raise UserError(why)
         self.open_tokenizer(self.directory)
 
     def serve(
@@ -78,36 +99,38 @@ class OpenAiEngine(Engine):
         until_end: bool = False,
     ) -> list[Generation]:
         """Ask for every answer, the next as soon as one of `concurrency` slots is free."""
-
-        async def ask(client: AsyncOpenAI, prompt: list[int], _start_s: float) -> Generation:
-            generation = Generation(prompt, time.monotonic())
-            await self._ask(client, generation, output_tokens, until_end)
-            return generation
-
-        return _ask_all(prompts, ask, concurrency)
+        at_once: list[float | None] = [None] * len(prompts)
+        return self._answers(prompts, at_once, output_tokens, concurrency, until_end)
 
     def serve_arrivals(
         self, prompts: list[list[int]], output_tokens: int, arrivals_s: list[float]
     ) -> list[Generation]:
         """Ask for every answer when it is due."""
+        return self._answers(prompts, arrivals_s, output_tokens, len(prompts))
 
+    def _answers(
+        self,
+        prompts: Sequence[list[int]],
+        due_s: Sequence[float | None],
+        output_tokens: int,
+        slots: int,
+        until_end: bool = False,
+    ) -> list[Generation]:
         async def ask(
-            client: AsyncOpenAI, request: tuple[list[int], float], start_s: float
+            client: AsyncOpenAI, request: tuple[list[int], float | None], start_s: float
         ) -> Generation:
-            prompt, due_s = request
-            await asyncio.sleep(start_s + due_s - time.monotonic())
-            generation = Generation(prompt, start_s + due_s)
-            await self._ask(client, generation, output_tokens)
+            prompt, due = request
+            if due is not None:
+                await asyncio.sleep(start_s + due - time.monotonic())
+            submitted_s = time.monotonic() if due is None else start_s + due
+            generation = Generation(prompt, submitted_s)
+            await self._ask(client, generation, output_tokens, until_end)
             return generation
 
-        return _ask_all(list(zip(prompts, arrivals_s, strict=True)), ask, len(prompts))
+        return _ask_all(list(zip(prompts, due_s, strict=True)), ask, slots)
 
     async def _ask(
-        self,
-        client: AsyncOpenAI,
-        generation: Generation,
-        output_tokens: int,
-        until_end: bool = False,
+        self, client: AsyncOpenAI, generation: Generation, output_tokens: int, until_end: bool
     ) -> None:
         import openai
 
@@ -134,16 +157,14 @@ class OpenAiEngine(Engine):
         else:
             generation.failure = wrong_length(generation, output_tokens, until_end)
             answer = generation.token_ids
-            if not generation.failure and self._repeats_a_secret(answer):  # ids show it too
+            if answer and not generation.failure and self._repeats_a_secret(answer):
                 generation.token_ids = [self._piece(redaction.MASK)] * len(answer)
 
     def _token_ids(self, choice: Any) -> list[int]:
         ids = (choice.model_extra or {}).get("token_ids")
-        if ids is not None:
-            return ids
-        if not choice.text:
-            return []
-        return [self._piece(choice.text)]
+        if ids is None:
+            return [self._piece(choice.text)] if choice.text else []
+        return ids
 
     def _piece(self, text: str) -> int:
         """Return the id, below 0, of a piece of text."""
@@ -206,36 +227,6 @@ class OpenAiEngine(Engine):
     def executed_dtype(self) -> str:
         """Return that it is not known."""
         return "unknown: the endpoint does not tell"
-
-
-def require_offered(names: Iterable[str]) -> None:
-    """Raise UserError unless the endpoint answers and offers every model of those names."""
-    import openai
-
-    if not os.environ.get(URL_VARIABLE):
-        raise UserError(
-            f"engine: openai needs the endpoint's address in the environment variable "
-            f"{URL_VARIABLE} (such as http://127.0.0.1:8000/v1)."
-        )
-    try:
-        with openai.OpenAI(**_connection()) as client:
-            offered = [model.id for model in client.models.list()]
-    except openai.APIConnectionError:
-        raise UserError(
-            f"The endpoint that {URL_VARIABLE} names cannot be reached; start it, or correct "
-            "the address."
-        ) from None
-    except openai.APIStatusError as error:
-        raise UserError(
-            f"The endpoint that {URL_VARIABLE} names refuses to list its models (HTTP "
-            f"{error.status_code}); check the address and {KEY_VARIABLE}."
-        ) from None
-    for name in names:
-        if name not in offered:
-            raise UserError(
-                f"The endpoint offers no model {name!r} but {', '.join(offered) or 'none'}; "
-                "serve the variant under its own name (vLLM: --served-model-name)."
-            )
 
 
 def _connection() -> dict[str, Any]:

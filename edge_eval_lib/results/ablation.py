@@ -178,41 +178,27 @@ def draw(found: pd.DataFrame, stamp: str = "") -> Figure:
         stamp: Where the runs are from, for the foot.
     """
     rows = found[["factor", "levels", "given"]].drop_duplicates().reset_index(drop=True)
+    whole = rows["given"] == "all"
     shown = [quantity for quantity in TITLES if quantity in set(found["quantity"])]
+    size = (3.6 + 2.6 * len(shown), 1.6 + 0.36 * len(rows))
     figure, axes = plt.subplots(
-        1,
-        max(1, len(shown)),
-        figsize=(3.6 + 2.6 * len(shown), 1.6 + 0.36 * len(rows)),
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
+        1, max(1, len(shown)), figsize=size, sharey=True, squeeze=False, layout="constrained"
     )
+    axes[0][0].set_title("" if shown else "Nothing to draw: no effect was measured", loc="left")
     for axis, quantity in zip(axes[0], shown, strict=False):
         part = rows.merge(found[found["quantity"] == quantity], how="left")
         ends = part[["ratio_lo", "ratio_hi"]].replace([np.inf, -np.inf], np.nan)
         lengths = ends.sub(part["ratio"], axis=0).abs().fillna(0)
+        for over_all, face in ((True, "C0"), (False, "white")):
+            kept = whole == over_all
+            bars = lengths[kept].to_numpy().T
+            axis.errorbar(part["ratio"][kept], part.index[kept], xerr=bars, fmt="C0o", mfc=face)
         axis.axvline(1, color="0.6", linewidth=1, zorder=1)
-        for height, row in part.iterrows():
-            whole = row["given"] == "all"
-            axis.errorbar(
-                row["ratio"],
-                height,
-                xerr=lengths.loc[[height]].to_numpy().T,
-                fmt="o",
-                color=f"C{list(FACTORS).index(row['factor'])}",
-                markersize=8 if whole else 6,
-                markerfacecolor=None if whole else "white",
-            )
         axis.set_title(TITLES[quantity], loc="left")
         axis.set_xlabel("ratio, second level over first")
-    if not shown:
-        axes[0][0].set_title("Nothing to draw: no effect was measured", loc="left")
-    whole = rows["given"] == "all"
     axes[0][0].set_yticks(
-        range(len(rows)), rows["given"].mask(whole, rows["levels"] + " " + rows["factor"])
+        rows.index, rows["given"].mask(whole, rows["levels"] + " " + rows["factor"])
     )
-    for tick, bold in zip(axes[0][0].get_yticklabels(), whole, strict=True):
-        tick.set_fontweight("bold" if bold else "normal")
     axes[0][0].invert_yaxis()
     figure.suptitle("What in QLoRA costs how much? Right of 1: costs more", x=0.01, ha="left")
     figure.supxlabel(stamp, x=0.01, ha="left", fontsize=8, color="0.4")

@@ -240,6 +240,14 @@ def test_an_endpoint_without_token_ids_gives_a_time_for_every_piece(endpoint, tm
     assert (asked["temperature"], asked["max_tokens"], asked["stream"]) == (0.0, 3, True)
 
 
+def test_an_answer_that_ends_at_once_is_empty(endpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(Endpoint, "pieces", ())
+    engine = OpenAiEngine(tmp_path, served_name="variant")
+    engine.load()
+    (answer,) = engine.serve([[1]], output_tokens=3, concurrency=1, until_end=True)
+    assert (answer.token_ids, answer.failure) == ([], None)
+
+
 def test_requests_that_fail_at_an_endpoint_say_why_and_are_not_repeated(endpoint, tmp_path):
     engine = OpenAiEngine(tmp_path, served_name="variant")
     engine.load()
