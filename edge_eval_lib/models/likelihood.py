@@ -49,7 +49,7 @@ def gold_likelihoods(
     import torch
 
     examples = list(examples)
-    likelihoods = []
+    likelihoods: list[Likelihood] = []
     while len(likelihoods) < len(examples):
         batch = examples[len(likelihoods) : len(likelihoods) + batch_size]
         answers = [answer_ids(tokenizer, example.answer) for example in batch]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -128,3 +129,31 @@ def published(checkout: Path) -> dict[str, str]:
     """When each run of the finished study began, by its record."""
     records = (checkout / "outputs" / "embedded" / "settings").rglob("*.json")
     return {str(path): json.dumps(path.stat().st_mtime_ns) for path in records}
+
+
+def test_a_cell_added_to_the_synthesis_is_in_the_report(checkout: Path, tmp_path: Path):
+    shutil.copytree(checkout / "notebooks", tmp_path / "notebooks")
+    shutil.copytree(checkout / "outputs", tmp_path / "outputs")
+    (tmp_path / "outputs" / "embedded" / "study.json").unlink()  # it names the original's file
+    file = tmp_path / "notebooks" / "05_synthesis.ipynb"
+    notebook = nbformat.read(file, as_version=4)
+    added = nbformat.v4.new_code_cell("print('nobody else says', 6 * 7)")
+    notebook.cells.insert(len(notebook.cells) - 1, added)
+    nbformat.write(notebook, file)
+    done = subprocess.run(
+        [sys.executable, "-m", "edge_eval_lib", "all", "embedded"],
+        env=environment(checkout)
+        | {
+            "EDGE_EVAL_NOTEBOOKS": str(file.parent),
+            "EDGE_EVAL_OUTPUTS": str(tmp_path / "outputs"),
+        },
+        cwd=checkout,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    started = re.findall(r"^run \d+ of \d+  (\S+)", done.stdout, re.MULTILINE)
+    assert started == ["synthesis"]
+    report = tmp_path / "outputs" / "embedded" / "report.html"
+    assert "nobody else says 42" in report.read_text(encoding="utf-8")
