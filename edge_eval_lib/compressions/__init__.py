@@ -3,8 +3,9 @@
     precision: int4            merge the adapter, quantise to 4 bits
     precision: prune50-int4    merge, then what prune50.py does to the weights, then quantise
 
-The last word is how weights are stored: a file with `CONFIGURATION`s (see int8.py). Every word
-before it changes the merged weights in place: a file with a function `apply(model)`.
+The last word is how weights are stored: a file with `LAYER`, `LARGEST_SHARE` and
+`configuration(compressor, compute_dtype)`, as int8.py. Every word before it changes the merged
+weights in place: a file with a function `apply(model)`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,17 @@ def names() -> list[str]:
 def storage(precision: str) -> str:
     """How the weights of a precision are stored: `int4` of `prune50-int4`."""
     return precision.rsplit("-", 1)[-1]
+
+
+def estimated_as(precision: str) -> str:
+    """Whose bytes and speed stand for a precision's in estimates: `int4` for `prune50-int4`.
+
+    A file's `ESTIMATED_AS` says it of a storage of its own; without one, estimates are of FP16.
+    """
+    stored = storage(precision)
+    if stored in ("fp32", "fp16", "int8", "int4"):
+        return stored
+    return getattr(_load(stored), "ESTIMATED_AS", "fp16")
 
 
 def transformations(precision: str) -> list[Callable[[Any], None]]:

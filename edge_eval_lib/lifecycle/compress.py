@@ -209,7 +209,8 @@ def plain(configuration: Any) -> dict[str, Any] | None:
     """How weights were quantised, as a record keeps it."""
     if configuration is None or isinstance(configuration, dict):
         return configuration
-    return {name: value for name, value in configuration.to_dict().items() if value is not None}
+    settings = configuration.to_dict().items()
+    return {name: v for name, v in settings if v is not None and not name.startswith("_")}
 
 
 def _configuration_of(recorded: Mapping[str, Any]) -> Any:

@@ -28,7 +28,6 @@ from edge_eval_lib.results.serving import recomputed
 from edge_eval_lib.study import Study, find_beside
 
 # What was measured before serving, by the names of its windows.
-BEFORE = ("imports", "base_load", "load", "adapt", "fp16", "int8", "int4")
 ADAPT_WINDOWS = ("base_load", "adapt")
 CHECK_COLUMNS = ["run", "stage", "window", "check", "verdict", "detail"]
 REQUEST_COLUMNS = [
@@ -368,7 +367,8 @@ def checks_of(runs: pd.DataFrame) -> pd.DataFrame:
     """Every validity check of every window: run, stage, window, check, verdict, detail."""
     rows = []
     for run in runs.to_dict("records"):
-        windows = {name: run.get(f"{name}_checks") for name in BEFORE}
+        named = (name for name in run if name.endswith("_checks"))
+        windows = {name.removesuffix("_checks"): run[name] for name in named}
         served = run.get("serving_windows")
         for serving in served if isinstance(served, list) else []:
             windows[serving["window"]] = serving["checks"]
