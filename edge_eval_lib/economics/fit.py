@@ -186,7 +186,7 @@ def _needs(shape: memory.ModelShape, study: Study) -> dict[str, memory.MemoryEst
         )
     for precision in dict.fromkeys(v.precision for v in study.served_variants()):
         # FP16 weights that are computed with in float32 are held in float32.
-        stored = compressions.storage(precision)
+        stored = compressions.estimated_as(precision)
         held = "fp32" if stored == "fp16" and value_bytes == 4 else stored
         needs[f"serve {precision}"] = memory.serving_memory(
             shape,

@@ -308,7 +308,7 @@ def model_s(study: Study, run: Run, hardware: Hardware) -> tuple[float, float]:
     if run.stage == "compress":
         written_gb = sum(_weights_gb(model, p) for p in {"fp16", *run.precisions})
         return (load_s * 2 + written_gb) / DISK_GB_S / 2, START_S + load_s
-    precision = compressions.storage(run.parameters["precision"])
+    precision = compressions.estimated_as(run.parameters["precision"])
     if run.stage == "harness":
         asked = len(study.harness.tasks) * study.harness.prompts * HARNESS_REQUESTS
         slower = 1.0 if hardware.gpus else CPU_SLOWDOWN[precision]
@@ -340,9 +340,9 @@ def _idle_s(study: Study, hardware: Hardware, times: int) -> float:
 
 def _weights_gb(model: Model, precision: str) -> float:
     try:
-        return fit.shape_of(model).weight_bytes(compressions.storage(precision)) / 1e9
+        return fit.shape_of(model).weight_bytes(compressions.estimated_as(precision)) / 1e9
     except ValueError:
-        return model.parameters * BYTES_PER_WEIGHT[compressions.storage(precision)] / 1e9
+        return model.parameters * BYTES_PER_WEIGHT[compressions.estimated_as(precision)] / 1e9
 
 
 def _layers(model: Model) -> int:
