@@ -44,3 +44,10 @@ def _outputs(value):
     forms = {"text/markdown": "_repr_markdown_", "image/svg+xml": "_repr_svg_"}
     data = {mime: getattr(value, name)() for mime, name in forms.items() if hasattr(value, name)}
     return [v4.new_output("display_data", data)] if data else []
+
+
+def run_cell(notebook, cell_id, namespace):
+    """Execute one cell of a notebook in a namespace; what it shows."""
+    content = json.loads((project_root() / "notebooks" / notebook).read_text(encoding="utf-8"))
+    (code,) = ["".join(c["source"]) for c in content["cells"] if c["id"] == cell_id]
+    return _execute(code, namespace)
