@@ -23,16 +23,7 @@ from edge_eval_lib.energy.cpu_time import CpuTime
 from edge_eval_lib.energy.devices import ELSEWHERE, Device
 from edge_eval_lib.energy.interference import CoreLook, InterferenceWatch
 from edge_eval_lib.energy.measurement import NO_SAMPLES, IdleBaseline, Measurement
-from edge_eval_lib.energy.meter import (
-    Check,
-    Meter,
-    MeterError,
-    Reading,
-    Sampled,
-    Source,
-    Unavailable,
-    Watch,
-)
+from edge_eval_lib.energy.meter import Meter, MeterError, Reading, Sampled
 from edge_eval_lib.energy.polling import Poller
 from edge_eval_lib.machine import declared
 
@@ -99,13 +90,13 @@ class Monitor:
         self._warm_range_c = declared.load_hardware_file().warm_range_c
         self._elsewhere = device == "elsewhere"
         self._on_gpu, unused = devices.where(device)
-        self.sources: list[Source] = []
+        self.sources: list[meter.Source] = []
         self._meters: dict[str, Meter] = {}
         for kind in meter.in_order():
             self._open_meter(kind, unused.get(kind.name))
         self._watches = devices.open_watches(clock) if self._on_gpu else []
         self._cores = InterferenceWatch()
-        visited: list[Meter | Watch] = [*self._meters.values(), *self._watches]
+        visited: list[Meter | meter.Watch] = [*self._meters.values(), *self._watches]
         self._pollers = [
             Poller(source.poll, source.poll_interval_s)
             for source in visited
@@ -119,13 +110,13 @@ class Monitor:
     def _open_meter(self, kind: type[Meter], unused: str | None) -> None:
         try:
             if unused:
-                raise Unavailable(unused)
+                raise meter.Unavailable(unused)
             opened = kind(self._clock, self._sleep)
-        except Unavailable as why:
-            self.sources.append(Source(kind.name, False, str(why)))
+        except meter.Unavailable as why:
+            self.sources.append(meter.Source(kind.name, False, str(why)))
         else:
             self._meters[kind.name] = opened
-            self.sources.append(Source(kind.name, True, devices=list(opened.devices)))
+            self.sources.append(meter.Source(kind.name, True, devices=list(opened.devices)))
 
     def _best(self) -> list[str]:
         """Return the sources that may give the figure, the best first.
@@ -320,7 +311,7 @@ class Monitor:
 
     def _checks_of_gpus(
         self, window: Window, opening: _Opening, readings: dict[str, Reading]
-    ) -> list[Check]:
+    ) -> list[meter.Check]:
         if not self._on_gpu:
             return NO_GPU_CHECKS
         seen = [
@@ -372,7 +363,7 @@ class Monitor:
             return
         if source != (best := self._candidates[0]):
             why = f"{source} used; {best}: {readings[best].reason}"
-            window.checks.append(Check("source", "warning", why))
+            window.checks.append(meter.Check("source", "warning", why))
         window.energy_source, window.energy_reason = source, ""
         window.energy_j = reading.energy_j
         window.energy_lo_j, window.energy_hi_j = reading.lo_j, reading.hi_j
