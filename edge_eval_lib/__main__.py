@@ -39,9 +39,9 @@ def _repetitions(text: str) -> int | None:
 
     if text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= MOST_REPETITIONS:
         return int(text)
-    told = text if len(text) <= 40 else f"{text[:40]}..."
+    shown = text if len(text) <= 40 else f"{text[:40]}..."
     raise UserError(
-        f"repetitions is {told!r}, but it must be a whole number from 1 to {MOST_REPETITIONS}."
+        f"repetitions is {shown!r}, but it must be a whole number from 1 to {MOST_REPETITIONS}."
     )
 
 
@@ -241,7 +241,7 @@ def _make() -> int | None:
 
 
 def main() -> None:
-    """Run a command; a person's mistake is told in one sentence, without a traceback."""
+    """Run a command; a person's mistake is answered in one sentence, without a traceback."""
     ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # in the background: by make, too
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)

@@ -43,17 +43,17 @@ _AFTER = re.compile(r"[^A-Za-z0-9]|$")
 
 
 def secrets(environment: Mapping[str, str] | None = None) -> tuple[str, ...]:
-    """The secret values of an environment, by default this process's; short ones too."""
-    found = set()
+    """Return the secret values of an environment, by default this process's; short ones too."""
+    values = set()
     for name, value in (os.environ if environment is None else environment).items():
-        for told in _IN_ADDRESS.findall(value):
-            user, colon, password = told.partition(":")
+        for credentials in _IN_ADDRESS.findall(value):
+            user, colon, password = credentials.partition(":")
             if colon or len(user) >= LONG:  # a token alone; git@ and the like are none
-                found |= {password or user, unquote(password or user)}
+                values |= {password or user, unquote(password or user)}
         plain = _SCHEME.sub("", value.strip())
         if _says_secret(name) and not _is_setting(name, plain):
-            found.add(plain)
-    return tuple(sorted(found - {""}))
+            values.add(plain)
+    return tuple(sorted(values - {""}))
 
 
 def _says_secret(name: str) -> bool:
@@ -71,17 +71,17 @@ def _is_setting(name: str, value: str) -> bool:
 
 
 def redact(value: Any, environment: Mapping[str, str] | None = None) -> Any:
-    """`value` with every secret in it replaced by `MASK`: text, or mappings and lists of it."""
-    told = secrets(environment)
-    return _redact(value, told) if told else value
+    """Replace every secret in `value` by `MASK`: text, or mappings and lists of it."""
+    hidden = secrets(environment)
+    return _redact(value, hidden) if hidden else value
 
 
 def redact_json(text: str) -> str:
-    """A JSON document, such as a notebook, with every secret in its texts replaced."""
-    told = secrets()
-    if not told:
+    """Return a JSON document, such as a notebook, with every secret in its texts replaced."""
+    hidden = secrets()
+    if not hidden:
         return text
-    return json.dumps(_redact(json.loads(text), told), ensure_ascii=False, indent=1) + "\n"
+    return json.dumps(_redact(json.loads(text), hidden), ensure_ascii=False, indent=1) + "\n"
 
 
 def redact_stream(stream: IO[str]) -> None:
@@ -90,20 +90,20 @@ def redact_stream(stream: IO[str]) -> None:
     stream.write = lambda text: write(redact(text))  # type: ignore[method-assign]
 
 
-def _redact(value: Any, told: tuple[str, ...]) -> Any:
+def _redact(value: Any, hidden: tuple[str, ...]) -> Any:
     if isinstance(value, str):
-        return _mask(value, told)
+        return _mask(value, hidden)
     if isinstance(value, dict):
-        return {_redact(key, told): _redact(item, told) for key, item in value.items()}
+        return {_redact(key, hidden): _redact(item, hidden) for key, item in value.items()}
     if isinstance(value, list):
-        return [_redact(item, told) for item in value]
+        return [_redact(item, hidden) for item in value]
     return value
 
 
-def _mask(text: str, told: tuple[str, ...]) -> str:
+def _mask(text: str, hidden: tuple[str, ...]) -> str:
     spans = sorted(
         span
-        for secret in told
+        for secret in hidden
         for form, in_words in _forms(secret)
         for span in _find(text, form, in_words)
     )

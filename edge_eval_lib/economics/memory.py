@@ -132,10 +132,10 @@ class ModelShape:
 
 
 def shape_from_config(config: Mapping[str, Any]) -> ModelShape:
-    """The shape told by a transformers config.json, read as a mapping.
+    """Return the shape in a transformers config.json, read as a mapping.
 
     ValueError naming the first field that it lacks: a model of another kind has other fields.
-    Where only some layers slide their window, as in Gemma, none is told: the cache is then
+    Where only some layers slide their window, as in Gemma, none is returned: the cache is then
     estimated from above.
     """
 

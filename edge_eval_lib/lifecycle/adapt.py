@@ -90,7 +90,8 @@ def answer_batches(
     def collate(rows: list[dict[str, list[int]]]) -> BatchEncoding:
         batch = pad(rows)
         longest = max(sum(label != IGNORED for label in row["labels"]) for row in rows)
-        kept = min(longest + 1, batch["labels"].shape[1])  # a token is told by the one before it
+        # A token is predicted by the one before it.
+        kept = min(longest + 1, batch["labels"].shape[1])
         batch["labels"], batch["logits_to_keep"] = batch["labels"][:, -kept:], kept
         return batch
 
@@ -198,13 +199,13 @@ def load_adapter(base: PreTrainedModel, directory: Path, base_directory: Path) -
         raise UserError(f"{directory} is no adapter for {base_directory.name} ({said}).") from error
     # peft leaves what is missing as it was initialised, and what is unexpected aside.
     taken = {name: tuple(value.shape) for name, value in get_peft_model_state_dict(model).items()}
-    told = models.difference(
+    problem = models.difference(
         set(taken) - set(stored),
         set(stored) - set(taken),
         {name for name in set(taken) & set(stored) if taken[name] != stored[name].shape},
     )
-    if told:
-        raise UserError(f"{directory} is no adapter for {base_directory.name}: {told}.")
+    if problem:
+        raise UserError(f"{directory} is no adapter for {base_directory.name}: {problem}.")
     return model
 
 

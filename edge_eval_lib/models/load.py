@@ -81,7 +81,7 @@ def load_model(
     `quantization` is None, or a transformers quantisation configuration for weights that are to be
     quantised while they load; a directory that holds quantised weights needs none. Raises UserError
     for weights that are not what the configuration asks for, and for a layer that bitsandbytes left
-    unquantised. 4-bit layers compute in the type that they are told (`compute_as_told`).
+    unquantised. 4-bit layers compute in the type that was asked for (`compute_as_told`).
     """
     import torch
 
@@ -125,7 +125,7 @@ def load_weights(directory: Path, **options: Any) -> PreTrainedModel:
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are told below, with their names
+            ignore_mismatched_sizes=True,  # reported below, with their names
             **options,
         )
     except torch.OutOfMemoryError:
@@ -138,21 +138,21 @@ def load_weights(directory: Path, **options: Any) -> PreTrainedModel:
         f"{name} ({list(stored)} instead of {list(asked)})"
         for name, stored, asked in found["mismatched_keys"]
     }
-    told = difference(found["missing_keys"], found["unexpected_keys"], differing)
-    if told:
+    problem = difference(found["missing_keys"], found["unexpected_keys"], differing)
+    if problem:
         raise UserError(
             f"{directory}: the weights are not those of the {type(model).__name__} that "
-            f"config.json describes: {told}."
+            f"config.json describes: {problem}."
         )
     return model
 
 
 def difference(missing: set[str], unexpected: set[str], differing: set[str]) -> str:
     """What keeps weights from being those of a model, in words; empty if nothing does."""
-    told = {"missing": missing, "not the model's": unexpected, "of another shape": differing}
+    kinds = {"missing": missing, "not the model's": unexpected, "of another shape": differing}
     return "; ".join(
         f"{what}: {min(names)}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
-        for what, names in told.items()
+        for what, names in kinds.items()
         if names
     )
 
@@ -189,7 +189,7 @@ def compute_as_told(model: PreTrainedModel) -> None:
                 "compress the model again, or leave this precision out."
             )
     vocabulary = model.config.get_text_config().vocab_size
-    if len(model.get_input_embeddings().weight) != vocabulary:  # not told of quantised weights
+    if len(model.get_input_embeddings().weight) != vocabulary:  # quantised weights do not say it
         raise UserError(
             f"The embedding has {len(model.get_input_embeddings().weight)} tokens, but config.json "
             f"says {vocabulary}."
@@ -235,9 +235,9 @@ def executed_dtype(model: PreTrainedModel) -> str:
     """The arithmetic that the model's linear layers really execute, found by measuring one.
 
     Compares the first linear layer's output with the same product in float64 and reads
-    the type off the relative error: 4-bit layers may compute in another type than they are told
-    (see `compute_as_told`). INT8 layers quantise
-    their input, which is told as `int8`.
+    the type off the relative error: 4-bit layers may compute in another type than was
+    asked for (see `compute_as_told`). INT8 layers quantise
+    their input, which is reported as `int8`.
     """
     import torch
 

@@ -109,9 +109,9 @@ def remember(directory: Path, what: str) -> None:
 
 def _mark(directory: Path, what: str) -> Path:
     files = sorted(f for kind in ("*.safetensors", "*.json") for f in directory.glob(kind))
-    told = [str(directory.resolve())]
-    told += [f"{f.name} {f.stat().st_size} {f.stat().st_mtime_ns}" for f in files]
-    identity = hashlib.sha256("\n".join(told).encode()).hexdigest()[:24]
+    facts = [str(directory.resolve())]
+    facts += [f"{f.name} {f.stat().st_size} {f.stat().st_mtime_ns}" for f in files]
+    identity = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:24]
     return outputs_root() / "models" / ".checked" / f"{identity}.{what}"
 
 
@@ -142,11 +142,11 @@ def contradiction(
     if not held / 2 <= parameters <= 2 * held:
         return f"parameters is {parameters}, but its weights hold {held}; write {held}"
     for precision, bytes_each in {"fp16": 2.0, "int8": 1.0, "int4": 0.5}.items():
-        told = nominal_gb.get(precision)
+        stated = nominal_gb.get(precision)
         least, right = bytes_each * held / 1e9 / 2, bytes_each * held / 1e9
-        if told is not None and not least <= told <= 4 * held / 1e9:
+        if stated is not None and not least <= stated <= 4 * held / 1e9:
             return (
-                f"nominal_gb of {precision} is {told:g}, but its weights hold {held} parameters; "
+                f"nominal_gb of {precision} is {stated:g}, but its weights hold {held} parameters; "
                 f"write {right:.3g}"
             )
     return None
@@ -201,9 +201,9 @@ def require_vocabulary(directory: Path) -> None:
     size = (config.get("text_config") or config).get("vocab_size")
     if not file.is_file() or not isinstance(size, int):
         return
-    told = read_json(file)
-    added = {token["id"] for token in told.get("added_tokens") or []}
-    vocabulary = (told.get("model") or {}).get("vocab") or {}
+    tokenizer = read_json(file)
+    added = {token["id"] for token in tokenizer.get("added_tokens") or []}
+    vocabulary = (tokenizer.get("model") or {}).get("vocab") or {}
     ids = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
     largest = max((i for i in ids if i not in added), default=-1)
     if largest >= size:

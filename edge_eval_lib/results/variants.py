@@ -35,7 +35,7 @@ from edge_eval_lib.results.notes import Notes
 from edge_eval_lib.results.readable import Prose, readable, show
 from edge_eval_lib.uncertainty import all_of_one_ratio, mean_interval
 
-DEAR = "the API is not dearer than serving here"
+DEAR = "the API costs no more than serving here"
 NOT_BOUNDED = "no answer changed its score: not bounded"
 _BASE = ("lora", "fp16")  # what the score of every other variant is compared with
 # What must be there, or its absence is noted; in the order of the notes.

@@ -178,11 +178,11 @@ class Study(Strict):
         """
         if self.harness is None:
             return []
-        told: dict[tuple[str, str], Variant] = {}
+        distinct: dict[tuple[str, str], Variant] = {}
         for variant in self.served_variants():
             if self.model(variant.model).source != "random":
-                told.setdefault((variant.served_name, variant.precision), variant)
-        return list(told.values())
+                distinct.setdefault((variant.served_name, variant.precision), variant)
+        return list(distinct.values())
 
     @property
     def task_directory(self) -> Path | None:

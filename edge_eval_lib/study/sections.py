@@ -176,7 +176,7 @@ class Data(Strict):
 
     @property
     def heldout_told(self) -> int:
-        """Of how many held-out examples a run tells the loss; all of them are never trained on."""
+        """How many held-out examples a run reports the loss of; none is ever trained on."""
         return min(self.heldout_examples, 8)
 
 
@@ -260,7 +260,7 @@ class Workload(Strict):
     @model_validator(mode="after")
     def _concurrencies(self) -> Workload:
         for needed, why in (
-            (1, "latency is told at 1"),
+            (1, "latency is taken at 1"),
             (self.headline_concurrency, "it is workload.headline_concurrency"),
         ):
             if needed not in self.concurrency:
