@@ -16,7 +16,7 @@ import tiny
 import yaml
 from cells import run_cell
 
-from edge_eval_lib.economics import fit as memory_fit
+from edge_eval_lib.economics import fit
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle import harness
 from edge_eval_lib.results import figures, tables
@@ -115,7 +115,7 @@ def test_every_variant_is_scored_once_and_the_base_once_for_all_tasks(tmp_path):
     for variant in study.variants():
         assert runs[str(variant)].needs == (("compress", variant.adapter),)
     assert runs["tinyllama-0.1M_rag_none_fp16"].needs == ()
-    assert memory_fit.devices_needed({}, runs[next(iter(adapted))]) == 1
+    assert fit.devices_needed({}, runs[next(iter(adapted))]) == 1
 
 
 def test_what_scores_depend_on_makes_their_runs_again_and_nothing_else(tmp_path):

@@ -10,8 +10,7 @@ import yaml
 from tiny import make_local_copy, make_tiny_study, tiny_study
 
 from edge_eval_lib import models
-from edge_eval_lib.economics import fit as memory_fit
-from edge_eval_lib.economics import published
+from edge_eval_lib.economics import fit, published
 from edge_eval_lib.economics.memory import shape_from_config
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.machine import host
@@ -66,7 +65,7 @@ def test_a_shape_has_the_parameters_of_its_model_card(name):
 @pytest.mark.parametrize("name", ["paper_t4", "t4_free", "embedded"])
 def test_every_model_of_a_study_has_a_known_shape(name):
     for model in load_study(name).models:
-        assert memory_fit.shape_of(model).layers > 0
+        assert fit.shape_of(model).layers > 0
 
 
 def test_where_only_some_layers_slide_no_window_shortens_the_cache():
@@ -88,7 +87,7 @@ def test_a_shape_beside_the_study_is_found_and_changes_its_runs(tmp_path):
         own = {"my/own": SHAPES["google/gemma-2-2b-it"] | {"num_hidden_layers": layers}}
         (tmp_path / "shapes.yaml").write_text(yaml.safe_dump(own))
         study = study_with(tmp_path, models=[stanza])
-        assert memory_fit.shape_of(study.models[0]).layers == layers
+        assert fit.shape_of(study.models[0]).layers == layers
         hashes.append(study.measured_hash)
     assert hashes[0] != hashes[1]
 
@@ -96,7 +95,7 @@ def test_a_shape_beside_the_study_is_found_and_changes_its_runs(tmp_path):
 def test_an_unknown_shape_is_said_and_the_rest_is_planned(tmp_path):
     stanza = STANZAS["qwen-1.5B"] | {"location": "some/where", "family": "new"}
     study = study_with(tmp_path, models=["qwen-0.5B", stanza])
-    table = memory_fit.fit_table(study).set_index("model")
+    table = fit.fit_table(study).set_index("model")
     assert "shapes.yaml has no some/where" in table.loc["new-1.5B", "reason"]
     assert (table.loc["qwen-0.5B", "verdict"] == "fits").all()
     assert "the shape of new-1.5B is not known here" in plan.describe(study)
@@ -108,13 +107,13 @@ def test_an_unknown_shape_is_said_and_the_rest_is_planned(tmp_path):
 def test_the_published_study_used_as_many_t4s_as_the_plan_says_for_lora():
     """The paper's meter read two cards for LoRA on 7B and 8B, and one below."""
     study = load_study("paper_t4")
-    fits = memory_fit.fits(study)
+    fits = fit.fits(study)
     for row in published.read().adaptation.query("method == 'lora'").to_dict("records"):
         assert fits[f"{row['family']}-{row['size']}", "adapt by lora"].devices == row["gpus"]
 
 
 def test_the_parts_add_up_to_the_need():
-    table = memory_fit.fit_table(load_study("paper_t4"))
+    table = fit.fit_table(load_study("paper_t4"))
     parts = table[["weights_gb", "adapter_gb", "activations_gb", "kv_cache_gb"]].sum(axis=1)
     assert parts.to_numpy() == pytest.approx(table["need_gb"].to_numpy())
     assert len(table) == 6 * (2 * 2 + 3)  # a dialogue's long replies are a step of their own
@@ -123,7 +122,7 @@ def test_the_parts_add_up_to_the_need():
 
 def test_long_replies_need_more_than_short_answers(tmp_path):
     """LLaMA-8B by QLoRA: its 16-bit parts in fp32, and logits of the answers alone."""
-    fits = memory_fit.fits(load_study("paper_t4"))
+    fits = fit.fits(load_study("paper_t4"))
     short, long = (
         fits["llama-8B", step] for step in ("adapt by qlora", "adapt by qlora, dialogue")
     )
@@ -132,7 +131,7 @@ def test_long_replies_need_more_than_short_answers(tmp_path):
     assert (short.devices, long.devices) == (1, 2)
     study = load_study("paper_t4")
     needed = [
-        memory_fit.devices_needed(fits, study.run("adapt", f"llama-8B_{task}_qlora"))
+        fit.devices_needed(fits, study.run("adapt", f"llama-8B_{task}_qlora"))
         for task in ("rag", "summarization", "dialogue")
     ]
     assert needed == [1, 1, 2]
@@ -145,20 +144,20 @@ def test_long_replies_need_more_than_short_answers(tmp_path):
 def test_what_one_card_lacks_is_offloaded_or_refused_by_the_hosts_memory(tmp_path):
     study = study_with(tmp_path, models=["llama-8B-random"], hardware="t4")
     t4 = load_hardware("t4")
-    served = memory_fit.fits(study, t4)["llama-8B", "serve fp16"]
+    served = fit.fits(study, t4)["llama-8B", "serve fp16"]
     assert served.verdict == "offload"
     none = t4.model_copy(update={"host_memory_gb": None})
-    assert memory_fit.fits(study, none)["llama-8B", "serve fp16"].verdict == "does not fit"
-    trained = memory_fit.fits(study, t4)["llama-8B", "adapt by lora"]
+    assert fit.fits(study, none)["llama-8B", "serve fp16"].verdict == "does not fit"
+    trained = fit.fits(study, t4)["llama-8B", "adapt by lora"]
     assert trained.verdict == "does not fit"  # training is never offloaded
-    assert memory_fit.fits(study, load_hardware("t4x2"))["llama-8B", "serve fp16"].devices == 2
-    assert memory_fit.fits(study, load_hardware("h200"))["llama-8B", "serve fp16"].devices == 1
+    assert fit.fits(study, load_hardware("t4x2"))["llama-8B", "serve fp16"].devices == 2
+    assert fit.fits(study, load_hardware("h200"))["llama-8B", "serve fp16"].devices == 1
 
 
 def test_a_run_is_given_the_devices_that_it_needs():
     study = load_study("paper_t4")
     needed = {
-        name: memory_fit.devices_needed(memory_fit.fits(study), study.run(stage, name))
+        name: fit.devices_needed(fit.fits(study), study.run(stage, name))
         for stage, name in (
             ("adapt", "qwen-7B_rag_lora"),
             ("serve", "llama-8B_rag_lora_fp16_r01"),
