@@ -179,20 +179,13 @@ def _published_cost(
         cost = RunCost(times * seconds, times * energy_j, basis, int(row["gpus"]))
         return _with_waiting(study, hardware, cost, idles=1)
     if run.stage == "compress":
-        names = [(*adapter, "merge", None)]
-        names += [(*adapter, "quantize", q) for q in run.precisions if q != "fp16"]
-        rows = [table["compression"].get(name) for name in names]
-        if rows[0] is None:
+        merge, published = (*adapter, "merge", None), table["compression"]
+        if merge not in published:
             return None
-        known = [row for row in rows if row is not None]
-        # What a QLoRA adapter's quantisation took was not published: as LoRA's.
-        known += [
-            table["compression"][(*adapter[:3], "lora", *name[4:])]
-            for name, row in zip(names, rows, strict=True)
-            if row is None and (*adapter[:3], "lora", *name[4:]) in table["compression"]
-        ]
-        seconds = sum(row["compress_s"] for row in known)
-        energy_j = sum(row["compress_energy_j"] for row in known)
+        names = [merge, *((*adapter, "quantize", q) for q in run.precisions if q != "fp16")]
+        rows = [published[name] for name in names if name in published]
+        seconds = sum(row["compress_s"] for row in rows)
+        energy_j = sum(row["compress_energy_j"] for row in rows)
         return _with_waiting(study, hardware, RunCost(times * seconds, times * energy_j, basis))
     variant = (*adapter, p.get("precision"))
     if run.stage == "serve" and study.workload.engine == "vllm" and variant in table["serving"]:
@@ -249,11 +242,14 @@ def _published() -> dict[str, dict[tuple[Any, ...], dict[str, Any]]]:
         (*(row[c] for c in published.ADAPTER), row["operation"], row["precision"]): row
         for row in figures.compression.to_dict("records")
     }
-    # A merge's precision says what came out, not what was asked for.
+    # A merge's precision says what came out, not what was asked for; what a QLoRA adapter's
+    # quantisation took was not published: as LoRA's.
     merges = {(*key[:5], None): row for key, row in compression.items() if key[4] == "merge"}
+    lora = {k: row for k, row in compression.items() if k[3:5] == ("lora", "quantize")}
+    as_lora = {(*key[:3], "qlora", *key[4:]): row for key, row in lora.items()}
     return {
         "adaptation": _by(figures.adaptation, published.ADAPTER),
-        "compression": compression | merges,
+        "compression": as_lora | compression | merges,
         "models": _by(figures.models, ["family", "size"]),
         "serving": _by(published.observations(figures), published.VARIANT),
     }
