@@ -26,6 +26,7 @@ STUDIES = ("embedded", "qlora_ablation", "harness", "t4_free")
 SMALL = {
     "models": ["smollm2-135M"],
     "hardware": "this-machine",
+    "tasks": ["rag"],
     "data": {
         "source": "embedded",
         "train_examples": 8,
