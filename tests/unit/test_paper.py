@@ -382,6 +382,7 @@ def test_hypervolume_lies_in_the_box_and_small_models_cover_part_of_it(study):
     assert (table["hypervolume_small"] <= table["hypervolume"] + 1e-12).all()
 
 
+@pytest.mark.slow
 def test_robustness_is_a_share_and_reproducible(study):
     table = fronts.robustness(study, draws=20)
     shares = table.drop(columns=tables.VARIANT)
@@ -424,6 +425,7 @@ def test_other_prompts_scatter_a_score_by_the_size_of_the_sample(study):
     assert (judged["prompts"] * m) ** 2 == pytest.approx(most)
 
 
+@pytest.mark.slow
 def test_other_prompts_take_most_of_the_larger_models_place_on_the_front(study):
     best = fronts.robustness(study).groupby(["task", "family", "size"]).max(numeric_only=True)
     for key, passes, prompts in [
@@ -530,6 +532,7 @@ def test_the_five_findings_are_computed(study):
     assert "2 to 53 requests" in labour
 
 
+@pytest.mark.slow
 def test_other_figures_give_other_findings(study):
     raw = tables_of(study.figures)
     serving = raw["serving"]

@@ -310,6 +310,7 @@ def test_another_formula_in_a_cell_is_what_the_tables_hold(directory, tmp_path, 
     assert frontier["rho_sys"].tolist() == pytest.approx([variants.loc[int4, "rho_sys"].mean()])
 
 
+@pytest.mark.slow  # executes the whole notebook
 def test_a_cell_that_somebody_adds_to_it_is_in_the_report(directory, tmp_path, monkeypatch):
     shutil.copytree(directory, tmp_path / "embedded")
     added = "show(table[['task']].assign(mine=42).head(1))"
@@ -355,6 +356,7 @@ def test_a_comparison_of_two_dtypes_says_so_in_table_figure_and_sentence(whole, 
     assert not any("Mixed" in text for text in shown)
 
 
+@pytest.mark.slow  # executes the whole notebook
 def test_the_scatter_of_one_run_is_told_and_numbers_are_rounded_to_it(tmp_path, monkeypatch):
     make_study(tmp_path / "embedded")
     for path in (tmp_path / "embedded/runs/serve").glob("*_qlora_int4_*.requests.parquet"):
@@ -407,6 +409,7 @@ def test_what_adapting_taught_is_not_told_without_rules(whole):
     assert whole[0]["lora"].empty
 
 
+@pytest.mark.slow  # executes the whole notebook
 def test_answers_without_a_model_and_cut_ones_stand_in_table_and_report(
     directory, tmp_path, monkeypatch
 ):
@@ -438,6 +441,7 @@ def test_answers_without_a_model_and_cut_ones_stand_in_table_and_report(
     assert "adapting taught" in html
 
 
+@pytest.mark.slow  # executes the whole notebook
 def test_without_scores_everything_else_is_there(tmp_path, monkeypatch):
     make_study(tmp_path / "embedded")
     (tmp_path / "embedded" / "runs" / "score" / "score.ipynb").unlink()
@@ -473,6 +477,7 @@ def test_everything_is_written_and_stamped(whole, directory):
     assert design <= set(pd.read_csv(directory / "tables" / "variants.csv"))
 
 
+@pytest.mark.slow  # executes the whole notebook
 def test_failed_and_missing_runs_are_named(tmp_path, monkeypatch):
     root = tmp_path / "embedded"
     make_study(root)
@@ -493,6 +498,7 @@ def test_failed_and_missing_runs_are_named(tmp_path, monkeypatch):
     assert len(pd.read_csv(root / "tables" / "variants.csv")) == 10
 
 
+@pytest.mark.slow  # executes the whole notebook
 def test_unknown_energy_stays_empty_with_its_reason(tmp_path, monkeypatch):
     reason = "no permission to read the counter"
     make_study(tmp_path / "embedded", energy=None, reason=reason)
@@ -618,6 +624,7 @@ def study_with(tmp_path, configurations=None, **workload):
     return load_study(path)
 
 
+@pytest.mark.slow  # executes the whole notebook
 def test_arrivals_and_prefix_caching_have_tables_of_their_own(tmp_path, monkeypatch):
     study = study_with(tmp_path, engine="vllm", prefix_caching=True, arrival_rates_per_s=[1.0, 4.0])
     make_study(tmp_path / "other", study=study)
@@ -641,6 +648,7 @@ def test_arrivals_and_prefix_caching_have_tables_of_their_own(tmp_path, monkeypa
     assert "1 x HTTP 503" in read["arrivals"]["notes"][0]
 
 
+@pytest.mark.slow  # executes the whole notebook
 def test_a_study_of_the_unadapted_base_alone_has_a_report(tmp_path, monkeypatch):
     study = study_with(tmp_path, configurations=[{"method": "none", "precision": "fp16"}])
     make_study(tmp_path / "other", study=study)
