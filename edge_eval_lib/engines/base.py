@@ -189,6 +189,15 @@ class Engine:
         """
         raise NotImplementedError
 
+    def read(
+        self, prompts: list[list[int]], answers: list[list[int]], batch_size: int
+    ) -> list[list[int] | None]:
+        """Return `most_likely` of every answer after its prompt.
+
+        Together, at most `batch_size` at a time, only where that changes nothing.
+        """
+        return [self.most_likely(*both) for both in zip(prompts, answers, strict=True)]
+
     def executed_dtype(self) -> str:
         """Return the arithmetic that the linear layers really execute."""
         raise NotImplementedError

@@ -134,12 +134,30 @@ class TransformersEngine(Engine):
 
     def most_likely(self, prompt_ids: list[int], token_ids: list[int]) -> list[int]:
         """Return the most likely token at each place."""
+        return self._read([prompt_ids], [token_ids])[0]
+
+    def read(
+        self, prompts: list[list[int]], answers: list[list[int]], batch_size: int
+    ) -> list[list[int] | None]:
+        """Return the most likely tokens of every answer; INT8 layers scale over all at hand."""
+        if self.executed_dtype() == "int8":
+            batch_size = 1
+        found: list[list[int] | None] = []
+        for start in range(0, len(prompts), batch_size):
+            batch = slice(start, start + batch_size)
+            found += self._read(prompts[batch], answers[batch])
+        return found
+
+    def _read(self, prompts: list[list[int]], answers: list[list[int]]) -> list[list[int]]:
         import torch
 
-        ids = torch.tensor([prompt_ids + token_ids[:-1]], device=self.model.device)
+        rows = [[*prompt, *tokens[:-1]] for prompt, tokens in zip(prompts, answers, strict=True)]
+        inputs = self.tokenizer.pad({"input_ids": rows}, return_tensors="pt").to(self.model.device)
+        # Padding is on the left, so the answers end together: only their logits are computed.
         with torch.inference_mode():
-            logits = self.model(input_ids=ids, logits_to_keep=len(token_ids)).logits
-        return logits[0].argmax(-1).tolist()
+            logits = self.model(**inputs, logits_to_keep=max(map(len, answers))).logits
+        likeliest = logits.argmax(-1).tolist()
+        return [row[-len(tokens) :] for row, tokens in zip(likeliest, answers, strict=True)]
 
     def executed_dtype(self) -> str:
         """Return what the loaded layers compute in."""

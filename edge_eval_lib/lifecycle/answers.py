@@ -37,7 +37,7 @@ def batch_agreement(
     Nothing is measured meanwhile.
 
     A prompt that was also served at concurrency 1 is compared with that answer. The others are
-    read once, prompt and batched tokens together (`Engine.most_likely`): the answer alone is the
+    read once, prompt and batched tokens together (`Engine.read`): the answer alone is the
     same where every token is the likeliest after those before it. That costs a prefill a prompt
     instead of a pass a token; kernels that only single tokens take are not seen by it. Without an
     engine the others are left out.
@@ -50,18 +50,14 @@ def batch_agreement(
     )
     if headline_concurrency == 1:
         return BatchAgreement(None, 0, 0)
+    apart = [name for name in batched.index if name not in alone.index] if engine else []
     messages = {example.id: example.messages for example in examples}
-    same = []
-    for prompt_id, tokens in batched.items():
-        tokens = list(tokens)
-        if prompt_id in alone.index:
-            expected = list(alone[prompt_id])
-        elif engine is None:
-            expected = None
-        else:
-            expected = engine.most_likely(engine.encode(messages[prompt_id]), tokens)
-        if expected is not None:
-            same.append(expected == tokens)
+    prompts = [engine.encode(messages[name]) for name in apart] if engine else []
+    tokens = [list(batched[name]) for name in apart]
+    read = engine.read(prompts, tokens, headline_concurrency) if engine and apart else []
+    expected = {name: list(alone[name]) for name in batched.index if name in alone.index}
+    expected |= {name: ids for name, ids in zip(apart, read, strict=True) if ids is not None}
+    same = [ids == list(batched[name]) for name, ids in expected.items()]
     served = len(alone.index.intersection(batched.index))
     return BatchAgreement(float(np.mean(same)) if same else None, len(same), served)
 

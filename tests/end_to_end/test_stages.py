@@ -301,6 +301,10 @@ def test_in_float32_a_batch_gives_each_request_the_answer_it_gets_alone(engines,
     for generation in alone:  # read in one pass, every token is the likeliest after the others
         read = engine.most_likely(generation.prompt_ids, generation.token_ids)
         assert read == generation.token_ids
+    shorter = [[9, 8, 7], *(g.token_ids for g in alone[1:])]  # each in its own place
+    read = engine.read(prompts, shorter, batch_size=4)
+    assert read[0] == engine.most_likely(prompts[0], shorter[0])
+    assert read[1:] == shorter[1:]
     single = engine.likelihoods(examples.evaluation, batch_size=1)
     together = engine.likelihoods(examples.evaluation, batch_size=6)
     for one, other in zip(single, together, strict=True):

@@ -575,9 +575,11 @@ class Reader:
     def encode(self, messages):
         return [messages]
 
-    def most_likely(self, prompt_ids, token_ids):
-        self.asked += prompt_ids
-        return self.likeliest(prompt_ids[0], token_ids)
+    def read(self, prompts, answers, batch_size):
+        self.asked += [prompt[0] for prompt in prompts]
+        return [
+            self.likeliest(prompt[0], ids) for prompt, ids in zip(prompts, answers, strict=True)
+        ]
 
 
 def test_every_batched_answer_is_compared_with_the_one_alone():
