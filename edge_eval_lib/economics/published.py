@@ -93,7 +93,7 @@ def observations(figures: Published | None = None) -> pd.DataFrame:
         engine="vllm (published)",
         gpus=CARDS,
         host="2x Tesla T4 (published)",
-        merge_base=np.where(qlora, "fp16", None),
+        merge_base=np.array(["fp16" if q else None for q in qlora], dtype=object),
         adapt_energy_j=for_rows(adapted["adapt_energy_j"], serving),
         adapt_s=for_rows(adapted["adapt_s"], serving),
         adapt_peak_memory_gb=for_rows(adapted["adapt_peak_memory_gb"], serving).astype(float),
@@ -125,8 +125,12 @@ def observations(figures: Published | None = None) -> pd.DataFrame:
             "input_tokens_per_request, natural_tokens_per_request: not published",
             "score": "score: " + for_rows(quality["score_metric"], serving) + ", mean of 3 passes",
             "load": "concurrency: requests in flight that throughput and time per token imply",
-            "merge": np.where(
-                qlora, "compress_energy_j: merge only, no quantisation was published", None
+            "merge": np.array(
+                [
+                    "compress_energy_j: merge only, no quantisation was published" if q else None
+                    for q in qlora
+                ],
+                dtype=object,
             ),
             "doubt": serving.get("implausible"),
         },

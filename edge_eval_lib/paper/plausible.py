@@ -268,7 +268,7 @@ def refuse_impossible_passes(quality: pd.DataFrame) -> None:
         for index in np.flatnonzero(~possible):
             row = quality.loc[index]
             raise UserError(
-                f"{row_name('quality', row, index)}: no three passes from 0 to "
+                f"{row_name('quality', row, int(index))}: no three passes from 0 to "
                 f"{row['score_maximum']:g} have {prefix}_mean {row[f'{prefix}_mean']:g}, "
                 f"{prefix}_median {row[f'{prefix}_median']:g} and {prefix}_std "
                 f"{row[f'{prefix}_std']:g}; check them and their unit."

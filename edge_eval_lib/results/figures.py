@@ -570,10 +570,10 @@ def _points(axis: Axes, part: pd.DataFrame, x: str, y: str) -> None:
 def _estimate(row: pd.Series, column: str) -> tuple[float, float]:
     """The range of an estimated figure; NaN where it is none."""
     if column.endswith("_j"):
-        ends = [f"{column.removesuffix('_j')}_{end}_j" for end in ("lo", "hi")]
+        lo, hi = (f"{column.removesuffix('_j')}_{end}_j" for end in ("lo", "hi"))
     else:
-        ends = [f"{column}_estimate_{end}" for end in ("lo", "hi")]
-    return tuple(float(row.get(end, np.nan)) for end in ends)
+        lo, hi = (f"{column}_estimate_{end}" for end in ("lo", "hi"))
+    return float(row.get(lo, np.nan)), float(row.get(hi, np.nan))
 
 
 def _edge(row: pd.Series, colour: str) -> dict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,7 +39,8 @@ def bounds(
             for key, group in groups
             if len(group) > 1
         }
-        index = pd.MultiIndex.from_arrays([*zip(*found, strict=True)] or [[]] * len(by), names=by)
+        keys: list[Sequence[Any]] = [*zip(*found, strict=True)] or [[] for _ in by]
+        index = pd.MultiIndex.from_arrays(keys, names=by)
         values = np.array(list(found.values()), dtype=float).reshape(-1, 2)
         parts.append(pd.DataFrame(values, index=index, columns=[f"{name}_lo", f"{name}_hi"]))
     return pd.concat(parts, axis=1)
@@ -56,7 +58,9 @@ def interval_of(function: Callable) -> Callable:
         *values, confidence = arguments
         if factor is None:
             return mean_interval(function(*values), confidence)
-        return tuple(factor * bound for bound in paired_ratio_interval(*values, confidence))
+        numerator, denominator = values
+        bounds = paired_ratio_interval(numerator, denominator, confidence)
+        return tuple(factor * bound for bound in bounds)
 
     return interval
 

@@ -124,7 +124,8 @@ def serving_figures(
         memory_gb += kv_cache["used_gb"] - kv_cache["reserved_gb"]
 
     def per(number: float, name: str) -> float | None:
-        return None if energy[name] is None else energy[name] / number
+        value = energy[name]
+        return None if value is None else value / number
 
     return {
         "concurrency": window["concurrency"],
