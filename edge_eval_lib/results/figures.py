@@ -216,7 +216,7 @@ def panels(
         fig, (axes,) = plt.subplots(1, len(tasks), figsize=size, sharex=rows, sharey=True,
                                     layout="constrained", squeeze=False)  # fmt: skip
     for axis, task in zip(axes, tasks, strict=True):
-        axis.set_title(task)
+        axis.set_title(task, loc="left", fontsize=10, fontweight="bold")
         if rows:
             axis.tick_params(axis="y", length=0)
             axis.set_yticks(list(places.values()), list(places))
