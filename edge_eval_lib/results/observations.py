@@ -237,6 +237,8 @@ def _before_serving(run: dict, adapt: dict, compress: dict) -> tuple[dict, list,
     notes += [f"keep_warm_s: {idle_reason}" if isinstance(idle_reason, str) else None]
     if pd.isna(row["batch_agreement"]):
         notes.append("batch_agreement: no answer was compared with the same prompt's alone")
+    elif row["executed_dtype"] == "int8":
+        notes.append("batch_agreement: an estimate, from answers read in one pass")
     merged = ["fp16"] if run["precision"] == "fp16" else ["fp16", run["precision"]]
     checks = _checks({w: adapt.get(f"{w}_checks") for w in ADAPT_WINDOWS})
     checks += _checks({"load": run.get("load_checks")})

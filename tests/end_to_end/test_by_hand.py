@@ -3,6 +3,7 @@ more precision makes what is missing alone."""
 
 import fcntl
 import hashlib
+import json
 import os
 import re
 import subprocess
@@ -57,13 +58,26 @@ def content(directory: Path) -> dict[str, str]:
     return {str(path): hashlib.md5(path.read_bytes()).hexdigest() for path in files}
 
 
-def by_hand(file_name: str, study: Path, outputs: Path, monkeypatch, **changed: object) -> str:
-    """Execute a notebook as JupyterLab does, with other parameters; what it printed."""
+def by_hand(
+    file_name: str,
+    study: Path,
+    outputs: Path,
+    monkeypatch,
+    edits: dict[str, str] | None = None,
+    **changed: object,
+) -> str:
+    """Execute a notebook as JupyterLab does, with other parameters; what it printed.
+
+    `edits` replace text in its cells.
+    """
     monkeypatch.setenv("EDGE_EVAL_OUTPUTS", str(outputs))
     for name in ("EDGE_EVAL_RUN", "EDGE_EVAL_RUN_DIRECTORY", "EDGE_EVAL_SETTINGS_HASH"):
         monkeypatch.delenv(name, raising=False)
     notebook = nbformat.read(project_root() / "notebooks" / file_name, as_version=4)
     cell = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
+    for old, new in (edits or {}).items():
+        (edited,) = (c for c in notebook.cells if c.cell_type == "code" and old in c.source)
+        edited.source = edited.source.replace(old, new)
     values = {"study": str(study), "model": "tinyllama-0.1M", **changed}
     cell.source += "".join(f"\n{name} = {value!r}" for name, value in values.items())
     NotebookClient(
@@ -165,3 +179,27 @@ def test_one_more_precision_makes_what_is_missing_alone(finished):
     cut.write_bytes(cut.read_bytes()[:1000])
     assert make_all(path, outputs) == [f"compress/{ADAPTER}", "synthesis/synthesis"]
     assert content(models) == whole
+
+
+@pytest.mark.timeout(1800)
+def test_what_is_changed_in_a_cell_is_executed_and_recorded(finished, monkeypatch):
+    path, outputs = finished
+    edits = {
+        "    r=rank,": "    r=2,",
+        "    learning_rate=learning_rate,": "    learning_rate=0.02,",
+    }
+    folder = folder_of(by_hand("01_adapt.ipynb", path, outputs, monkeypatch, edits))
+    adapter = json.loads((folder / adapter_path(ADAPTER) / "adapter_config.json").read_text())
+    assert adapter["r"] == 2
+    (run,) = scraps.collect(folder).to_dict("records")
+    executed = run["executed_training"]
+    assert (executed["lora_rank"], executed["learning_rate"]) == (2, 0.02)
+    assert executed["lora_alpha"] == 8  # the study's
+
+    edits = {"BitsAndBytesConfig(load_in_8bit=True)": "BitsAndBytesConfig(load_in_8bit=True, "
+             "llm_int8_threshold=3.0)"}  # fmt: skip
+    folder = folder_of(by_hand("02_compress.ipynb", path, outputs, monkeypatch, edits))
+    (run,) = scraps.collect(folder).to_dict("records")
+    assert run["int8_quantization"]["llm_int8_threshold"] == 3.0
+    written = json.loads((folder / weights_path(f"{ADAPTER}_int8") / "config.json").read_text())
+    assert written["quantization_config"]["llm_int8_threshold"] == 3.0

@@ -10,8 +10,7 @@ import pytest
 import torch
 from tiny import make_tiny_study
 
-from edge_eval_lib import compressions, scraps
-from edge_eval_lib.models import load as models
+from edge_eval_lib import models, scraps
 from edge_eval_lib.paths import project_root
 
 pytestmark = pytest.mark.end_to_end
@@ -86,16 +85,3 @@ def test_a_compression_is_one_file_and_a_word_in_a_study(tmp_path):
     assert "prune50-int4" in set(checks["window"])
     recorded = scraps.read_scraps(outputs / "tiny" / "runs" / "compress" / f"{ADAPTER}.ipynb")
     assert recorded["prune50-int4_quantization"]["bnb_4bit_quant_type"] == "nf4"
-
-
-@pytest.mark.parametrize(
-    ("word", "problem"),
-    [
-        ("int4", None),
-        ("int2", "there is no compression 'int2'; there are fp16, int4, int8"),
-        ("int4-int8", "in 'int4-int8', int4 is how weights are stored, and stands last"),
-    ],
-)
-def test_a_word_for_a_precision_is_checked(word, problem):
-    assert compressions.problem(word) == problem
-    assert compressions.storage(word) == word.split("-")[-1]
