@@ -28,7 +28,7 @@ def kind(name: str) -> type[Engine]:
         ValueError: There is no engine of that name.
     """
     if name not in names():
-        raise ValueError(f"there is no engine {name!r}; {nearest(name, names())}")
+        raise ValueError(f"there is no engine {name[:60]!r}; {nearest(name, names())}")
     return importlib.import_module(f"{__name__}.{name}").ENGINE
 
 

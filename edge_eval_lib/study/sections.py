@@ -14,6 +14,7 @@ import orjson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from edge_eval_lib import compressions, tasks
+from edge_eval_lib.errors import nearest
 from edge_eval_lib.study.yaml_file import CONTROL
 
 # Bounds beyond which a number is a slip: everything that a study asks for must end one day.
@@ -60,7 +61,9 @@ def engines() -> Any:
 
 
 def _is_engine(value: str) -> str:
-    engines().kind(value)
+    known = engines().names()
+    if value not in known:
+        raise ValueError(f"there is no such engine; {nearest(value, known)}")
     return value
 
 

@@ -336,7 +336,7 @@ def test_options_at_their_default_do_not_change_what_a_run_is(tmp_path):
         ),
         (
             {"workload": {"engine": "vlm"}},
-            "workload.engine.*there is no engine 'vlm'; did you mean 'vllm'",
+            "workload.engine' is 'vlm', but there is no such engine; did you mean 'vllm'",
         ),
     ],
 )
