@@ -1,4 +1,4 @@
-"""Where the files of runs lie, in a study's outputs and in the lab, and why a run failed."""
+"""Where the files of a run lie, and why it failed."""
 
 from __future__ import annotations
 
@@ -62,17 +62,6 @@ def place(study: Study, stage: str, name: str) -> Place:
     """Return where the run of that stage and name has its files."""
     directory = outputs_root() / "paper" if stage == "paper" else study.directory
     return Place(directory, stage, name)
-
-
-def raw_file(study: Study, stage: str, name: str, file_name: str) -> Path:
-    """Return where the raw data that a run wrote as `file_name` is published."""
-    notebook = place(study, stage, name).notebook
-    return notebook.with_name(f"{name}.{file_name}")
-
-
-def lab_directory(study: Study) -> Path:
-    """Return where notebooks that are run by hand write, as the study's runs do in its outputs."""
-    return outputs_root() / "lab" / study.name
 
 
 def read_failure(at: Place) -> dict[str, Any] | None:
