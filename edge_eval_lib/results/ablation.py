@@ -15,7 +15,7 @@ from edge_eval_lib.artefacts.place import place
 from edge_eval_lib.economics import published
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle.ablation import FACTORS
-from edge_eval_lib.results.figures import save_figure
+from edge_eval_lib.results import figures
 from edge_eval_lib.results.readable import write_table
 from edge_eval_lib.study import Study
 from edge_eval_lib.uncertainty import paired_ratio_interval
@@ -221,4 +221,4 @@ def write_results(runs: pd.DataFrame, directory: Path) -> None:
     found = effects(runs)
     for name, table in {"runs": runs, "effects": found, "cells": against_plain_lora(runs)}.items():
         write_table(table, directory / "tables" / f"ablation_{name}.csv")
-    save_figure(draw(found, stamp_of(runs)), directory / "figures" / "ablation_effects")
+    figures.finish(draw(found, stamp_of(runs)), directory / "figures" / "ablation_effects")

@@ -53,7 +53,7 @@ _ENDINGS = {
     "_difference_no_model": "difference to no model",
 }
 _NEXT_NOTE = r"; (?!it takes )"  # a reason may hold a semicolon
-_NAMED = re.compile(r"(?:^|(?<=; ))(score|[a-z0-9]+(?:_[a-z0-9]+)+)(?=: )")
+_NAMED = re.compile(r"(?:^|(?<=; ))(score|ipw|[a-z0-9]+(?:_[a-z0-9]+)+)(?=: )")
 
 
 class Prose(str):
