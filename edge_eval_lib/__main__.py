@@ -170,9 +170,9 @@ def rebuild(
     ] = None,
 ) -> None:
     """Build a variant's weights again from its adapter, if they were deleted."""
-    from edge_eval_lib.runs import notebook as stage
+    from edge_eval_lib.runs.weights import rebuild_weights
 
-    stage.rebuild_weights(_opened(study), variant, target)
+    rebuild_weights(_opened(study), variant, target)
 
 
 @app.command()

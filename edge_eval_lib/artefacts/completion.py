@@ -28,7 +28,7 @@ import orjson
 from edge_eval_lib.artefacts.place import Key, Place, place, write_atomically
 from edge_eval_lib.artefacts.source import KEPT, accepted_code, code_of, code_of_stage, kept_code
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.study import NOTEBOOKS, STAGES, Run, Study
+from edge_eval_lib.study import NOTEBOOKS, STAGES, Run, Study, adapter_path, weights_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +41,7 @@ OTHER_CODE = "was made by other code in "
 SMALL_BYTES = 16 * 2**20
 # They are made of whatever runs there are, and made again at little cost.
 COLLECTING = ("score", "synthesis", "paper")
-WEIGHTS = "artefacts/models/"
+WEIGHTS = weights_path("")
 
 
 # --- one record -------------------------------------------------------------------------------
@@ -167,7 +167,7 @@ def _part_read(run: Run, needed: Key) -> str:
     """Name where lies what `run` reads of a run that it needs, below the study's outputs."""
     name = needed[1]
     if run.stage == "compress":
-        return f"artefacts/adapters/{name}/"
+        return f"{adapter_path(name)}/"
     if run.stage in ("serve", "harness"):
         p = run.parameters
         return f"{WEIGHTS}{p['model']}_{p['task']}_{p['method']}_{p['precision']}/"
@@ -184,7 +184,7 @@ def note_rebuilt(study: Study, adapter: str, variant: str) -> None:
     record = read(at)
     if record is None:
         return
-    part = f"{WEIGHTS}{variant}/"
+    part = f"{weights_path(variant)}/"
     former = digest(record["products"], part)
     kept = {p: file for p, file in record["products"].items() if not p.startswith(part)}
     products = kept | _files(at.directory, at.directory / part)

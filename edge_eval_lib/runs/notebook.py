@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
-import sys
-import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_eval_lib import compressions, redaction, scraps
+from edge_eval_lib import redaction, scraps
 from edge_eval_lib.artefacts import completion, lab
 from edge_eval_lib.artefacts.place import place
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.lifecycle.data import task_examples  # noqa: F401 - for notebooks, until they import it themselves
 from edge_eval_lib.machine import host, nvml
-from edge_eval_lib.models.weights import is_sound
 from edge_eval_lib.paths import outputs_root
-from edge_eval_lib.runs import devices, runner
+from edge_eval_lib.runs import devices, runner, weights
 from edge_eval_lib.study import (
     Model,
     Run,
@@ -109,11 +103,11 @@ class Stage:
         if newest:
             return self._named(newest[0].directory / adapter_path(self.name))
         self._require("adapt", self.name)
-        _require_whole_adapter(self.study, self.name)
-        return self._named(adapter_directory(self.study, self.name))
+        weights.require_whole_adapter(self.study, self.name)
+        return self._named(weights.adapter_directory(self.study, self.name))
 
     def weights(self, variant: Variant) -> Path:
-        """Return the weights of a variant to load (`weights_to_serve`).
+        """Return the weights of a variant to load (`runs.weights.weights_to_serve`).
 
         By hand, those of the lab that were made last, if there is an adapter or weights of it
         there, else the study's, which are only read; says which.
@@ -125,16 +119,21 @@ class Stage:
         for needed in self.run.needs:
             self._require(*needed)
         if not self.by_hand or variant.method == "none":
-            return weights_to_serve(self.study, variant)
-        directory = weights_directory(self.study, variant)
-        if directory.is_dir() and _damage_of_weights(self.study, variant) is None:
+            return weights.weights_to_serve(self.study, variant)
+        directory = weights.weights_directory(self.study, variant)
+        if directory.is_dir() and weights.damage_of_weights(self.study, variant) is None:
             return self._named(directory)
-        return self._named(_rebuilt(self.study, variant, self.outputs / weights_path(variant)))
+        return self._named(
+            weights.rebuilt(self.study, variant, self.outputs / weights_path(variant))
+        )
 
     def _require(self, stage: str, name: str) -> None:
         """Have a run that this one needs, executed first if it is one of the study's file."""
         at = place(self.study, stage, name)
-        in_file = self.study.name == load_study(self.study.path).name
+        of_file = load_study(self.study.path)
+        in_file = self.study.name == of_file.name and (stage, name) in {
+            (run.stage, run.name) for run in of_file.runs()
+        }
         if self.by_hand and not at.notebook.is_file() and not in_file:
             number, act = {"adapt": ("01", "adapted"), "compress": ("02", "compressed")}[stage]
             raise UserError(
@@ -289,111 +288,6 @@ def _newest_in_lab(variant: Variant) -> Path | None:
             "notebook 02 with it first."
         )
     return made[0].directory / weights_path(variant) if made else None
-
-
-def adapter_directory(study: Study, adapter: str) -> Path:
-    """Where the adapter called `family-size_task_method` lies."""
-    return study.directory / adapter_path(adapter)
-
-
-def weights_directory(study: Study, variant: Variant) -> Path:
-    """Where a variant's weights lie; for the unadapted base, its model directory."""
-    if variant.method == "none":
-        from edge_eval_lib.models import model_directory
-
-        return model_directory(study.model(variant.model))
-    return study.directory / weights_path(variant)
-
-
-def weights_to_serve(study: Study, variant: Variant) -> Path:
-    """Return `weights_directory`, every byte checked.
-
-    Weights that were deleted to save disk, or are damaged, are built again first.
-    """
-    directory = weights_directory(study, variant)
-    if damage := _damage_of_weights(study, variant):
-        print(f"The weights of {variant} are damaged ({damage}); they are built again.")
-        shutil.rmtree(directory)
-    sound = variant.method == "none" or is_sound(directory)
-    return directory if sound else _rebuilt(study, variant)
-
-
-def _damage_of_weights(study: Study, variant: Variant) -> str | None:
-    """What is wrong with a variant's weights, every byte read; None also if they are not there."""
-    at = place(study, "compress", variant.adapter)
-    record = None if variant.method == "none" else completion.read(at)
-    if record is None:
-        return None
-    return completion.damage_of(at, record, f"{completion.WEIGHTS}{variant}/", whole=True)
-
-
-def _rebuilt(study: Study, variant: Variant, target: Path | None = None) -> Path:
-    """Weights built again, in their place or in `target`.
-
-    In a process of its own, unmeasured: a cold load needs one without torch.
-    """
-    own = study.directory / "study.yaml"  # of a study on another model
-    path = own if own.is_file() else study.path
-    command = [sys.executable, "-m", "edge_eval_lib", "rebuild", str(path), str(variant)]
-    command += [] if target is None else ["--target", str(target)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        raise UserError(lines[-1] if lines else f"Building the weights of {variant} stopped.")
-    return target or weights_directory(study, variant)
-
-
-def _require_whole_adapter(study: Study, adapter: str) -> None:
-    at = place(study, "adapt", adapter)
-    completion.require_whole(at, f"artefacts/adapters/{adapter}/", f"The adapter {adapter}")
-
-
-def rebuild_weights(study: Study, variant_name: str, target: Path | None = None) -> None:
-    """Merge a variant's adapter into its base again, and quantise the sum as its run did.
-
-    The weights take their place among the study's artefacts, or go to `target`.
-    """
-    from edge_eval_lib.lifecycle import compress
-    from edge_eval_lib.models import model_directory
-
-    variant = {str(v): v for v in study.variants()}.get(variant_name)
-    if variant is None:
-        raise UserError(f"study {study.name} has no variant {variant_name!r}.")
-    adapter = adapter_directory(study, variant.adapter)
-    if not adapter.is_dir():
-        raise UserError(
-            f"The adapter {variant.adapter} is missing; "
-            f"`make all STUDY={study.argument} RERUN=adapt`."
-        )
-    _require_whole_adapter(study, variant.adapter)
-    directory = target or weights_directory(study, variant)
-    base = model_directory(study.model(variant.model))
-    if compressions.is_merged(variant.precision):
-        made = compress.merge(base, adapter, directory)
-    else:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        ran = place(study, "compress", variant.adapter).notebook
-        recorded = scraps.read_scraps(ran) if ran.is_file() else {}
-        with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
-            merged = compress.merge(base, adapter, Path(scratch) / "fp16")
-            compress.require_answers(merged)
-            made = compress.quantize_for_study(
-                study,
-                variant.task,
-                merged.directory,
-                variant.precision,
-                directory,
-                recorded.get(f"{variant.precision}_quantization"),
-            )
-    compress.require_answers(made)
-    compress.verify([made], base)
-    if target is None:
-        completion.note_rebuilt(study, variant.adapter, str(variant))
-
-
-def record_outcome(outcome: Any) -> None:
-    """Record every field of a dataclass under its own name."""
-    scraps.record_all(asdict(outcome))
 
 
 def instruction_set() -> str:

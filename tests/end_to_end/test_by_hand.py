@@ -12,10 +12,9 @@ import threading
 import time
 from pathlib import Path
 
-import nbformat
 import pytest
 import yaml
-from nbclient import NotebookClient
+from hand import by_hand, folder_of
 from nbclient.exceptions import CellExecutionError
 from tiny import make_tiny_study
 
@@ -58,66 +57,33 @@ def content(directory: Path) -> dict[str, str]:
     return {str(path): hashlib.md5(path.read_bytes()).hexdigest() for path in files}
 
 
-def by_hand(
-    file_name: str,
-    study: Path,
-    outputs: Path,
-    monkeypatch,
-    edits: dict[str, str] | None = None,
-    **changed: object,
-) -> str:
-    """Execute a notebook as JupyterLab does, with other parameters; what it printed.
-
-    `edits` replace text in its cells.
-    """
-    monkeypatch.setenv("EDGE_EVAL_OUTPUTS", str(outputs))
-    for name in ("EDGE_EVAL_RUN", "EDGE_EVAL_RUN_DIRECTORY", "EDGE_EVAL_SETTINGS_HASH"):
-        monkeypatch.delenv(name, raising=False)
-    notebook = nbformat.read(project_root() / "notebooks" / file_name, as_version=4)
-    cell = next(c for c in notebook.cells if "parameters" in c.metadata.get("tags", []))
-    for old, new in (edits or {}).items():
-        (edited,) = (c for c in notebook.cells if c.cell_type == "code" and old in c.source)
-        edited.source = edited.source.replace(old, new)
-    values = {"study": str(study), "model": "tinyllama-0.1M", **changed}
-    cell.source += "".join(f"\n{name} = {value!r}" for name, value in values.items())
-    NotebookClient(
-        notebook,
-        kernel_name="python3",
-        timeout=600,
-        resources={"metadata": {"path": str(project_root() / "notebooks")}},
-    ).execute()
-    outputs_ = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs]
-    return "".join(o.text for o in outputs_ if o.output_type == "stream")
-
-
-def folder_of(said: str) -> Path:
-    """Where a notebook that was run by hand said that it is kept."""
-    (folder,) = re.findall(r"^kept in (.+)$", said, re.MULTILINE)
-    return Path(folder)
+def tiny_by_hand(file_name: str, study: Path, outputs: Path, monkeypatch, **changed) -> str:
+    changed = {"study": str(study), "model": "tinyllama-0.1M", **changed}
+    return by_hand(file_name, outputs, monkeypatch, **changed)
 
 
 @pytest.mark.timeout(1800)
 def test_a_notebook_run_by_hand_leaves_the_study_as_it_is(finished, monkeypatch):
     path, outputs = finished
     before = content(outputs / "tiny")
-    said = by_hand("02_compress.ipynb", path, outputs, monkeypatch)
+    said = tiny_by_hand("02_compress.ipynb", path, outputs, monkeypatch)
     assert f"from {outputs / 'tiny' / 'artefacts' / 'adapters' / ADAPTER}" in said
     compressed = folder_of(said)
     assert (compressed / weights_path(f"{ADAPTER}_int8") / "model.safetensors").is_file()
-    adapted = folder_of(by_hand("01_adapt.ipynb", path, outputs, monkeypatch))
+    adapted = folder_of(tiny_by_hand("01_adapt.ipynb", path, outputs, monkeypatch))
     assert (adapted / adapter_path(ADAPTER) / "adapter_model.safetensors").is_file()
     with pytest.raises(CellExecutionError, match="run notebook 02 with it first"):
-        by_hand("03_serve.ipynb", path, outputs, monkeypatch, precision="int8")
-    said = by_hand("02_compress.ipynb", path, outputs, monkeypatch)
+        tiny_by_hand("03_serve.ipynb", path, outputs, monkeypatch, precision="int8")
+    said = tiny_by_hand("02_compress.ipynb", path, outputs, monkeypatch)
     assert f"from {adapted / adapter_path(ADAPTER)}" in said
     assert folder_of(said) != compressed  # made from another adapter
     compressed = folder_of(said)
-    said = by_hand("03_serve.ipynb", path, outputs, monkeypatch, precision="int8")
+    said = tiny_by_hand("03_serve.ipynb", path, outputs, monkeypatch, precision="int8")
     assert f"from {compressed / weights_path(ADAPTER)}_int8" in said
     runs = scraps.collect(outputs / "lab")
     assert set(runs["run"]) == {ADAPTER, f"{ADAPTER}_int8_r01"}
     assert set(runs["stage"]) == {"adapt", "compress", "serve"}
-    by_hand("05_synthesis.ipynb", path, outputs, monkeypatch, model=None)
+    tiny_by_hand("05_synthesis.ipynb", path, outputs, monkeypatch, model=None)
     assert (outputs / "lab" / "tiny" / "report.html").is_file()
     assert content(outputs / "tiny") == before
     assert make_all(path, outputs) == []
@@ -136,7 +102,7 @@ def test_a_notebook_run_by_hand_waits_for_the_machine_and_says_for_whom(
     file.write("other serve run (process 1)")
     file.flush()
     threading.Thread(target=lambda: (time.sleep(15), file.close())).start()
-    said = by_hand("01_adapt.ipynb", path, outputs, monkeypatch)
+    said = tiny_by_hand("01_adapt.ipynb", path, outputs, monkeypatch)
     assert f"adapt  {ADAPTER} waits: other serve run (process 1) has the machine" in said
     with lock.open() as again:  # released
         fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -188,7 +154,7 @@ def test_what_is_changed_in_a_cell_is_executed_and_recorded(finished, monkeypatc
         "    r=rank,": "    r=2,",
         "    learning_rate=learning_rate,": "    learning_rate=0.02,",
     }
-    folder = folder_of(by_hand("01_adapt.ipynb", path, outputs, monkeypatch, edits))
+    folder = folder_of(tiny_by_hand("01_adapt.ipynb", path, outputs, monkeypatch, edits))
     adapter = json.loads((folder / adapter_path(ADAPTER) / "adapter_config.json").read_text())
     assert adapter["r"] == 2
     (run,) = scraps.collect(folder).to_dict("records")
@@ -198,7 +164,7 @@ def test_what_is_changed_in_a_cell_is_executed_and_recorded(finished, monkeypatc
 
     edits = {"BitsAndBytesConfig(load_in_8bit=True)": "BitsAndBytesConfig(load_in_8bit=True, "
              "llm_int8_threshold=3.0)"}  # fmt: skip
-    folder = folder_of(by_hand("02_compress.ipynb", path, outputs, monkeypatch, edits))
+    folder = folder_of(tiny_by_hand("02_compress.ipynb", path, outputs, monkeypatch, edits))
     (run,) = scraps.collect(folder).to_dict("records")
     assert run["int8_quantization"]["llm_int8_threshold"] == 3.0
     written = json.loads((folder / weights_path(f"{ADAPTER}_int8") / "config.json").read_text())

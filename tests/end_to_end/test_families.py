@@ -16,7 +16,7 @@ from edge_eval_lib.engines import open_engine
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle import adapt, compress
 from edge_eval_lib.lifecycle import score as scoring
-from edge_eval_lib.runs import notebook as stage
+from edge_eval_lib.runs.weights import adapter_directory, weights_directory, weights_to_serve
 from edge_eval_lib.study import load_study
 from edge_eval_lib.tasks import load_task
 
@@ -88,15 +88,13 @@ def test_deleted_weights_are_built_again_the_same(tmp_path, monkeypatch):
         for name, parameter in adapter.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.02)
-    adapt.save_adapter(adapter, stage.adapter_directory(study, variant.adapter))
-    directory = stage.weights_directory(study, variant)
-    merged = compress.merge(
-        base, stage.adapter_directory(study, variant.adapter), tmp_path / "fp16"
-    )
+    adapt.save_adapter(adapter, adapter_directory(study, variant.adapter))
+    directory = weights_directory(study, variant)
+    merged = compress.merge(base, adapter_directory(study, variant.adapter), tmp_path / "fp16")
     compress.quantize(merged.directory, "int4", "float32", directory)
     before = load_file(directory / "model.safetensors")
     shutil.rmtree(directory)
-    assert stage.weights_to_serve(study, variant) == directory
+    assert weights_to_serve(study, variant) == directory
     again = load_file(directory / "model.safetensors")
     assert before.keys() == again.keys()
     assert all(torch.equal(value, again[name]) for name, value in before.items())
@@ -105,7 +103,7 @@ def test_deleted_weights_are_built_again_the_same(tmp_path, monkeypatch):
 def test_an_adapter_that_is_missing_too_is_told(tmp_path, monkeypatch):
     study = study_of(tmp_path, "llama", monkeypatch)
     with pytest.raises(UserError, match=r"The adapter llama-0\.1M_rag_lora is missing"):
-        stage.weights_to_serve(study, study.variants()[0])
+        weights_to_serve(study, study.variants()[0])
 
 
 @pytest.mark.parametrize(("free_share", "on_cpu"), [(1.0, True), (3.0, False)])

@@ -16,7 +16,7 @@ from edge_eval_lib.engines import open_engine
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle import adapt, compress
 from edge_eval_lib.models import load, weights
-from edge_eval_lib.runs import notebook as stage
+from edge_eval_lib.runs.weights import adapter_directory, weights_to_serve
 from edge_eval_lib.study import Training, load_study
 from edge_eval_lib.tasks import load_task
 
@@ -308,12 +308,12 @@ def test_damaged_weights_of_a_variant_are_built_again(tmp_path):
     study = load_study(make_tiny_study(tmp_path))
     base, variant = models.model_directory(study.models[0]), study.variants()[2]
     model = fine_tuning.load(base, "lora", study.training, seed=1)
-    adapt.save_adapter(model, stage.adapter_directory(study, variant.adapter))
-    directory = stage.weights_to_serve(study, variant)
+    adapt.save_adapter(model, adapter_directory(study, variant.adapter))
+    directory = weights_to_serve(study, variant)
     file = directory / "model.safetensors"
     whole = {name: value.clone() for name, value in load_file(file).items()}
     file.write_bytes(file.read_bytes()[:-100])
-    assert stage.weights_to_serve(study, variant) == directory
+    assert weights_to_serve(study, variant) == directory
     again = load_file(file)
     assert again.keys() == whole.keys()
     assert all(torch.equal(value, again[name]) for name, value in whole.items())

@@ -16,9 +16,9 @@ from tiny import tiny_study, write_sources
 from edge_eval_lib.artefacts import completion
 from edge_eval_lib.artefacts.place import place, write_atomically
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.runs import catalogue, outdated, scheduler
-from edge_eval_lib.runs import notebook as stage
+from edge_eval_lib.runs import catalogue, outdated, scheduler, weights
 from edge_eval_lib.runs.finished import finished_runs
+from edge_eval_lib.runs.notebook import Stage
 from edge_eval_lib.study import Run, Study, Variant, load_study
 
 ADAPTER = "tinyllama-0.1M_rag_lora"
@@ -199,7 +199,7 @@ def test_one_more_precision_compresses_and_serves_that_one_alone(study):
         ("synthesis", "synthesis"),
     }
     completion.withdraw(place(more, "compress", ADAPTER))
-    run = stage.Stage(more, more.run("compress", ADAPTER), more.models[0])
+    run = Stage(more, more.run("compress", ADAPTER), more.models[0])
     carried = run.carried()
     assert carried.precisions == ("fp16", "int8")
     assert carried.scraps == {"fp16_energy_j": 1.0, "int8_energy_j": 1.0}
@@ -208,7 +208,7 @@ def test_one_more_precision_compresses_and_serves_that_one_alone(study):
 
 def test_nothing_is_carried_over_of_another_adapter_or_of_damaged_weights(study):
     at = place(study, "compress", ADAPTER)
-    run = stage.Stage(study, study.run("compress", ADAPTER), study.models[0])
+    run = Stage(study, study.run("compress", ADAPTER), study.models[0])
     assert run.carried().precisions == ()  # whoever repeats it wants all of it
     (study.directory / WEIGHTS).write_bytes(b"cut")
     completion.withdraw(at)
@@ -262,7 +262,7 @@ def test_raw_data_that_cannot_be_read_name_their_run_and_are_made_again(study, d
 def test_rerun_makes_a_stage_again_and_carries_nothing_over(study, monkeypatch):
     outdated.forget(study, {"compress"})
     assert ("compress", ADAPTER) in undone(study)
-    run = stage.Stage(study, study.run("compress", ADAPTER), study.models[0])
+    run = Stage(study, study.run("compress", ADAPTER), study.models[0])
     assert run.carried().precisions == ()
     assert not completion.adopt(study, study.run("compress", ADAPTER))
 
@@ -296,4 +296,4 @@ def test_a_study_of_1440_runs_is_surveyed_in_seconds(tmp_path, monkeypatch):
 
 def test_the_weights_of_the_unadapted_base_have_no_record(study):
     variant = Variant("tinyllama", "0.1M", "rag", "none", "fp16")
-    assert stage._damage_of_weights(study, variant) is None
+    assert weights.damage_of_weights(study, variant) is None
