@@ -152,8 +152,9 @@ def show(rows: pd.DataFrame, columns: Sequence[str] | None = None) -> HTML:
     """Show a table in a notebook: rounded, in words, a claim's argument below it."""
     from IPython.display import HTML
 
+    widths = ""
     if "verdict" in rows:
-        rows = claims.for_people(rows)
+        rows, widths = claims.for_people(rows), '<colgroup><col style="width: 60%"></colgroup>'
     elif "printed" in rows and "metric" in rows:
         rows = claims.cells_for_people(rows)
     truths = rows.select_dtypes(bool)
@@ -161,4 +162,4 @@ def show(rows: pd.DataFrame, columns: Sequence[str] | None = None) -> HTML:
     with pd.option_context("display.max_colwidth", None):
         page = readable(rows, columns).to_html(index=False, border=0)
     page = re.sub(r"<td>(.*?)\\n(.*?)</td>", r"<td>\1<br><small>\2</small></td>", page)
-    return HTML(page.replace("\\n", "<br>"))
+    return HTML(page.replace("\\n", "<br>").replace("<thead>", f"{widths}<thead>", 1))
