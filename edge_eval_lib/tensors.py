@@ -30,10 +30,12 @@ class Tensor:
 
     @property
     def nbytes(self) -> int:
+        """Bytes in the file."""
         return self.end - self.start
 
     @property
     def elements(self) -> int:
+        """How many values it holds."""
         return prod(self.shape)
 
 

@@ -7,12 +7,12 @@ torch and transformers are imported by the functions that need them.
 """
 
 from edge_eval_lib.models.load import (
-    compute_as_told,
     default_device,
     difference,
     dtype_of_error,
     executed_dtype,
     free_device_bytes,
+    keep_compute_dtype,
     load_model,
     published_directory,
     quieten,
@@ -26,7 +26,6 @@ from edge_eval_lib.models.tokens import answer_ids, count_tokens, load_tokenizer
 
 __all__ = [
     "answer_ids",
-    "compute_as_told",
     "count_tokens",
     "default_device",
     "difference",
@@ -34,6 +33,7 @@ __all__ = [
     "executed_dtype",
     "free_device_bytes",
     "hub_problem",
+    "keep_compute_dtype",
     "load_model",
     "load_tokenizer",
     "model_directory",

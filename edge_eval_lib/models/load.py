@@ -81,7 +81,7 @@ def load_model(
     `quantization` is None, or a transformers quantisation configuration for weights that are to be
     quantised while they load; a directory that holds quantised weights needs none. Raises UserError
     for weights that are not what the configuration asks for, and for a layer that bitsandbytes left
-    unquantised. 4-bit layers compute in the type that was asked for (`compute_as_told`).
+    unquantised. 4-bit layers compute in the type that was asked for (`keep_compute_dtype`).
     """
     import torch
 
@@ -93,7 +93,7 @@ def load_model(
         device_map="cpu" if on_cpu or default_device() == "cpu" else "auto",
         **asked,
     )
-    compute_as_told(model)
+    keep_compute_dtype(model)
     return model
 
 
@@ -157,7 +157,7 @@ def difference(missing: set[str], unexpected: set[str], differing: set[str]) -> 
     )
 
 
-def compute_as_told(model: PreTrainedModel) -> None:
+def keep_compute_dtype(model: PreTrainedModel) -> None:
     """Have 4-bit layers compute in their compute dtype, whatever the processor has.
 
     On a CPU with AVX512-BF16, bitsandbytes packs a 4-bit layer for a bfloat16 kernel when it is
@@ -236,7 +236,7 @@ def executed_dtype(model: PreTrainedModel) -> str:
 
     Compares the first linear layer's output with the same product in float64 and reads
     the type off the relative error: 4-bit layers may compute in another type than was
-    asked for (see `compute_as_told`). INT8 layers quantise
+    asked for (see `keep_compute_dtype`). INT8 layers quantise
     their input, which is reported as `int8`.
     """
     import torch

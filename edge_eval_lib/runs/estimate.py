@@ -297,7 +297,7 @@ def model_s(study: Study, run: Run, hardware: Hardware) -> tuple[float, float]:
     if run.stage == "adapt":
         examples = study.data.train_examples * training.epochs
         operations = (6 if training.gradient_checkpointing else 4) * parameters * examples * tokens
-        operations += 2 * parameters * 2 * study.data.heldout_told * tokens
+        operations += 2 * parameters * 2 * study.data.heldout_measured * tokens
         slower = QLORA_SLOWDOWN if run.parameters["method"] == "qlora" and hardware.gpus else 1.0
         waiting_s = START_S + load_s + _idle_s(study, hardware, 1)
         return slower * operations / operations_per_s, waiting_s

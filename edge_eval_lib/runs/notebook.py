@@ -195,12 +195,12 @@ class Carried:
     power: list[Path]
 
     def with_power(self, samples: pd.DataFrame) -> pd.DataFrame:
-        """The power samples of the windows that were carried over, then `samples`."""
+        """Return the power samples of the windows that were carried over, then `samples`."""
         import pandas as pd
 
         earlier = [pd.read_parquet(path) for path in self.power]
-        found = [part for part in (*earlier, samples) if len(part)]
-        return pd.concat(found, ignore_index=True) if found else samples
+        parts = [part for part in (*earlier, samples) if len(part)]
+        return pd.concat(parts, ignore_index=True) if parts else samples
 
 
 def begin(stage: str, study: str, **parameters: Any) -> Stage:

@@ -130,6 +130,7 @@ class Model(Strict):
 
     @property
     def name(self) -> str:
+        """`family-size`."""
         return f"{self.family}-{self.size}"
 
     @model_validator(mode="after")
@@ -178,7 +179,7 @@ class Data(Strict):
     evaluation_examples: Count
 
     @property
-    def heldout_told(self) -> int:
+    def heldout_measured(self) -> int:
         """How many held-out examples a run reports the loss of; none is ever trained on."""
         return min(self.heldout_examples, 8)
 
