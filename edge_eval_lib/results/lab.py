@@ -88,19 +88,26 @@ def _row(notebook: Path) -> dict[str, Any]:
 
 
 def _labels(chains: list[list[dict[str, Any]]]) -> list[str]:
-    """The size of each chain's model, with a folder's hash where it would not tell them apart."""
-    keys = [tuple(chain[0][c] for c in [*VARIANT, "repetition"]) for chain in chains]
-    adapters = [(key[:4], chain[-1]["notebook"]) for key, chain in zip(keys, chains, strict=True)]
+    """The size of each chain's model, with folders' hashes where it would not tell them apart.
+
+    First that of the adapter, so that variants of one adapter stay together, then the run's own.
+    """
+    adapters: dict[tuple, set[str]] = {}
+    for chain in chains:
+        adapters.setdefault(tuple(chain[0][c] for c in ADAPTER), set()).add(_hash(chain[-1]))
     labels = []
-    for key, adapter, chain in zip(keys, adapters, chains, strict=True):
-        label = chain[0]["size"]
-        others = {notebook for name, notebook in adapters if name == adapter[0]}
-        if keys.count(key) > 1:
-            label += f" {_hash(chain[0])}"
-        elif len(chain) > 1 and len(others) > 1:
-            label += f" {_hash(chain[-1])}"
-        labels.append(label)
-    return labels
+    for chain in chains:
+        run, own = chain[0], adapters[tuple(chain[0][c] for c in ADAPTER)]
+        several = len(own) > 1 and run["method"] != "none"
+        labels.append(f"{run['size']} {_hash(chain[-1])}" if several else run["size"])
+    keys = [
+        (label, *(chain[0][c] for c in [*VARIANT, "repetition"]))
+        for label, chain in zip(labels, chains, strict=True)
+    ]
+    return [
+        f"{key[0]} {_hash(chain[0])}" if keys.count(key) > 1 else key[0]
+        for key, chain in zip(keys, chains, strict=True)
+    ]
 
 
 def _hash(run: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from types import SimpleNamespace
 
 import nbformat
 import orjson
@@ -16,8 +17,9 @@ from edge_eval_lib.errors import UserError
 from edge_eval_lib.paths import project_root
 from edge_eval_lib.results import columns, device_report, figures, observations, overview, tables
 from edge_eval_lib.results.figures import Drawn
+from edge_eval_lib.results.lab import load_lab
 from edge_eval_lib.results.report import render
-from edge_eval_lib.scraps import MISSING, SCRAP_MIMES
+from edge_eval_lib.scraps import MISSING, SCRAP_MIMES, read_scraps
 from edge_eval_lib.study import load_study
 
 STUDY = load_study("embedded")
@@ -672,3 +674,51 @@ def test_a_device_report_is_a_page_and_its_data(whole, directory, tmp_path, monk
     assert "score" not in text
     data = pd.read_csv(tmp_path / "measured" / "A-CPU-2-logical-CPUs" / "embedded_variants.csv")
     assert len(data) == 12
+
+
+# --- the lab ----------------------------------------------------------------------------------
+
+
+def by_hand(outputs, folder, stage, name, **changes):
+    """A run of the study below `outputs` as if it had been made by hand in a folder of the lab."""
+    run = outputs / "embedded" / "runs" / stage / f"{name}.ipynb"
+    path = outputs / "lab" / folder / "runs" / stage / run.name
+    notebook(path, **(read_scraps(run) | changes))
+    shutil.copyfile(STUDY.path, outputs / "lab" / folder / "study.yaml")
+    for raw in run.parent.glob(f"{name}.*.parquet"):
+        shutil.copyfile(raw, path.with_name(raw.name))
+    return f"lab/{folder}/artefacts/x"
+
+
+def test_runs_made_by_hand_stand_side_by_side(directory, tmp_path, monkeypatch):
+    shutil.copytree(
+        directory, tmp_path / "embedded", ignore=shutil.ignore_patterns("tables", "fig*")
+    )
+    adapter, base = "smollm2-135M_rag_lora", "smollm2-135M_rag_none_fp16_r01"
+    for number, energy in ((1, 500.0), (2, 900.0)):
+        adapted = by_hand(
+            tmp_path, f"{adapter}-aaaa{number}", "adapt", adapter, adapt_energy_j=energy
+        )
+        merged = by_hand(
+            tmp_path, f"{adapter}-cccc{number}", "compress", adapter, executed_from=adapted
+        )
+        served = f"{adapter}_fp16_r01"
+        by_hand(tmp_path, f"{served}-eeee{number}", "serve", served, executed_from=merged)
+    served = f"{adapter}_int8_r01"
+    by_hand(tmp_path, f"{served}-f", "serve", served, executed_from="embedded/artefacts/models/x")
+    by_hand(tmp_path, f"{base}-0", "serve", base)
+    space, html, _ = written(tmp_path, monkeypatch, SimpleNamespace(path="lab", name="lab"))
+    energies = space["table"].set_index(["size", "precision"])["adapt_energy_j"]
+    # With loading the base; the hash tells two adapters of one name apart.
+    assert energies["135M aaaa1", "fp16"] == 530
+    assert energies["135M aaaa2", "fp16"] == 930
+    assert energies.xs("int8", level="precision").tolist() == [130]
+    assert "4 serving runs made by hand" in html
+    assert (tmp_path / "lab" / "tables" / "variants.csv").is_file()
+    assert set(space["serving"]["method"]) == {"none", "lora"}
+
+
+def test_an_empty_lab_says_what_to_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGE_EVAL_OUTPUTS", str(tmp_path))
+    with pytest.raises(UserError, match=r"no serving run in .*lab; run 03_serve by hand"):
+        load_lab()
