@@ -78,14 +78,15 @@ def write(study: Study, run: Run, before: Record | None = None) -> None:
         "made_from": made_from(study, run),
         "artefacts": list(run.artefacts),
     }
-    products = {}
+    products: dict[str, Any] = {}
     for path in (at.notebook, *sorted(at.notebook.parent.glob(f"{at.name}.*.parquet"))):
         products |= _files(at.directory, path)
     same = before is not None and before["made_from"] == record["made_from"]
+    kept = before["products"] if before is not None and same else {}
     for artefact in run.artefacts:
         files = _files(at.directory, at.directory / artefact)
-        if not files and same:
-            files = _below(before["products"], artefact)
+        if not files:
+            files = _below(kept, artefact)
         products |= files
     write_atomically(at.settings, record | {"products": products})
     at.outdated.unlink(missing_ok=True)

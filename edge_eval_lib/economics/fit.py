@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
 import pandas as pd
@@ -165,7 +165,7 @@ def _needs(shape: memory.ModelShape, study: Study) -> dict[str, memory.MemoryEst
     value_bytes = BYTES_PER_VALUE[training.compute_dtype]
     modules = training.target_modules
     needs = {}
-    longest: dict[str, tuple[str, float]] = {}
+    longest: dict[str, tuple[Any, float]] = {}
     for method in dict.fromkeys(c.method for c in study.configurations if c.method != "none"):
         for task in study.tasks:
             share = tasks.find(task).longest_answer_share

@@ -16,7 +16,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -56,7 +56,7 @@ class Cell:
 def factorial(factors: Mapping[str, Sequence[str | None]]) -> list[Cell]:
     """Return every combination of the factors' levels."""
     return [
-        Cell(**dict(zip(factors, levels, strict=True)))
+        Cell(**cast(dict[str, Any], dict(zip(factors, levels, strict=True))))
         for levels in itertools.product(*factors.values())
     ]
 

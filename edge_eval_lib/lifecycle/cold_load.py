@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import psutil
@@ -127,7 +127,7 @@ def cold_load(
     interpreter_s, import_s, read_s, place_s, cold_first_token_s = np.diff(marks).tolist()
     first_token_s, first_token_reason = beyond_warm(cold_first_token_s, warm_s)
     return Load(
-        load_s=window.seconds - cold_first_token_s + (first_token_s or 0.0),
+        load_s=cast(float, window.seconds) - cold_first_token_s + (first_token_s or 0.0),
         load_energy_j=_less(window.energy_j, first.energy_j, times),
         load_energy_lo_j=_less(window.energy_lo_j, first.energy_lo_j, times),
         load_energy_hi_j=_less(window.energy_hi_j, first.energy_hi_j, times),
@@ -146,7 +146,7 @@ def cold_load(
         load_place_s=place_s,
         load_first_token_s=first_token_s,
         load_first_token_reason=first_token_reason,
-        warm_first_token_s=first.seconds / times,
+        warm_first_token_s=cast(float, first.seconds) / times,
         warm_first_token_energy_j=None if first.energy_j is None else first.energy_j / times,
         weights_bytes=weights_bytes,
         evicted=eviction.evicted,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edge_eval_lib import models
 from edge_eval_lib.study import Study
@@ -23,7 +23,8 @@ def task_examples(
     training.max_tokens are passed over, the same for every method; without one they are not, which
     the evaluation examples do not depend on.
     """
-    data, limit = study.data, {}
+    data = study.data
+    limit: dict[str, Any] = {}
     if tokenizer is not None:
         limit = {
             "max_tokens": study.training.max_tokens,

@@ -55,7 +55,7 @@ def open_tasks(study: Study) -> TaskManager:
     directory = study.task_directory
     if directory is not None:
         own = TaskManager(include_path=directory, include_defaults=False)
-        if set(study.harness.tasks) <= set(own.all_subtasks):
+        if study.harness is not None and set(study.harness.tasks) <= set(own.all_subtasks):
             return own  # reading the library's own 14,000 takes seconds
     return TaskManager(include_path=directory)
 

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import pandas as pd
@@ -106,7 +106,7 @@ def throughput_trend(throughput: Sequence[float]) -> tuple[bool, float | None, f
         (steady, change, p-value of no slope, values judged); (False, None, None, 0) of fewer than
         three values.
     """
-    judged = (False, None, None, 0)
+    judged: tuple[bool, float | None, float | None, int] = (False, None, None, 0)
     for count in range(FEWEST_PIECES, min(len(throughput), TREND_PIECES) + 1):
         values = throughput[-count:]
         line = stats.linregress(np.arange(count), values)
@@ -163,14 +163,18 @@ def serve_all(
     def measure(concurrency: int) -> Served:
         return closed_loop(engine, prompts, concurrency, workload, monitor)
 
-    served = {concurrency: measure(concurrency) for concurrency in workload.concurrency}
+    def throughput(window: Served) -> float:
+        tokens = sum(len(generation.token_ids) for generation in window.answered)
+        return tokens / cast(float, window.window.seconds)
+
+    served: dict[int | None, Served] = {n: measure(n) for n in workload.concurrency}
     if workload.largest_concurrency:
         swept = sweep_until_saturated(
             lambda concurrency: served.get(concurrency) or measure(concurrency),
-            lambda one: sum(len(g.token_ids) for g in one.answered) / one.window.seconds,
+            throughput,
             workload.largest_concurrency,
         )
-        served |= {one.concurrency: one for one in swept}
+        served |= {window.concurrency: window for window in swept}
     windows = list(served.values())
     if workload.prefix_caching:
         engine.share_prefixes = True
@@ -252,7 +256,7 @@ def request_table(served: Served, engine: Engine, examples: list[Example]) -> pd
 
     Times are seconds since the window began.
     """
-    start = served.window.start_monotonic_s
+    start = cast(float, served.window.start_monotonic_s)
     return pd.DataFrame(
         {
             "window": served.window.name,

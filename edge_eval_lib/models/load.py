@@ -179,7 +179,7 @@ def keep_compute_dtype(model: PreTrainedModel) -> None:
             state = getattr(layer.weight, "quant_state", None)
             # Scales that are quantised themselves need what they were quantised with.
             quantised = state is not None and state.nested == (state.absmax.dtype == torch.uint8)
-            shape = state.shape if quantised else None
+            shape = state.shape if state is not None and quantised else None
             packable = outputs % 32 == 0 and inputs % 64 == 0
             if layer.compute_dtype != torch.bfloat16 or not packable:
                 layer.support_avx512bf16_for_cpu = False

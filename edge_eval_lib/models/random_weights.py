@@ -55,9 +55,10 @@ def _train_tokenizer(vocabulary_size: int) -> PreTrainedTokenizerBase:
     from tokenizers import ByteLevelBPETokenizer
     from transformers import PreTrainedTokenizerFast
 
+    data = resources.files("edge_eval_lib.tasks").joinpath("data")
     texts = (
         str(value)
-        for file in sorted(resources.files("edge_eval_lib.tasks").joinpath("data").iterdir())
+        for file in sorted(data.iterdir(), key=lambda file: file.name)
         if file.name.endswith(".jsonl")
         for line in file.read_text(encoding="utf-8").splitlines()
         for value in json.loads(line).values()

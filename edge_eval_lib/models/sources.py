@@ -149,7 +149,7 @@ def _from_config(model: Model) -> Path:
         import torch
 
         try:
-            write_random_model(model.config, target)
+            write_random_model(model.config or {}, target)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # as in _load

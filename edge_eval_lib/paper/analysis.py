@@ -320,9 +320,7 @@ def fidelity(paper: Paper) -> pd.DataFrame:
     )
     table["resolved_by_passes"] = (table["passes_lo"] > 100) | (table["passes_hi"] < 100)
     table["resolved_by_sample"] = (table["q_ret_pct"] - 100).abs() > table["sampling_points"]
-    table["notes"] = np.where(
-        table["sampling_points"].isna(),
-        "sampling_points: a 1-10 score's spread over prompts was not published",
-        None,
-    )
+    unknown = "sampling_points: a 1-10 score's spread over prompts was not published"
+    notes = [unknown if missing else None for missing in table["sampling_points"].isna()]
+    table["notes"] = np.array(notes, dtype=object)
     return table

@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 import pandas as pd
 
 from edge_eval_lib.economics import fit
+from edge_eval_lib.economics.memory import MemoryEstimate
 from edge_eval_lib.economics.prices import Prices, load_price_book
 from edge_eval_lib.economics.published import MODEL, Published, for_rows, observations
 from edge_eval_lib.paper import published
@@ -165,7 +167,9 @@ def modelled_training_memory() -> pd.DataFrame:
     table = pd.DataFrame(
         {"family": model.family, "size": model.size}
         | {
-            f"{method}_gb": needs[model.name, f"adapt by {method}"].need.total_gb
+            f"{method}_gb": cast(
+                MemoryEstimate, needs[model.name, f"adapt by {method}"].need
+            ).total_gb
             for method in ("lora", "qlora")
         }
         for model in study.models

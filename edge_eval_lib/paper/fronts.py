@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -38,7 +38,7 @@ def pareto(paper: Paper, objectives: Mapping[str, str] | None = None) -> pd.Data
     Raises:
         UserError: There is no such objective.
     """
-    chosen = dict(OBJECTIVES if objectives is None else objectives)
+    chosen: dict[str, Any] = dict(OBJECTIVES if objectives is None else objectives)
     unknown = [name for name in chosen if name not in OBJECTIVES]
     if unknown:
         raise UserError(f"There is no objective {unknown[0]!r}; there is: {', '.join(OBJECTIVES)}.")
@@ -56,7 +56,7 @@ def fronts(paper: Paper) -> pd.DataFrame:
     hypervolume is the share of the box between the best and worst value of the task that the front
     dominates; hypervolume_small that of models below 2B alone.
     """
-    sets = [("score", other) for other in OBJECTIVES if other != "score"]
+    sets: list[tuple[str, ...]] = [("score", other) for other in OBJECTIVES if other != "score"]
     sets.append(tuple(OBJECTIVES))
     rows = []
     for names in sets:
@@ -153,8 +153,12 @@ def _front_draws(paper: Paper, draws: int, seed: int) -> dict[str, pd.DataFrame]
     v = paper.variants.set_index(VARIANT)
     run = measurement_spread(paper)
     low, high = paper.book.scenarios.electricity_usd_per_kwh
-    technical = {"score": "max", "energy_per_request_j": "min", "latency_ms": "min"}
-    economic = {"score": "max", "n_break_full": "min"}
+    technical: dict[str, Direction] = {
+        "score": "max",
+        "energy_per_request_j": "min",
+        "latency_ms": "min",
+    }
+    economic: dict[str, Direction] = {"score": "max", "n_break_full": "min"}
     found: dict[str, list[pd.DataFrame]] = {}
     for case, score in score_spread(paper).items():
         spread = {

@@ -13,7 +13,7 @@ import difflib
 import math
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import orjson
 import pandas as pd
@@ -34,7 +34,7 @@ from edge_eval_lib.study import (
     validate,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1
 # JSON has no infinity: a break-even never reached, an interval without an end.
 Number = float | Literal["inf", "-inf"]
 COUNTS = ("repetitions", "concurrency", "gpus")
@@ -184,16 +184,18 @@ def rows_of(variants: pd.DataFrame) -> list[ResultRow]:
         known = {c: _number(record[c]) for c in names if not pd.isna(record[c])}
         pairs = {c: (record.get(f"{c}_lo"), record.get(f"{c}_hi")) for c in known}
         rows.append(
-            ResultRow(
-                **{c: record[c] for c in VARIANT},
-                **{c: None if pd.isna(record[c]) else int(record[c]) for c in COUNTS},
-                **{c: _text(record.get(c)) for c in (*TEXTS, *LATER_TEXTS)},
-                figures=known,
-                intervals={
-                    c: [_number(bound) for bound in pair]
-                    for c, pair in pairs.items()
-                    if not any(pd.isna(bound) for bound in pair)
-                },
+            ResultRow.model_validate(
+                {c: record[c] for c in VARIANT}
+                | {c: None if pd.isna(record[c]) else int(record[c]) for c in COUNTS}
+                | {c: _text(record.get(c)) for c in (*TEXTS, *LATER_TEXTS)}
+                | {
+                    "figures": known,
+                    "intervals": {
+                        c: [_number(bound) for bound in pair]
+                        for c, pair in pairs.items()
+                        if not any(pd.isna(bound) for bound in pair)
+                    },
+                }
             )
         )
     return rows

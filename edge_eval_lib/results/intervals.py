@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ def bounds(
     rows: pd.DataFrame,
     by: Sequence[str],
     interval: Callable,
-    of: Sequence[str] | dict[str, Sequence[str]],
+    of: Sequence[str] | Mapping[str, Sequence[str]],
     confidence: float,
 ) -> pd.DataFrame:
     """Intervals beside columns, where there are two observations or more.
@@ -30,7 +30,7 @@ def bounds(
     Returns:
         `<figure>_lo` and `<figure>_hi` of every figure, by `by`.
     """
-    terms = of if isinstance(of, dict) else {column: [column] for column in of}
+    terms = of if isinstance(of, Mapping) else {column: [column] for column in of}
     parts = []
     for name, needed in terms.items():
         groups = rows.dropna(subset=list(needed)).groupby(list(by), sort=False)

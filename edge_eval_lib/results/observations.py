@@ -296,7 +296,8 @@ def _totals(run: Mapping[str, Any], windows: Sequence[str], name: str) -> dict[s
 
 
 def _sum(values: Sequence[float | None]) -> float | None:
-    return None if any(pd.isna(v) for v in values) else float(sum(values))
+    known = [value for value in values if value is not None and not pd.isna(value)]
+    return float(sum(known)) if len(known) == len(values) else None
 
 
 def _adaptation(run: dict) -> tuple[dict, str | None]:
@@ -323,7 +324,7 @@ def _load_of_model(run: Mapping[str, Any]) -> tuple[dict, str | None]:
     for figure in ("energy_j", "energy_lo_j", "energy_hi_j"):
         whole, libraries = run.get(f"load_{figure}"), run.get(f"load_import_{figure}")
         known = not pd.isna(whole) and not pd.isna(libraries)
-        row[f"load_model_{figure}"] = float(whole - libraries) if known else None
+        row[f"load_model_{figure}"] = float(run[f"load_{figure}"] - libraries) if known else None
     energy = row["load_model_energy_j"]
     if energy is not None and energy >= 0:
         return row, None

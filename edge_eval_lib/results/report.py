@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from edge_eval_lib import redaction
 
@@ -77,11 +77,21 @@ def _describe_pictures(page: BeautifulSoup) -> None:
             image["alt"] = above.get_text(strip=True) if above else "A picture"
 
 
+def _classes(tag: Tag) -> list[str]:
+    return list(tag.get("class") or [])
+
+
+def _add_class(tag: Tag, name: str) -> None:
+    from bs4.element import AttributeValueList
+
+    tag["class"] = AttributeValueList([*_classes(tag), name])
+
+
 def _align(table: Tag) -> None:
     """Set columns of numbers to the right, headings with them, and wrap long texts."""
     for part in [table, *table.find_all(["tr", "td", "th"])]:
-        if "right" in part.get("style", "") and part.name != "tr":
-            part["class"] = [*part.get("class", []), "number"]
+        if "right" in str(part.get("style", "")) and part.name != "tr":
+            _add_class(part, "number")
         part.attrs = {name: value for name, value in part.attrs.items() if name == "class"}
     rows = [row.find_all(["td", "th"]) for row in table.find_all("tr")]
     bodies = [row for row in rows if any(cell.name == "td" for cell in row)]
@@ -90,11 +100,11 @@ def _align(table: Tag) -> None:
         known = [text for text in texts if text not in ("–", "", "NaN", "None", "never")]
         if known and all(_NUMBER.match(text) for text in known):
             for row in rows:
-                if number < len(row) and "number" not in row[number].get("class", []):
-                    row[number]["class"] = [*row[number].get("class", []), "number"]
+                if number < len(row) and "number" not in _classes(row[number]):
+                    _add_class(row[number], "number")
         for cell in cells:
-            if len(cell.get_text()) > LONG_CELL and "number" not in cell.get("class", []):
-                cell["class"] = [*cell.get("class", []), "long"]
+            if len(cell.get_text()) > LONG_CELL and "number" not in _classes(cell):
+                _add_class(cell, "long")
 
 
 def _set_top(page: BeautifulSoup) -> None:
@@ -117,4 +127,4 @@ def _set_top(page: BeautifulSoup) -> None:
     if band.get_text(strip=True):
         parts.insert(0, band)
     for part in reversed(parts):
-        top.insert_after(part) if top else page.main.insert(0, part)
+        top.insert_after(part) if top else cast("Tag", page.main).insert(0, part)

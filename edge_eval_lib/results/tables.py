@@ -5,6 +5,9 @@ A figure that is missing stays empty and `notes` says why; it is never 0.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -267,7 +270,7 @@ def reference_table(
             told = rules[rules["task"] == key[2]].select_dtypes("number")
             row |= _paired_differences(own, told, "_difference_no_model", confidence)
     ends = [f"{d}{end}" for d in ("_difference", "_difference_no_model") for end in ("", *_BOUNDS)]
-    keys = [*zip(*differences, strict=True)] or [[]] * len(VARIANT)
+    keys: list[Sequence[Any]] = [*zip(*differences, strict=True)] or [[] for _ in VARIANT]
     index = pd.MultiIndex.from_arrays(keys, names=VARIANT)
     compared = pd.DataFrame(list(differences.values()), index=index)
     order = [c for m in measures for c in (m, *(f"{m}{e}" for e in ends if f"{m}{e}" in compared))]

@@ -74,8 +74,9 @@ def costs(study: Study, runs: list[Run], finished: dict[Key, Finished]) -> dict[
     known: dict[tuple[Any, ...], list[float]] = {}
     for run in runs:
         took = finished.get((run.stage, run.name)) or _took_before(study, run)
-        for kind in _kinds(run) if took else []:
-            known.setdefault(kind, []).append(took.seconds)
+        if took:
+            for kind in _kinds(run):
+                known.setdefault(kind, []).append(took.seconds)
     hardware = load_hardware(study.hardware)
     fits = fit.fits(study, hardware)
     estimated = {}
@@ -179,7 +180,8 @@ def _published_cost(
         cost = RunCost(times * seconds, times * energy_j, basis, int(row["gpus"]))
         return _with_waiting(study, hardware, cost, idles=1)
     if run.stage == "compress":
-        merge, published = (*adapter, "merge", None), table["compression"]
+        merge: tuple[Any, ...] = (*adapter, "merge", None)
+        published = table["compression"]
         if merge not in published:
             return None
         names = [merge, *((*adapter, "quantize", q) for q in run.precisions if q != "fp16")]
@@ -204,8 +206,8 @@ def _with_waiting(study: Study, hardware: Hardware, cost: RunCost, idles: int = 
     """Add to published work this project's own start and idle baselines."""
     waiting_s = START_S + _idle_s(study, hardware, idles)
     waiting_j = joules(hardware, 0.0, waiting_s, cost.gpus) or 0.0
-    seconds, energy_j = cost.seconds + waiting_s, cost.energy_j + waiting_j
-    return replace(cost, seconds=seconds, energy_j=energy_j)
+    energy_j = None if cost.energy_j is None else cost.energy_j + waiting_j
+    return replace(cost, seconds=cost.seconds + waiting_s, energy_j=energy_j)
 
 
 @cache
@@ -305,7 +307,7 @@ def model_s(study: Study, run: Run, hardware: Hardware) -> tuple[float, float]:
         written_gb = sum(_weights_gb(model, p) for p in {"fp16", *run.precisions})
         return (load_s * 2 + written_gb) / DISK_GB_S / 2, START_S + load_s
     precision = compressions.estimated_as(run.parameters["precision"])
-    if run.stage == "harness":
+    if run.stage == "harness" and study.harness is not None:
         asked = len(study.harness.tasks) * study.harness.prompts * HARNESS_REQUESTS
         slower = 1.0 if hardware.gpus else CPU_SLOWDOWN[precision]
         busy_s = slower * 2 * parameters * asked * HARNESS_TOKENS / operations_per_s
@@ -323,8 +325,8 @@ def model_s(study: Study, run: Run, hardware: Hardware) -> tuple[float, float]:
         steps = math.ceil(prompts / concurrency) * length
         computed = prompts * (length + tokens)
         busy_s += steps * step_s + 2 * parameters * computed / operations_per_s
-    asked = study.data.evaluation_examples * tokens  # the gold answers' likelihoods
-    busy_s += 2 * parameters * asked / operations_per_s
+    gold_tokens = study.data.evaluation_examples * tokens  # the gold answers' likelihoods
+    busy_s += 2 * parameters * gold_tokens / operations_per_s
     waiting_s = START_S + _weights_gb(model, precision) / DISK_GB_S
     return busy_s, waiting_s + _idle_s(study, hardware, 2)
 
@@ -356,8 +358,8 @@ def disk_gb(study: Study, run: Run) -> float:
     if run.stage == "compress":
         return sum(_weights_gb(model, precision) for precision in run.precisions)
     try:
-        modules = study.training.target_modules
-        modules = LORA_MODULES if modules == "all-linear" else modules
+        wanted = study.training.target_modules
+        modules = LORA_MODULES if isinstance(wanted, str) else wanted
         rank = study.training.lora_rank
         return 4 * fit.shape_of(model).lora_parameters(rank, modules) / 1e9
     except ValueError:

@@ -69,11 +69,11 @@ def execute(
                 command[0] = sys.executable
             return [*command, "--HistoryManager.enabled=False"]
 
-        async def start_kernel(self, **options: Any) -> None:
+        async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
             await super().start_kernel(
                 env=environment, preexec_fn=lambda: die_with_parent(signal.SIGKILL), **options
             )
-            kernels.append(self.provisioner.process)
+            kernels.append(self.provisioner.process)  # type: ignore[union-attr]
 
     def stop(signal_number: int, _frame: Any) -> None:
         for kernel in kernels:

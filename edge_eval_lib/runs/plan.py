@@ -317,7 +317,8 @@ def _verdicts(study: Study, hardware: Hardware) -> Counter[str]:
     counts: Counter[str] = Counter()
     for variant in study.variants():
         steps = [fit.step_of(variant), fit.adapt_step(variant.method, variant.task)]
-        known = [fits[variant.model, s].verdict for s in steps if (variant.model, s) in fits]
+        verdicts = [fits[variant.model, s].verdict for s in steps if (variant.model, s) in fits]
+        known = [verdict for verdict in verdicts if verdict]
         counts[max(known, key=order.index) if known else "not known"] += 1
     return counts
 

@@ -29,7 +29,7 @@ class Progress(logging.Handler):
         self.began: dict[int, tuple[Key, float]] = {}
         self.took_s = self.expected_s = 0.0
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def emit(self, record: Any) -> None:
         """Tell what an event of Snakemake's means for the person."""
         event = getattr(getattr(record, "event", None), "value", None)
         if event == "run_info":
