@@ -154,7 +154,9 @@ def _embedding_model() -> Any:
     # connection in any case.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from sentence_transformers import SentenceTransformer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # a bar for a second's work drowns a notebook
     directory = Path(package.submodule_search_locations[0]) / "model"
     return SentenceTransformer(
         str(directory), device="cpu", local_files_only=True, trust_remote_code=False
