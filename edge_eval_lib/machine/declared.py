@@ -72,11 +72,6 @@ def load_hardware_file(path: Path | None = None) -> HardwareFile:
     return validate(HardwareFile, read_yaml(path), path)
 
 
-def declared_names() -> list[str]:
-    """Return what a study may say for `hardware`."""
-    return [*load_hardware_file().devices, THIS_MACHINE]
-
-
 def load_hardware(name: str, path: Path | None = None) -> Hardware:
     """Return the declared hardware of a name.
 

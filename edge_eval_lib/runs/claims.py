@@ -12,18 +12,23 @@ from typing import Any
 import orjson
 
 from edge_eval_lib.artefacts.place import write_atomically
+from edge_eval_lib.economics.prices import load_price_book
 from edge_eval_lib.errors import UserError
+from edge_eval_lib.machine.declared import load_hardware_file
 from edge_eval_lib.runs.devices import owner_of, try_lock
-from edge_eval_lib.study import Study, load_study
+from edge_eval_lib.study import Study, find_beside, load_study
 
 
 def open_study(path_or_name: str, repetitions: int | None = None) -> Study:
     """Load a study with the repetitions that its outputs are to have.
 
     These are the given ones, else those asked for last time (so that what was repeated stays in
-    the report), else the study file's own.
+    the report), else the study file's own. A slip in its prices or in the declared hardware is
+    refused here, before anything runs.
     """
     study = load_study(path_or_name, repetitions)
+    load_price_book(find_beside(study.path, "prices.yaml"))
+    load_hardware_file()
     last = _made_by(study).get("repetitions")
     return study.with_repetitions(last) if last and repetitions is None else study
 

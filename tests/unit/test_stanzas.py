@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.paths import project_root
+from edge_eval_lib.runs.claims import open_study
 from edge_eval_lib.study import find_study, load_study, study_on, trial
 from edge_eval_lib.study.stanzas import stanza_of_directory
 
@@ -201,3 +202,12 @@ def test_a_trial_is_a_study_in_memory(tmp_path: Path):
     with pytest.raises(UserError, match=r"'tasks.0' is 'ragg'"):
         trial(embedded, "smollm2-135M", "ragg", "lora")
     assert find_study("embedded") == embedded.path
+
+
+def test_a_slip_in_the_prices_beside_a_study_is_refused_before_anything_runs(tmp_path: Path):
+    prices = (project_root() / "params" / "prices.yaml").read_text()
+    (tmp_path / "prices.yaml").write_text(prices.replace("electricity_usd_per_kwh", "electricty"))
+    path = study_of(tmp_path, "smollm2-135M")
+    assert load_study(path)
+    with pytest.raises(UserError, match=r"prices\.yaml: the field 'sets.paper.electricity_usd"):
+        open_study(str(path))
