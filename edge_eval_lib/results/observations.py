@@ -27,7 +27,8 @@ from edge_eval_lib.results.columns import ADAPTER, VARIANT
 from edge_eval_lib.results.serving import recomputed
 from edge_eval_lib.study import Study, find_beside
 
-# What was measured before serving, by the names of its windows.
+# What was measured before serving, by the names of its windows; those of other precisions follow.
+IN_ORDER = ("imports", "base_load", "load", "adapt", "fp16", "int8", "int4")
 ADAPT_WINDOWS = ("base_load", "adapt")
 CHECK_COLUMNS = ["run", "stage", "window", "check", "verdict", "detail"]
 REQUEST_COLUMNS = [
@@ -370,8 +371,9 @@ def checks_of(runs: pd.DataFrame) -> pd.DataFrame:
     """Every validity check of every window: run, stage, window, check, verdict, detail."""
     rows = []
     for run in runs.to_dict("records"):
-        named = (name for name in run if name.endswith("_checks"))
-        windows = {name.removesuffix("_checks"): run[name] for name in named}
+        named = {name.removesuffix("_checks") for name in run if name.endswith("_checks")}
+        order = [*(w for w in IN_ORDER if w in named), *sorted(named - set(IN_ORDER))]
+        windows = {name: run[f"{name}_checks"] for name in order}
         served = run.get("serving_windows")
         for serving in served if isinstance(served, list) else []:
             windows[serving["window"]] = serving["checks"]
