@@ -112,4 +112,4 @@ def rebuild_weights(study: Study, variant_name: str, target: Path | None = None)
     compress.require_answers(made)
     compress.verify([made], base)
     if target is None:
-        completion.noterebuilt(study, variant.adapter, str(variant))
+        completion.note_rebuilt(study, variant.adapter, str(variant))
