@@ -56,6 +56,8 @@ def render(notebook: Path, target: Path) -> Path:
     page = BeautifulSoup(html, "html.parser")
     for foreign in page.find_all(["script", "link", "iframe"]) + page.select("style[scoped]"):
         foreign.decompose()
+    for cell in page.select('[id^="cell-id="]'):  # drawn anew each time: the report must not differ
+        del cell["id"]
     _describe_pictures(page)
     for table in page.find_all("table"):
         _align(table)

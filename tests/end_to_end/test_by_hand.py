@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from hand import by_hand, folder_of
@@ -84,7 +85,10 @@ def test_a_notebook_run_by_hand_leaves_the_study_as_it_is(finished, monkeypatch)
     assert set(runs["run"]) == {ADAPTER, f"{ADAPTER}_int8_r01"}
     assert set(runs["stage"]) == {"adapt", "compress", "serve"}
     tiny_by_hand("05_synthesis.ipynb", path, outputs, monkeypatch, model=None)
-    assert (outputs / "lab" / "tiny" / "report.html").is_file()
+    assert (outputs / "lab" / "tiny" / "tables" / "variants.csv").is_file()
+    tiny_by_hand("05_synthesis.ipynb", path, outputs, monkeypatch, model=None, study="lab")
+    variants = pd.read_csv(outputs / "lab" / "tables" / "variants.csv")
+    assert variants["precision"].tolist() == ["int8"]
     assert content(outputs / "tiny") == before
     assert make_all(path, outputs) == []
 

@@ -1,6 +1,7 @@
 """report.html is the executed notebook: everything within, nothing that a reader must miss."""
 
 import base64
+import copy
 import re
 
 import nbformat
@@ -113,3 +114,13 @@ def test_a_failed_rendering_leaves_the_old_report(rendered, tmp_path):
     with pytest.raises(Exception, match=r".+"):
         render(tmp_path / "n.ipynb", tmp_path / "out" / "report.html")
     assert (tmp_path / "out" / "report.html").read_text() == before
+
+
+def test_the_same_results_give_the_same_report(rendered):
+    def fresh():
+        for cell in CELLS:
+            copied = copy.deepcopy(cell)
+            copied.id = v4.new_markdown_cell().id  # of its own, as an injected cell's is
+            yield copied
+
+    assert rendered(*fresh()) == rendered(*fresh())
