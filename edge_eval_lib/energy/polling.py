@@ -17,12 +17,15 @@ class Poller:
         self._thread.start()
 
     def resume(self) -> None:
+        """Visit from now on."""
         self._wanted.set()
 
     def pause(self) -> None:
+        """Stop visiting until `resume`."""
         self._wanted.clear()
 
     def stop(self) -> None:
+        """End the thread."""
         self._stopped.set()
         self._wanted.set()
         self._thread.join(timeout=5)
