@@ -321,6 +321,5 @@ def fidelity(paper: Paper) -> pd.DataFrame:
     table["resolved_by_passes"] = (table["passes_lo"] > 100) | (table["passes_hi"] < 100)
     table["resolved_by_sample"] = (table["q_ret_pct"] - 100).abs() > table["sampling_points"]
     unknown = "sampling_points: a 1-10 score's spread over prompts was not published"
-    notes = [unknown if missing else None for missing in table["sampling_points"].isna()]
-    table["notes"] = np.array(notes, dtype=object)
+    table["notes"] = table["sampling_points"].isna().map({True: unknown, False: None})
     return table

@@ -8,13 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import cast
 
 import numpy as np
 import pandas as pd
 
 from edge_eval_lib.economics import fit
-from edge_eval_lib.economics.memory import MemoryEstimate
 from edge_eval_lib.economics.prices import Prices, load_price_book
 from edge_eval_lib.economics.published import MODEL, Published, for_rows, observations
 from edge_eval_lib.paper import published
@@ -163,17 +161,11 @@ def modelled_training_memory() -> pd.DataFrame:
     Batch, rank and longest example are those of params/paper_t4.yaml. saved_pct: what QLoRA saves.
     """
     study = load_study("paper_t4")
-    needs = fit.fits(study)
-    table = pd.DataFrame(
-        {"family": model.family, "size": model.size}
-        | {
-            f"{method}_gb": cast(
-                MemoryEstimate, needs[model.name, f"adapt by {method}"].need
-            ).total_gb
-            for method in ("lora", "qlora")
-        }
-        for model in study.models
-    )
+    fits = fit.fits(study)
+    table = pd.DataFrame([{"family": m.family, "size": m.size} for m in study.models])
+    for method in ("lora", "qlora"):
+        needs = [fits[model.name, f"adapt by {method}"].need for model in study.models]
+        table[f"{method}_gb"] = [need.total_gb if need else np.nan for need in needs]
     return table.assign(saved_pct=100 * (1 - table["qlora_gb"] / table["lora_gb"]))
 
 

@@ -28,7 +28,7 @@ OBJECTIVES: dict[str, Direction] = {
 SPREADS = ("passes", "prompts")
 
 
-def pareto(paper: Paper, objectives: Mapping[str, str] | None = None) -> pd.DataFrame:
+def pareto(paper: Paper, objectives: Mapping[str, Direction] | None = None) -> pd.DataFrame:
     """Mark with `on_front` the variants that nothing of their task beats.
 
     Args:
@@ -191,7 +191,7 @@ def _front_draws(paper: Paper, draws: int, seed: int) -> dict[str, pd.DataFrame]
 
 def _by_task(
     table: pd.DataFrame,
-    objectives: Mapping[str, Literal["min", "max"]],
+    objectives: Mapping[str, Direction],
     spread: Mapping[str, float | pd.Series],
     draws: int,
     seed: int,

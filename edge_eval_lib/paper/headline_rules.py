@@ -85,11 +85,11 @@ def ipw_ranking(claim: pd.Series, proof: Evidence) -> Finding:
         named = (most, least) == (("qwen", "1.5B"), ("qwen", "7B"))
         meets[name] = named and agrees(highest, ipw.max()) and agrees(lowest, ipw.min())
     rule = "both models and both values, by the median over INT4 variants"
-    first = next((name for name, holds in meets.items() if holds), None)
-    if first is None:
+    met_by = next((name for name, holds in meets.items() if holds), None)
+    if met_by is None:
         return Finding(False, text["median"], rule)
-    instead = "" if first == "median" else first
-    return Finding(not instead, text["median"], rule, text[first], statistic=instead)
+    instead = "" if met_by == "median" else met_by
+    return Finding(not instead, text["median"], rule, text[met_by], statistic=instead)
 
 
 def llama_1b_over_large(claim: pd.Series, proof: Evidence, metric: str) -> Finding:
