@@ -52,6 +52,9 @@ def render(notebook: Path, target: Path) -> Path:
     title = next((m[1] for c in node.cells if (m := _TITLE.search(c.source))), notebook.stem)
     study = node.metadata.get("papermill", {}).get("parameters", {}).get("study")
     name = f"{Path(study).stem}: {title}" if study else title
+    for cell in node.cells:  # where the study lies on this machine is nobody's concern
+        if study and "injected-parameters" in cell.metadata.get("tags", []):
+            cell.source = cell.source.replace(study, Path(study).name)
     html, _ = exporter.from_notebook_node(node, {"title": escape(name)})
     page = BeautifulSoup(html, "html.parser")
     for foreign in page.find_all(["script", "link", "iframe"]) + page.select("style[scoped]"):
