@@ -23,24 +23,24 @@ OWN = ("imports", "load imports")  # the windows that libraries are imported in
 
 WATCH = """
 import json, sys
+from contextlib import contextmanager
 from edge_eval_lib.runs import runner
 from edge_eval_lib.energy import Monitor
 runner.require = lambda *needed: None  # the stages follow one another here
 loaded, late = {}, {}
-begin, end = Monitor._begin, Monitor._end
+window = Monitor.window
 
-def noting_begin(self, window):
-    loaded[window.name] = set(sys.modules)
-    begin(self, window)
+@contextmanager
+def noting(self, name):
+    loaded[name] = set(sys.modules)
+    with window(self, name) as measured:
+        yield measured
+    new = set(sys.modules) - loaded[name]
+    for around in loaded:  # a window around this one is not charged for it
+        loaded[around] |= new
+    late[name] = sorted(new)
 
-def noting_end(self, window):
-    end(self, window)
-    new = set(sys.modules) - loaded[window.name]
-    for name in loaded:  # a window around this one is not charged for it
-        loaded[name] |= new
-    late[window.name] = sorted(new)
-
-Monitor._begin, Monitor._end = noting_begin, noting_end
+Monitor.window = noting
 notebook, parameters = json.loads(sys.argv[1])
 namespace = {"__name__": "__main__"}
 for cell in json.load(open(notebook))["cells"]:
@@ -48,7 +48,7 @@ for cell in json.load(open(notebook))["cells"]:
         source = "".join(cell["source"])
         if "parameters" in cell["metadata"].get("tags", []):
             namespace |= parameters
-        elif "figures." not in source:
+        elif "plt." not in source:
             exec(compile(source, cell["id"], "exec"), namespace)
 print("LATE " + json.dumps(late))
 """
