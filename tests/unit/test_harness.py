@@ -154,7 +154,7 @@ def test_answers_of_random_weights_are_not_scored(tmp_path):
     assert len(table) == 2 * len(CONFIGURATIONS) + 1
     assert table["value"].isna().all()
     assert table["notes"].str.contains("the model's weights are random").all()
-    assert figures.harness_scores(table)
+    assert picture(table, tmp_path).axes
 
 
 # --- the plan ---------------------------------------------------------------------------------
@@ -237,12 +237,16 @@ def test_numbers_prompt_by_prompt_are_kept_and_other_things_left_out():
     assert told == [(0, "acc", 1.0), (0, "perplexity", -2.5), (1, "acc", 0.0)]
 
 
+def picture(table, directory):
+    """The figure that notebook 05 draws of a table of scores."""
+    space = {"figures": figures, "tables": tables, "asked": {"harness": table}, "harness": table}
+    space |= {"pictures": directory, "results": SimpleNamespace(stamp="A CPU")}
+    return run_cell("05_synthesis.ipynb", "harness-picture", space).figure
+
+
 def test_the_figure_has_a_panel_a_task_that_was_asked_for(tmp_path):
     study = load(tmp_path, harness=HARNESS)
-    table = harness_results.harness_table(recorded(study), study)
-    space = {"figures": figures, "tables": tables, "asked": {"harness": table}, "harness": table}
-    space |= {"pictures": tmp_path, "results": SimpleNamespace(stamp="A CPU")}
-    figure = run_cell("05_synthesis.ipynb", "harness-picture", space).figure
+    figure = picture(harness_results.harness_table(recorded(study), study), tmp_path)
     assert [axis.get_title(loc="left") for axis in figure.axes] == ["arc_easy", "mmlu"]
     assert [axis.get_xlabel() for axis in figure.axes] == ["acc, higher is better", "acc"]
     labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]

@@ -201,7 +201,7 @@ def test_words_and_dates_are_text(tmp_path: Path):
         ("family: tinyllama", f"family: {'x' * 300}", "at most 64 characters: it names files"),
         ("name: tiny", f"name: {'x' * 300}", "at most 100 characters: it names files"),
         ("  - 4\n  engine", "  engine", "must contain 4: it is workload.headline_concurrency"),
-        ("  - 1\n  - 4\n", "  - 4\n", "workload.concurrency must contain 1: latency is told at 1"),
+        ("  - 1\n  - 4\n", "  - 4\n", "workload.concurrency must contain 1: latency is taken at 1"),
         ("repetitions: 1", "repetitions: 1000000000", "'repetitions' is 1000000000, but it should"),
         ("precision: int8", "precision: fp8", "it should be 'fp16', 'int4' or 'int8'."),
         ("  target_modules:\n  - q_proj\n  - v_proj\n  - down_proj", "  target_modules: all",

@@ -200,7 +200,7 @@ def test_where_the_api_is_cheaper_it_never_pays():
     runs = pd.DataFrame([observation(energy_per_request_j=1e6)])
     row = tables.variants_table(runs, answers_of({"fp16": [0.2, 0.6]}), PAPER).iloc[0]
     assert row["n_break"] == np.inf
-    assert "n_break: the API is not dearer" in row["notes"]
+    assert "n_break: the API costs no more than serving here" in row["notes"]
 
 
 def test_full_accounting_by_hand():
