@@ -22,7 +22,7 @@ import psutil
 import pytest
 import yaml
 from filelock import FileLock
-from tiny import ALL_CONFIGURATIONS, TINY_SHAPE, make_tiny_study, tiny_study
+from tiny import TINY_SHAPE, tiny_study
 
 from edge_eval_lib.paths import project_root
 from edge_eval_lib.study import NOTEBOOKS
@@ -221,26 +221,6 @@ def finished(shared_directory: Path) -> Grid:
         assert done.returncode == 0, done.stdout + done.stderr
 
     return Grid(made_once(shared_directory / "finished", make))
-
-
-@pytest.fixture(scope="session")
-def finished_tiny(shared_directory: Path) -> Path:
-    """A directory with tiny.yaml and, in outputs/, all that `make all` made of it: read only."""
-
-    def make(directory: Path) -> None:
-        path = make_tiny_study(directory, configurations=ALL_CONFIGURATIONS)
-        done = subprocess.run(
-            [sys.executable, "-m", "edge_eval_lib", "all", str(path)],
-            env={**os.environ, "EDGE_EVAL_OUTPUTS": str(directory / "outputs")},
-            cwd=project_root(),
-            capture_output=True,
-            text=True,
-            timeout=900,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert "Traceback" not in done.stderr
-
-    return made_once(shared_directory / "finished_tiny", make)
 
 
 @pytest.fixture

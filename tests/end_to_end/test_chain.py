@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -66,7 +65,7 @@ def command(*arguments: str, outputs: Path) -> subprocess.CompletedProcess[str]:
         cwd=project_root(),
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=900,
     )
 
 
@@ -80,12 +79,8 @@ def run_study(directory: Path, **options) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def llama(finished_tiny, tmp_path_factory):
-    """A copy of the finished study: some tests change it."""
-    directory = tmp_path_factory.mktemp("llama") / "tiny"
-    shutil.copytree(finished_tiny, directory)
-    (directory / "outputs" / "tiny" / "study.json").unlink()  # it names the original's study file
-    return directory / "outputs" / "tiny", directory / "tiny.yaml"
+def llama(tmp_path_factory):
+    return run_study(tmp_path_factory.mktemp("llama"))
 
 
 @pytest.fixture(scope="module")
