@@ -10,23 +10,11 @@ import pytest
 hypothesis.settings.register_profile("shared machine", deadline=None)
 hypothesis.settings.load_profile("shared machine")
 
-# Files whose tests share nothing that is costly to make: their tests go to several processes.
-DIVISIBLE = {"test_failures": 4}
 
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave end-to-end tests to `make test-all` unless they are marked quick; keep the tests of a
-    file in one process (--dist loadgroup), which makes its fixtures once."""
-    parts: dict[str, int] = {}
-    for item in items:
-        file = item.path.stem
-        if item.path.parent.name == "end_to_end" and not item.get_closest_marker("quick"):
-            item.add_marker("slow")
-        if file in DIVISIBLE:
-            parts[file] = parts.get(file, -1) + 1
-            file = f"{file}-{parts[file] % DIVISIBLE[file]}"
-        item.add_marker(pytest.mark.xdist_group(file))
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Leave end-to-end tests to `make test-all` unless they are marked quick."""
+    if item.path.parent.name == "end_to_end" and not item.get_closest_marker("quick"):
+        item.add_marker("slow")
 
 
 @pytest.fixture(scope="session", autouse=True)
