@@ -16,6 +16,7 @@ from edge_eval_lib.engines import open_engine
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle import adapt, compress
 from edge_eval_lib.lifecycle import score as scoring
+from edge_eval_lib.models.random_weights import LARGEST_TOKENIZER
 from edge_eval_lib.runs.weights import adapter_directory, weights_directory, weights_to_serve
 from edge_eval_lib.study import load_study
 from edge_eval_lib.tasks import load_task
@@ -144,7 +145,7 @@ def test_a_token_beyond_the_small_tokenizer_decodes_to_nothing(tmp_path, monkeyp
     study = study_of(tmp_path, "qwen2", monkeypatch, vocab_size=20_000)
     directory = models.model_directory(study.models[0])
     tokenizer = models.load_tokenizer(directory)
-    assert len(tokenizer) <= models.LARGEST_TOKENIZER < 20_000
+    assert len(tokenizer) <= LARGEST_TOKENIZER < 20_000
     assert tokenizer.decode([19_999]) == ""
     model = models.load_model(directory, "float32")
     assert model.get_output_embeddings().weight.shape == (20_000, 64)
