@@ -340,12 +340,24 @@ def test_a_study_is_served_by_vllm_from_adapter_to_report(compressor, vllm_pytho
 def test_the_harness_scores_by_vllm_as_by_transformers(vllm_python, base, tmp_path):
     make_tiny_tasks(tmp_path / "tasks")
     asked = {"tasks": list(TINY_TASKS), "prompts": 10, "task_directory": "tasks"}
-    script = (
-        "import json, sys; from pathlib import Path; from edge_eval_lib import harness; "
-        "from edge_eval_lib.study import load_study; study = load_study(sys.argv[1]); "
-        "results = harness.evaluate(study, Path(sys.argv[2])); "
-        "Path(sys.argv[3]).write_text(json.dumps(harness.metric_rows(results)))"
+    script = """
+import json, sys
+from pathlib import Path
+import lm_eval
+from edge_eval_lib.lifecycle import harness
+from edge_eval_lib.study import load_study
+
+study = load_study(sys.argv[1])
+model = harness.open_model(study, Path(sys.argv[2]))
+with harness.task_directory(study):
+    results = lm_eval.simple_evaluate(
+        model=model,
+        tasks=list(study.harness.tasks),
+        task_manager=harness.open_tasks(study),
+        limit=study.harness.prompts,
     )
+Path(sys.argv[3]).write_text(json.dumps(harness.metric_rows(results)))
+"""
     found = {}
     for engine, python in (("vllm", vllm_python), ("transformers", sys.executable)):
         study = embedded_study(tmp_path, harness=asked, workload={"engine": engine})
