@@ -58,8 +58,8 @@ def content(directory: Path) -> dict[str, str]:
     return {str(path): hashlib.md5(path.read_bytes()).hexdigest() for path in files}
 
 
-def tiny_by_hand(file_name: str, study: Path, outputs: Path, monkeypatch, **changed) -> str:
-    changed = {"study": str(study), "model": "tinyllama-0.1M", **changed}
+def tiny_by_hand(file_name: str, path: Path, outputs: Path, monkeypatch, **changed) -> str:
+    changed = {"study": str(path), "model": "tinyllama-0.1M", **changed}
     return by_hand(file_name, outputs, monkeypatch, **changed)
 
 
