@@ -158,7 +158,7 @@ def test_what_is_changed_in_a_cell_is_executed_and_recorded(finished, monkeypatc
         "    r=rank,": "    r=2,",
         "    learning_rate=learning_rate,": "    learning_rate=0.02,",
     }
-    folder = folder_of(tiny_by_hand("01_adapt.ipynb", path, outputs, monkeypatch, edits))
+    folder = folder_of(tiny_by_hand("01_adapt.ipynb", path, outputs, monkeypatch, edits=edits))
     adapter = json.loads((folder / adapter_path(ADAPTER) / "adapter_config.json").read_text())
     assert adapter["r"] == 2
     (run,) = scraps.collect(folder).to_dict("records")
@@ -168,7 +168,7 @@ def test_what_is_changed_in_a_cell_is_executed_and_recorded(finished, monkeypatc
 
     edits = {"BitsAndBytesConfig(load_in_8bit=True)": "BitsAndBytesConfig(load_in_8bit=True, "
              "llm_int8_threshold=3.0)"}  # fmt: skip
-    folder = folder_of(tiny_by_hand("02_compress.ipynb", path, outputs, monkeypatch, edits))
+    folder = folder_of(tiny_by_hand("02_compress.ipynb", path, outputs, monkeypatch, edits=edits))
     (run,) = scraps.collect(folder).to_dict("records")
     assert run["int8_quantization"]["llm_int8_threshold"] == 3.0
     written = json.loads((folder / weights_path(f"{ADAPTER}_int8") / "config.json").read_text())

