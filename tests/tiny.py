@@ -209,14 +209,13 @@ def make_local_copy(directory: Path, rows: int = 60, long_every: int = 5) -> Pat
 
 def write_sources(directory: Path, monkeypatch: Any) -> Path:
     """Have every stage's notebook be one of a single empty cell, as tests write executed ones."""
-    import nbformat
-
     from edge_eval_lib.study import NOTEBOOKS
 
+    cell = {"cell_type": "code", "id": "a", "source": "", "metadata": {}, "outputs": []}
+    empty = {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
     directory.mkdir(exist_ok=True)
     for file_name in NOTEBOOKS.values():
-        empty = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("")])
-        nbformat.write(empty, directory / file_name)
+        (directory / file_name).write_text(json.dumps(empty), encoding="utf-8")
     monkeypatch.setenv("EDGE_EVAL_NOTEBOOKS", str(directory))
     return directory
 

@@ -32,14 +32,19 @@ STATISTICS: dict[str, Callable[[pd.DataFrame, str], float]] = {
     "median": lambda int4, metric: int4[metric].median(),
     "mean": lambda int4, metric: int4[metric].mean(),
     "largest": lambda int4, metric: int4[metric].max(),
-    "mean, LoRA-INT4 alone": lambda int4, metric: by(int4, method="lora")[metric].mean(),
-    "median, LoRA-INT4 alone": lambda int4, metric: by(int4, method="lora")[metric].median(),
+    "mean, LoRA-INT4 alone": lambda int4, metric: _of_method(int4, "lora", metric).mean(),
+    "median, LoRA-INT4 alone": lambda int4, metric: _of_method(int4, "lora", metric).median(),
 }
 
 
 def by(table: pd.DataFrame, **values: str) -> pd.DataFrame:
     """Return the rows whose columns have these values: `by(variants, method="lora")`."""
-    return table[(table[list(values)] == pd.Series(values)).all(axis=1)]
+    same = [(table[column] == value).to_numpy(bool) for column, value in values.items()]
+    return table[np.logical_and.reduce(same)]
+
+
+def _of_method(table: pd.DataFrame, method: str, column: str) -> pd.Series:
+    return table.loc[table["method"] == method, column]
 
 
 @dataclass(frozen=True)
@@ -59,12 +64,17 @@ class Evidence:
         """The headline table's cells; see `headline`."""
         return headline(self)
 
-    @property
+    @cached_property
+    def int4_of_models(self) -> dict[tuple[str, str], pd.DataFrame]:
+        """The INT4 variants of each model, by family and size."""
+        return dict(iter(self.int4.groupby(MODEL, sort=False)))
+
+    @cached_property
     def int4(self) -> pd.DataFrame:
         """The INT4 variants."""
         return by(self.variants, precision="int4")
 
-    @property
+    @cached_property
     def lora_int4(self) -> pd.DataFrame:
         """The INT4 variants adapted by LoRA."""
         return by(self.variants, precision="int4", method="lora")
@@ -110,14 +120,14 @@ def headline(proof: Evidence) -> pd.DataFrame:
     ledger = proof.figures.claims
     rows = []
     for _, claim in ledger[ledger["rule"].isin(METRICS)].iterrows():
-        own = by(proof.int4, family=claim["family"], size=claim["size"])
+        own = proof.int4_of_models[tuple(claim[MODEL])]
         rows.append(
             {
                 **claim[MODEL],
                 "metric": claim["rule"],
                 "printed": claim["value"],
                 **{name: value(own, claim["rule"]) for name, value in STATISTICS.items()},
-                "mean, QLoRA-INT4 alone": by(own, method="qlora")[claim["rule"]].mean(),
+                "mean, QLoRA-INT4 alone": _of_method(own, "qlora", claim["rule"]).mean(),
             }
         )
     table = pd.DataFrame(rows)
@@ -138,14 +148,10 @@ def adaptation_kwh(proof: Evidence) -> pd.DataFrame:
 
     Columns lora, qlora, lora_with_merge, qlora_with_merge, and `ratio` of the last two.
     """
-    means = proof.adaptation.groupby(MODEL, sort=False)
-    kwh = pd.DataFrame(
-        {
-            f"{method}{what}": means[f"{method}{what}_energy_j"].mean() / JOULES_PER_KWH
-            for what in ("", "_with_merge")
-            for method in ("lora", "qlora")
-        }
-    )
+    columns = ("lora", "qlora", "lora_with_merge", "qlora_with_merge")
+    energies = [f"{column}_energy_j" for column in columns]
+    means = proof.adaptation.groupby(MODEL, sort=False)[energies].mean()
+    kwh = means.set_axis(columns, axis="columns") / JOULES_PER_KWH
     return kwh.assign(ratio=kwh["qlora_with_merge"] / kwh["lora_with_merge"])
 
 

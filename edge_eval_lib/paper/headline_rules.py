@@ -23,13 +23,9 @@ from edge_eval_lib.paper.finding import ABOUT, OFTEN, Finding, by_statistic, sen
 from edge_eval_lib.results.variants import paper_break_even
 
 
-def _int4_of(claim: pd.Series, proof: Evidence) -> pd.DataFrame:
-    return by(proof.int4, family=claim["family"], size=claim["size"])
-
-
 def cell(claim: pd.Series, proof: Evidence) -> Finding:
     """Judge a cell: the median, as captioned, or another statistic."""
-    own = _int4_of(claim, proof)
+    own = proof.int4_of_models[tuple(claim[MODEL])]
     candidates = {name: value(own, claim["rule"]) for name, value in STATISTICS.items()}
     mean = own.groupby("method")[claim["rule"]].mean()
     finding = by_statistic(
@@ -122,7 +118,7 @@ def llama_1b_over_large(claim: pd.Series, proof: Evidence, metric: str) -> Findi
 
 def density_exceeds(claim: pd.Series, proof: Evidence) -> Finding:
     """Judge whether the model's density is above the printed value."""
-    own = _int4_of(claim, proof)
+    own = proof.int4_of_models[tuple(claim[MODEL])]
     return by_statistic(
         {name: STATISTICS[name](own, "rho_sys") for name in ("median", "mean", "largest")},
         lambda value: value > float(claim["value"]),
@@ -183,15 +179,17 @@ def api_price(claim: pd.Series, proof: Evidence) -> Finding:
     cells = proof.figures.claims[proof.figures.claims["rule"] == "n_break"]
     prices = load_price_book().prices("paper")
 
-    def mean_n_break(api_usd: float, cell: pd.Series) -> float:
-        trial = prices.model_copy(update={"api_usd_per_request": api_usd})
-        return paper_break_even(_int4_of(cell, proof), trial).mean()
-
     implied, stated = [], 0
     for _, cell in cells.iterrows():
+        own = proof.int4_of_models[tuple(cell[MODEL])][["adapt_energy_j", "energy_per_request_j"]]
+
+        def mean_n_break(api_usd: float, own: pd.DataFrame = own) -> float:
+            trial = prices.model_copy(update={"api_usd_per_request": api_usd})
+            return paper_break_even(own, trial).mean()
+
         printed = float(cell["value"])
-        implied.append(brentq(lambda p, c=cell, n=printed: mean_n_break(p, c) - n, 1e-5, 1.0))
-        stated += agrees(cell["value"], mean_n_break(float(claim["value"]), cell))
+        implied.append(brentq(lambda p, n=printed, f=mean_n_break: f(p) - n, 1e-5, 1.0))
+        stated += agrees(cell["value"], mean_n_break(float(claim["value"])))
     return Finding(
         stated == len(cells),
         float(np.median(implied)),

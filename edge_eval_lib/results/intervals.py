@@ -33,11 +33,12 @@ def bounds(
     terms = of if isinstance(of, Mapping) else {column: [column] for column in of}
     parts = []
     for name, needed in terms.items():
-        groups = rows.dropna(subset=list(needed)).groupby(list(by), sort=False)
+        known = rows.dropna(subset=list(needed))
+        counts = known.groupby(list(by), sort=False)[needed[0]].transform("size")
+        several = known[counts > 1]
         found = {
             key: interval(*(group[c].to_numpy() for c in needed), confidence)[1:]
-            for key, group in groups
-            if len(group) > 1
+            for key, group in several.groupby(list(by), sort=False)
         }
         keys: list[Sequence[Any]] = [*zip(*found, strict=True)] or [[] for _ in by]
         index = pd.MultiIndex.from_arrays(keys, names=by)

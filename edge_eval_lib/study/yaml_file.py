@@ -48,7 +48,7 @@ def read_yaml(path: Path) -> Any:
     try:
         if path.stat().st_size > LARGEST_FILE:
             raise UserError(f"{path} has more than {LARGEST_FILE:,} bytes: it is no such file.")
-        node = YAML(typ="safe", pure=True).compose(path.read_text(encoding="utf-8"))
+        node = _composed(path.read_text(encoding="utf-8"))
         return None if node is None else _Reader(path).value(node, "")
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -65,14 +65,15 @@ def read_yaml(path: Path) -> Any:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
 
 
-@lru_cache
-def _read_once(path: Path, _changed_ns: int) -> Any:
-    return read_yaml(path)
+@lru_cache(maxsize=32)
+def _composed(text: str) -> Node | None:
+    """Parse a file's content, once: params/ is read many times in a process."""
+    return YAML(typ="safe", pure=True).compose(text)
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
     """Read a YAML file of things by name; UserError if it holds something else."""
-    content = _read_once(path, path.stat().st_mtime_ns)
+    content = read_yaml(path)
     if content is not None and not isinstance(content, dict):
         raise UserError(f"{path} should hold a mapping of names, but it is {shown(content)}.")
     return content or {}

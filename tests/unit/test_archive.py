@@ -1,59 +1,21 @@
 """A packed study goes on elsewhere: what came is done, and what was left out is not missed."""
 
-import json
 import os
 import shutil
 import zipfile
 
-import nbformat
 import pytest
-import yaml
-from tiny import tiny_study, write_sources
+from finished import ADAPTER
 
-from edge_eval_lib.artefacts import completion
 from edge_eval_lib.artefacts.place import place
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.runs import archive
 from edge_eval_lib.runs.finished import finished_runs
-from edge_eval_lib.study import load_study
-
-
-def glued(name, value):
-    data = {"application/scrapbook.scrap.json+json": {"name": name, "data": value,
-            "encoder": "json", "version": 1}}  # fmt: skip
-    return nbformat.v4.new_output("display_data", data=data, metadata={"scrapbook": {"name": name}})
 
 
 @pytest.fixture
-def study(tmp_path, monkeypatch):
-    """A study all of whose runs look finished, as the runner leaves them."""
-    monkeypatch.setenv("EDGE_EVAL_OUTPUTS", str(tmp_path / "outputs"))
-    write_sources(tmp_path / "notebooks", monkeypatch)
-    path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump(tiny_study(tmp_path)))
-    study = load_study(path)
-    for number, run in enumerate(study.runs()):
-        at = place(study, run.stage, run.name)
-        cell = nbformat.v4.new_code_cell("", metadata={"papermill": {"duration": 1.0}})
-        started = f"2026-01-01T00:{number:02d}:00+00:00"
-        scraps = {"run_complete": True, "started": started, "settings_hash": run.settings_hash}
-        cell.outputs = [glued(name, value) for name, value in scraps.items()]
-        notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"papermill": {"duration": 9.0}})
-        for file in (at.notebook, at.settings):
-            file.parent.mkdir(parents=True, exist_ok=True)
-        at.notebook.write_text(json.dumps(notebook))
-        for artefact in run.artefacts:
-            (study.directory / artefact).mkdir(parents=True)
-            (study.directory / artefact / "model.txt").write_text(run.name)
-        completion.write(study, run)
-        os.utime(at.settings, (1e9 + number, 1e9 + number))
-    weights = study.directory / "artefacts" / "models" / "x" / "model.safetensors"
-    adapter = study.directory / "artefacts" / "adapters" / "x" / "adapter_model.safetensors"
-    for file in (weights, adapter):
-        file.parent.mkdir(parents=True)
-        file.write_bytes(b"0" * 100)
-    assert len(finished_runs(study, study.runs())) == len(study.runs())
-    return study
+def study(finished_study):
+    return finished_study
 
 
 def move_on(study, tmp_path, monkeypatch):
@@ -94,7 +56,7 @@ def test_a_run_that_was_not_finished_is_still_left(study, tmp_path, monkeypatch)
 def test_weights_stay_and_adapters_go(study, tmp_path):
     with zipfile.ZipFile(archive.pack(study, tmp_path / "outputs.zip")) as file:
         names = file.namelist()
-    assert any("artefacts/adapters/x" in name for name in names)
+    assert any(f"artefacts/adapters/{ADAPTER}/" in name for name in names)
     assert not any("artefacts/models" in name for name in names)
     assert all(name.startswith(f"{study.name}/") for name in names)
 

@@ -1,82 +1,24 @@
 """What is done is told by content: what is damaged or made from something else is made again, and
 nothing else is."""
 
-import json
 import os
 import shutil
-import struct
 import time
 
-import nbformat
-import pandas as pd
 import pytest
 import yaml
-from tiny import tiny_study, write_sources
+from finished import ADAPTER, INT4, everything, make, make_run, safetensors, undone
+from tiny import write_sources
 
 from edge_eval_lib.artefacts import completion
 from edge_eval_lib.artefacts.place import place, write_atomically
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.runs import catalogue, outdated, scheduler, weights
+from edge_eval_lib.runs import outdated, scheduler, weights
 from edge_eval_lib.runs.finished import finished_runs
 from edge_eval_lib.runs.notebook import Stage
-from edge_eval_lib.study import Run, Study, Variant, load_study
+from edge_eval_lib.study import Study, Variant, load_study
 
-ADAPTER = "tinyllama-0.1M_rag_lora"
-INT4 = f"{ADAPTER}_int4"
 WEIGHTS = f"artefacts/models/{INT4}/model.safetensors"
-
-
-def safetensors(content: bytes) -> bytes:
-    tensor = {"dtype": "U8", "shape": [len(content)], "data_offsets": [0, len(content)]}
-    header = json.dumps({"a": tensor}).encode()
-    return struct.pack("<Q", len(header)) + header + content
-
-
-def notebook(run, **more) -> str:
-    scraps = {"run_complete": True, "settings_hash": run.settings_hash, **more}
-    outputs = []
-    for name, value in scraps.items():
-        scrap = {"name": name, "data": value, "encoder": "json", "version": 1}
-        data = {"application/scrapbook.scrap.json+json": scrap}
-        outputs.append(nbformat.v4.new_output("display_data", data=data))
-    cell = nbformat.v4.new_code_cell("", metadata={"papermill": {"duration": 1.0}}, outputs=outputs)
-    content = nbformat.v4.new_notebook(cells=[cell], metadata={"papermill": {"duration": 9.0}})
-    return json.dumps(content)
-
-
-def make(study: Study, key: tuple[str, str], content: bytes = b"0" * 1000) -> None:
-    """Write what a run makes, and its record."""
-    make_run(study, catalogue.find_run(study, *key), content)
-
-
-def make_run(study: Study, run: Run, content: bytes = b"0" * 1000) -> None:
-    at = place(study, run.stage, run.name)
-    for path in (at.notebook, at.settings):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    own = {f"{p}_energy_j": 1.0 for p in run.precisions}
-    own |= {"artefacts": [{"precision": p} for p in run.precisions]} if run.precisions else {}
-    at.notebook.write_text(notebook(run, made=time.time_ns(), **own))
-    if run.stage in ("serve", "score"):
-        answers = pd.DataFrame({"answer": [run.name, str(time.time_ns())]})
-        answers.to_parquet(at.notebook.with_name(f"{at.name}.answers.parquet"))
-    for artefact in run.artefacts:
-        target = at.directory / artefact
-        if target.suffix == ".html":
-            target.write_text("report")
-        else:
-            target.mkdir(parents=True, exist_ok=True)
-            name = "x.csv" if artefact in ("tables", "figures") else "model.safetensors"
-            (target / name).write_bytes(safetensors(artefact.encode() + content))
-    completion.write(study, run)
-
-
-def everything(study: Study) -> list[tuple[str, str]]:
-    keys = [(run.stage, run.name) for run in study.runs()]
-    return [*keys, ("synthesis", "synthesis")]
-
-
-def undone(study: Study) -> dict[tuple[str, str], str]:
-    return completion.survey(study, [catalogue.find_run(study, *key) for key in everything(study)])
 
 
 def change(study: Study, **changes) -> Study:
@@ -86,18 +28,9 @@ def change(study: Study, **changes) -> Study:
 
 
 @pytest.fixture
-def study(tmp_path, monkeypatch) -> Study:
-    """A study all of whose runs are done."""
-    monkeypatch.setenv("EDGE_EVAL_OUTPUTS", str(tmp_path / "outputs"))
-    write_sources(tmp_path / "notebooks", monkeypatch)
+def study(finished_study, monkeypatch) -> Study:
     monkeypatch.setenv("EDGE_EVAL_RUN", "compress/x")
-    path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump(tiny_study(tmp_path)))
-    study = load_study(path)
-    for key in everything(study):
-        make(study, key)
-    assert undone(study) == {}
-    return study
+    return finished_study
 
 
 def test_no_date_of_a_file_makes_a_run_again(study, tmp_path, monkeypatch):

@@ -9,9 +9,7 @@ from pathlib import Path
 import nbformat
 import orjson
 import pytest
-import yaml
-from test_completion import ADAPTER, INT4, everything, make, undone
-from tiny import tiny_study, write_sources
+from finished import ADAPTER, INT4, undone
 
 from edge_eval_lib.artefacts import completion
 from edge_eval_lib.artefacts.place import place
@@ -95,16 +93,8 @@ def test_what_is_no_notebook_has_no_code(tmp_path):
 
 
 @pytest.fixture
-def study(tmp_path, monkeypatch) -> Study:
-    monkeypatch.setenv("EDGE_EVAL_OUTPUTS", str(tmp_path / "outputs"))
-    write_sources(tmp_path / "notebooks", monkeypatch)
-    path = tmp_path / "tiny.yaml"
-    path.write_text(yaml.safe_dump(tiny_study(tmp_path)))
-    study = load_study(path)
-    for key in everything(study):
-        make(study, key)
-    assert undone(study) == {}
-    return study
+def study(finished_study) -> Study:
+    return finished_study
 
 
 def edit(study: Study, file_name: str, text: str = "x = 1") -> None:
