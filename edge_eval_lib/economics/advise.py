@@ -1,0 +1,284 @@
+"""What every option costs, takes and emits at a load, for any number of sampled inputs at once.
+
+    evaluated = evaluate(options, inputs.nominal(), inputs.need)
+    evaluated.fits, evaluated.figures["usd_per_request"]          # options x draws
+
+A machine takes `concurrency` requests at a time, each for the time that was measured with all
+places taken; who finds none waits (M/M/c, in the busiest hour). Machines are as many as the SLO
+then needs. Between requests they idle, warm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+from scipy import special
+
+from edge_eval_lib.economics.advise_inputs import MEASUREMENT, Inputs, Need
+from edge_eval_lib.economics.advise_options import API, CLOUD, TIMED
+from edge_eval_lib.units import HOURS_PER_YEAR, JOULES_PER_KWH
+
+DRAWS_OF_ERRORS = 256
+DAYS_PER_MONTH = 365 / 12
+HOURS_PER_MONTH = HOURS_PER_YEAR / 12
+SECONDS_PER_DAY = 86400.0
+OBJECTIVES = {
+    "cost": "usd_per_request",
+    "energy": "energy_per_request_j",
+    "carbon": "carbon_g_per_request",
+    "latency": "latency_s",
+}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Options x draws: what each costs, takes and emits, and how each need is met.
+
+    `excess` holds, by constraint, what is taken over what is allowed: above 1 it does not fit.
+    """
+
+    figures: dict[str, np.ndarray]
+    excess: dict[str, np.ndarray]
+    objective: str
+
+    @property
+    def fits(self) -> np.ndarray:
+        """Whether every constraint holds."""
+        shape = np.ones_like(self.figures["usd_per_request"], dtype=bool)
+        return np.logical_and.reduce([shape, *(e <= 1 for e in self.excess.values())])
+
+    @property
+    def loss(self) -> np.ndarray:
+        """What the best has least of; `inf` where an option does not fit."""
+        value = self.figures[OBJECTIVES[self.objective]]
+        return np.where(self.fits & np.isfinite(value), value, np.inf)
+
+    @property
+    def best(self) -> np.ndarray:
+        """The best option of each draw; -1 where none fits."""
+        loss = self.loss
+        return np.where(np.isfinite(loss.min(axis=0)), loss.argmin(axis=0), -1)
+
+
+def prepared(options: pd.DataFrame, inputs: Inputs) -> pd.DataFrame:
+    """Return the options with the tokens of a request that no row recorded, and the score asked.
+
+    `attrs["best_score"]` is what `score_floor_share` is a share of: the best score, or the asked.
+    """
+    tokens = options["input_tokens_per_request"].fillna(inputs.value("input_tokens"))
+    ready = options.assign(input_tokens_per_request=tokens)
+    needed = inputs.need.score
+    ready.attrs["best_score"] = options["score"].max() if needed is None else needed
+    return ready
+
+
+def evaluate(options: pd.DataFrame, inputs: Mapping[str, np.ndarray], need: Need) -> Evaluation:
+    """Compute every figure of every option at every draw of the inputs.
+
+    Args:
+        options: Of `prepared`.
+        inputs: By name, an array of draws (`Inputs.nominal`, `Inputs.at`).
+        need: What must hold.
+
+    Returns:
+        Options x draws.
+    """
+    x, o = inputs, _columns(options, inputs)
+    served = _serve(x, o, need)
+    fleet_w = _power_w(x, o, served)
+    kwh_per_month = fleet_w / 1e3 * HOURS_PER_MONTH * x["pue"]
+    requests_per_month = x["requests_per_day"] * DAYS_PER_MONTH
+    running, fixed = _money(x, o, served["machines"], kwh_per_month, need.at_hand)
+    usd_per_month = running + fixed / (12 * x["horizon_years"])
+    energy = kwh_per_month * JOULES_PER_KWH / requests_per_month
+    carbon_g = _carbon_g(x, served["machines"], kwh_per_month) / requests_per_month
+    figures = {
+        **served,
+        "usd_per_request": usd_per_month / requests_per_month,
+        "usd_per_month": usd_per_month,
+        "running_usd_per_request": running / requests_per_month,
+        "fixed_usd": fixed,
+        "energy_per_request_j": np.where(o["is_api"], np.nan, energy),  # nobody tells
+        "carbon_g_per_request": np.where(o["is_api"], np.nan, carbon_g),
+        "score": o["score"],
+    }
+    floor = options.attrs["best_score"] * x["score_floor_share"]
+    # Of the API no score was measured: it is taken to do.
+    excess = {"score": np.where(o["is_api"], 0.0, floor / np.maximum(o["score"], 1e-9))}
+    for name, figure, limit in (
+        ("first token", "ttft_ms", need.ttft_ms),
+        ("time per token", "tpot_ms", need.tpot_ms),
+        ("machines", "machines", need.machines),
+        ("budget", "usd_per_month", need.budget_usd_per_month),
+    ):
+        if limit is not None:
+            excess[name] = figures[figure] / limit
+    shape = np.broadcast_shapes(*(np.shape(values) for values in figures.values()))
+    return Evaluation(
+        {name: np.broadcast_to(values, shape) for name, values in figures.items()},
+        {name: np.broadcast_to(values, shape) for name, values in excess.items()},
+        need.objective,
+    )
+
+
+Arrays = dict[str, np.ndarray]
+
+
+def _columns(options: pd.DataFrame, x: Mapping[str, np.ndarray]) -> Arrays:
+    """The options as columns of arrays, their measured figures with their errors."""
+    o = {c: options[c].to_numpy(float)[:, None] for c in _COLUMNS}
+    o |= _with_errors(options, x[MEASUREMENT])
+    for name, deployment in (("is_api", API), ("is_cloud", CLOUD)):
+        o[name] = (options["deployment"] == deployment).to_numpy()[:, None]
+    metered = options["energy_source"].astype(str)
+    o["cards_alone"] = metered.str.contains("nvml").to_numpy()[:, None]
+    return o
+
+
+def _serve(x: Mapping[str, np.ndarray], o: Arrays, need: Need) -> Arrays:
+    """Machines, and the latencies in the busiest hour, for requests of the length asked for."""
+    measured_tokens = o["output_tokens_per_request"]
+    measured_ms = o["ttft_ms"] + o["tpot_ms"] * (measured_tokens - 1)
+    longer = x["input_tokens"] / o["input_tokens_per_request"]
+    ttft_ms = np.where(o["is_api"], x["api_ttft_ms"], o["ttft_ms"] * longer)
+    tpot_ms = np.where(o["is_api"], x["api_tpot_ms"], o["tpot_ms"])
+    asked_ms = ttft_ms + tpot_ms * (x["output_tokens"] - 1)
+    places = o["concurrency"]
+    place_s = places * measured_tokens / o["throughput_tok_s"] * asked_ms / measured_ms
+
+    rate_s = x["requests_per_day"] / SECONDS_PER_DAY
+    busiest = rate_s * x["peak_to_mean"] * place_s / places
+    slack = np.inf if need.ttft_ms is None else (need.ttft_ms - ttft_ms) / 1e3 / place_s
+    late = 1 - need.percentile / 100
+    fullest = _by_places(_fullest, places, slack, late, need.utilisation)
+    machines = np.maximum(np.ceil(busiest / fullest - 1e-9), 1)
+    wait_ms = 1e3 * place_s * _by_places(_wait, places, busiest / machines, late, 1.0)
+    ttft_ms = ttft_ms + np.where(o["is_api"], 0, wait_ms)
+    return {
+        "ttft_ms": ttft_ms,
+        "tpot_ms": tpot_ms,
+        "latency_s": (ttft_ms + tpot_ms * (x["output_tokens"] - 1)) / 1e3,
+        "machines": np.where(o["is_api"], 0, machines),
+        "utilisation": rate_s * place_s / places / machines,  # over the day
+    }
+
+
+def _power_w(x: Mapping[str, np.ndarray], o: Arrays, served: Arrays) -> np.ndarray:
+    """Mean watts of all machines: at work while any request is served, else idle and warm.
+
+    Requests in service are as many as in M/G/inf: none with exp(-utilisation x places).
+    """
+    power_w = o["power_w"] * x["energy_factor"]
+    idle_w = np.where(
+        np.isfinite(o["idle_loaded_power_w"]),
+        o["idle_loaded_power_w"],
+        power_w * x["idle_power_share"],
+    )
+    at_work = -np.expm1(-served["utilisation"] * o["concurrency"])
+    host_w = np.where(o["cards_alone"], x["host_power_w"], 0.0)
+    return served["machines"] * (power_w * at_work + idle_w * (1 - at_work) + host_w)
+
+
+def _money(
+    x: Mapping[str, np.ndarray], o: Arrays, machines: np.ndarray, kwh_per_month, at_hand: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """USD a month, and USD before the first request."""
+    purchase = 0.0 if at_hand else x["hardware_usd"] * x["hardware_factor"]
+    own = machines * purchase * _recovery(x["discount_rate"], x["lifetime_years"]) / 12
+    own = own + kwh_per_month * x["electricity_usd_per_kwh"]
+    cloud_usd_per_hour = x.get("cloud_usd_per_hour", np.nan) * x.get("cloud_factor", 1.0)
+    cloud = machines * cloud_usd_per_hour * HOURS_PER_MONTH
+    people = x["people_hours_per_month"] * x["labour_usd_per_hour"]
+    tokens_usd = x["input_tokens"] * x["api_input_usd_per_mtok"]
+    tokens_usd = tokens_usd + x["output_tokens"] * x["api_output_usd_per_mtok"]
+    api = x["api_price_factor"] * tokens_usd / 1e6 * x["requests_per_day"] * DAYS_PER_MONTH
+    once_j = np.nan_to_num(o["adapt_energy_j"] + o["compress_energy_j"]) * x["energy_factor"]
+    own_once = once_j / JOULES_PER_KWH * x["pue"] * x["electricity_usd_per_kwh"]
+    cloud_once = np.nan_to_num(o["adapt_s"]) / 3600 * cloud_usd_per_hour
+    setup = x["setup_hours"] * x["labour_usd_per_hour"]
+    running = np.where(o["is_cloud"], cloud, own) + people
+    fixed = np.where(o["is_cloud"], cloud_once, own_once) + setup
+    return np.where(o["is_api"], api, running), np.where(o["is_api"], 0.0, fixed)
+
+
+def _carbon_g(x: Mapping[str, np.ndarray], machines: np.ndarray, kwh_per_month) -> np.ndarray:
+    """G CO2e a month: of the energy, and of making the machines."""
+    making_g = 1e3 * x.get("embodied_kg", np.nan) / (12 * x["lifetime_years"])
+    return kwh_per_month * x.get("intensity_g_per_kwh", np.nan) + machines * making_g
+
+
+_COLUMNS = [*TIMED, *(f"error_{c}" for c in TIMED), "score", "error_score", "concurrency",
+            "output_tokens_per_request", "input_tokens_per_request", "idle_loaded_power_w",
+            "adapt_energy_j", "adapt_s", "compress_energy_j", "measured_row"]  # fmt: skip
+
+
+def _with_errors(options: pd.DataFrame, draw: np.ndarray) -> dict[str, np.ndarray]:
+    """The measured figures with one draw of their own errors for each draw of the inputs.
+
+    Draw 0 is without error. A variant's error is the same wherever it is deployed.
+    """
+    rows = options["measured_row"].fillna(-1).to_numpy(int) + 1
+    number = np.minimum((draw * DRAWS_OF_ERRORS).astype(int), DRAWS_OF_ERRORS - 1)
+    measured = {}
+    for place, name in enumerate([*TIMED, "score"]):
+        z = _errors(int(rows.max()) + 1, place)[rows][:, number]
+        value = options[name].to_numpy(float)[:, None]
+        error = options[f"error_{name}"].to_numpy(float)[:, None] * z
+        measured[name] = value * np.exp(error) if name in TIMED else np.clip(value + error, 0, 1)
+    return measured
+
+
+@lru_cache
+def _errors(rows: int, place: int) -> np.ndarray:
+    z = np.random.default_rng(2604 + place).standard_normal((rows, DRAWS_OF_ERRORS))
+    z[:, 0] = 0
+    return z
+
+
+def _recovery(discount_rate: np.ndarray, years: np.ndarray) -> np.ndarray:
+    rate = np.maximum(discount_rate, 1e-12)
+    return rate / -np.expm1(-years * np.log1p(rate))
+
+
+# --- waiting for a place ----------------------------------------------------------------------
+
+
+def _by_places(function, places: np.ndarray, values, share: float, most: float) -> np.ndarray:
+    """Apply a function of one number of places to the rows that have it."""
+    values = np.broadcast_to(values, np.broadcast_shapes(np.shape(values), places.shape))
+    result = np.full(values.shape, np.nan)
+    for number in np.unique(places[np.isfinite(places)]):
+        rows = (places == number)[:, 0]
+        result[rows] = function(int(number), values[rows], share, most)
+    return result
+
+
+def _fullest(places: int, slack: np.ndarray, share: float, most: float) -> np.ndarray:
+    """How full machines may be for all but `share` of the requests to wait at most `slack`."""
+    in_use, wait = _waits(places, round(share, 6))
+    first = np.searchsorted(wait, 0, side="right") - 1  # none of them waits up to there
+    allowed = np.interp(slack, wait[first:], in_use[first:])
+    return np.minimum(np.where(np.isnan(slack), np.nan, allowed), most)
+
+
+def _wait(places: int, in_use: np.ndarray, share: float, _most: float) -> np.ndarray:
+    """What all but `share` of the requests wait at most, in times of a request's own."""
+    known, wait = _waits(places, round(share, 6))
+    return np.interp(in_use, known, wait)
+
+
+@lru_cache
+def _waits(places: int, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """Waits of M/M/c at every use: P(wait > t) = C exp(-c (1 - use) t), t in service times."""
+    in_use = 1 - np.geomspace(1, 1e-4, 1500)
+    offered = places * in_use
+    blocked = np.exp(special.xlogy(places, offered) - offered - special.gammaln(places + 1))
+    blocked = blocked / special.gammaincc(places + 1, offered)
+    waits = blocked / (1 - in_use * (1 - blocked))
+    with np.errstate(divide="ignore"):
+        wait = np.log(waits / share) / (places * (1 - in_use))
+    return in_use, np.maximum(wait, 0)
