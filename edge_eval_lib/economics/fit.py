@@ -14,6 +14,7 @@ import pandas as pd
 
 from edge_eval_lib import compressions, tasks
 from edge_eval_lib.economics import memory
+from edge_eval_lib.economics.shape import LORA_MODULES, ModelShape, shape_from_config
 from edge_eval_lib.machine.declared import Hardware, load_hardware
 from edge_eval_lib.study import Model, Run, Study, Variant
 
@@ -37,7 +38,7 @@ class Fit(NamedTuple):
     reason: str | None
 
 
-def shape_of(model: Model) -> memory.ModelShape:
+def shape_of(model: Model) -> ModelShape:
     """Return a model's shape, from its stanza, params/shapes.yaml, its files or the hub's cache.
 
     Raises:
@@ -51,9 +52,7 @@ def _frozen(config: dict | None) -> bytes:
 
 
 @cache
-def _shape(
-    name: str, source: str, location: str, revision: str, config: bytes
-) -> memory.ModelShape:
+def _shape(name: str, source: str, location: str, revision: str, config: bytes) -> ModelShape:
     content = orjson.loads(config)
     if content is None:
         file = Path(location) / "config.json"
@@ -68,7 +67,7 @@ def _shape(
                 f"params/shapes.yaml has no {location}"
             )
         content = orjson.loads(file.read_bytes())
-    return memory.shape_from_config(content)
+    return shape_from_config(content)
 
 
 def step_of(run: Run | Variant) -> str:
@@ -160,7 +159,7 @@ def fit_table(study: Study, hardware: Hardware | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows).reindex(columns=columns)
 
 
-def _needs(shape: memory.ModelShape, study: Study) -> dict[str, memory.MemoryEstimate]:
+def _needs(shape: ModelShape, study: Study) -> dict[str, memory.MemoryEstimate]:
     training, workload = study.training, study.workload
     value_bytes = BYTES_PER_VALUE[training.compute_dtype]
     modules = training.target_modules
@@ -178,7 +177,7 @@ def _needs(shape: memory.ModelShape, study: Study) -> dict[str, memory.MemoryEst
             training.batch_size,
             training.max_tokens,
             training.lora_rank,
-            modules=memory.LORA_MODULES if modules == "all-linear" else modules,
+            modules=LORA_MODULES if modules == "all-linear" else modules,
             lora_dropout=training.lora_dropout,
             gradient_checkpointing=training.gradient_checkpointing,
             base_precision="fp32" if value_bytes == 4 else "fp16",

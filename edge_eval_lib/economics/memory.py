@@ -6,9 +6,9 @@ or impossible argument raises ValueError that names it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -18,10 +18,18 @@ from edge_eval_lib.bounds import (
     Share,
     Whole,
     checked,
+    require,
 )
-from edge_eval_lib.units import BYTES_PER_WEIGHT
+from edge_eval_lib.economics.shape import LORA_MODULES, ModelShape
 
-LORA_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+VALUE_BYTES = {"fp32": 4.0, "fp16": 2.0}
+# What vLLM's profiling run holds beside the weights on a GPU, whatever the model's size: it samples
+# for as many requests as it may serve at once. 38.9 B a logit of Llama-3.1-8B on an H100 (4.76 GiB
+# over 1,024 x 128,256); Qwen3-0.6B, Qwen3-32B and gpt-oss-20b lie within 2 % of that
+# (github.com/llm-d/llm-d-benchmark, config_explorer/empirical-vllm-memory-results.md).
+VLLM_SAMPLER_BYTES = 38.9
+NON_TORCH_GIB = 0.13  # the device's context and libraries, of the same runs
+GIB = 2**30
 
 
 @checked
@@ -59,116 +67,9 @@ def kv_cache_bytes(tokens: NonNegative, bytes_per_token: NonNegative, window: Wh
     return (tokens if window is None else np.minimum(tokens, window)) * bytes_per_token
 
 
-@checked
-@dataclass(frozen=True)
-class ModelShape:
-    """A decoder with gated feed-forward layers (Llama, Qwen, Mistral, Gemma, Phi-3), in numbers."""
-
-    layers: Whole[int]
-    hidden_size: Whole[int]
-    intermediate_size: Whole[int]
-    attention_heads: Whole[int]
-    kv_heads: Whole[int]
-    head_dim: Whole[int]
-    vocabulary_size: Whole[int]
-    tied_embeddings: bool = False
-    attention_bias: bool = False
-    window: Whole[int] | None = None
-
-    @property
-    def module_sizes(self) -> dict[str, tuple[int, int]]:
-        """(inputs, outputs) of each linear module of a layer, by its usual name."""
-        queries = self.attention_heads * self.head_dim
-        keys = self.kv_heads * self.head_dim
-        hidden, inner = self.hidden_size, self.intermediate_size
-        return {
-            "q_proj": (hidden, queries),
-            "k_proj": (hidden, keys),
-            "v_proj": (hidden, keys),
-            "o_proj": (queries, hidden),
-            "gate_proj": (hidden, inner),
-            "up_proj": (hidden, inner),
-            "down_proj": (inner, hidden),
-        }
-
-    @property
-    def linear_parameters(self) -> int:
-        """Parameters of the layers' linear modules: what quantisation compresses."""
-        return self.layers * sum(inputs * outputs for inputs, outputs in self.module_sizes.values())
-
-    @property
-    def parameters(self) -> int:
-        """All parameters, tied embeddings counted once."""
-        embeddings = self.vocabulary_size * self.hidden_size * (1 if self.tied_embeddings else 2)
-        norms = (2 * self.layers + 1) * self.hidden_size
-        bias = 0
-        if self.attention_bias:
-            bias = self.layers * (self.attention_heads + 2 * self.kv_heads) * self.head_dim
-        return self.linear_parameters + embeddings + norms + bias
-
-    @checked
-    def weight_bytes(self, precision: str, rest_bytes: Positive[float] | None = None) -> float:
-        """Compute the bytes of the weights.
-
-        Embeddings, output head and norms are not quantised: they take `rest_bytes` a parameter, by
-        default those of fp16 (fp32 where all are).
-        """
-        if precision not in BYTES_PER_WEIGHT:
-            known = list(BYTES_PER_WEIGHT)
-            raise ValueError(f"precision must be one of {known}, not {precision!r}")
-        if rest_bytes is None:
-            rest_bytes = BYTES_PER_WEIGHT["fp32" if precision == "fp32" else "fp16"]
-        rest = self.parameters - self.linear_parameters
-        return self.linear_parameters * BYTES_PER_WEIGHT[precision] + rest * rest_bytes
-
-    @checked
-    def lora_parameters(self, rank: Whole[int], modules: Sequence[str] = LORA_MODULES) -> int:
-        """Count a LoRA adapter's parameters: rank x (inputs + outputs) of each layer's modules."""
-        sizes = self.module_sizes
-        unknown = [m for m in modules if m not in sizes]
-        if unknown or not modules:
-            raise ValueError(f"modules must be some of {list(sizes)}, not {list(modules)}")
-        return self.layers * rank * sum(sum(sizes[m]) for m in modules)
-
-
-def shape_from_config(config: Mapping[str, Any]) -> ModelShape:
-    """Return the shape in a transformers config.json, read as a mapping.
-
-    ValueError naming the first field that it lacks: a model of another kind has other fields.
-    Where only some layers slide their window, as in Gemma, none is returned: the cache is then
-    estimated from above.
-    """
-
-    def field(name: str):
-        if config.get(name) is None:
-            raise ValueError(f"config has no field {name!r}: not a decoder of a known shape")
-        return config[name]
-
-    heads = field("num_attention_heads")
-    # Qwen2 has query, key and value biases without saying so in its config.
-    bias = config.get("attention_bias", config.get("model_type") == "qwen2")
-    every_layer_slides = config.get("use_sliding_window", True) and not (
-        str(config.get("model_type")).startswith("gemma")
-        or "full_attention" in (config.get("layer_types") or [])
-    )
-    window = config.get("sliding_window") if every_layer_slides else None
-    return ModelShape(
-        layers=field("num_hidden_layers"),
-        hidden_size=field("hidden_size"),
-        intermediate_size=field("intermediate_size"),
-        attention_heads=heads,
-        kv_heads=config.get("num_key_value_heads") or heads,
-        head_dim=config.get("head_dim") or field("hidden_size") // heads,
-        vocabulary_size=field("vocab_size"),
-        tied_embeddings=bool(config.get("tie_word_embeddings", False)),
-        attention_bias=bool(bias),
-        window=window,
-    )
-
-
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """What a run needs on its device, part by part, GB."""
+    """What a run needs on its device, part by part, GB: numbers, or arrays."""
 
     weights_gb: float
     adapter_gb: float = 0.0
@@ -176,29 +77,24 @@ class MemoryEstimate:
     optimiser_gb: float = 0.0
     activations_gb: float = 0.0
     kv_cache_gb: float = 0.0
+    workspace_gb: float = 0.0  # what the engine holds whatever the model: libraries, buffers
 
     @property
     def total_gb(self) -> float:
         """All parts together."""
-        return self.weights_gb + self._beside_weights_gb
+        return sum(astuple(self))
 
     @property
     def _beside_weights_gb(self) -> float:
-        return (
-            self.adapter_gb
-            + self.gradients_gb
-            + self.optimiser_gb
-            + self.activations_gb
-            + self.kv_cache_gb
-        )
+        return self.total_gb - self.weights_gb
 
     @checked
     def verdict(
         self,
-        device_memory_gb: Positive[float],
-        host_memory_gb: NonNegative[float] = 0.0,
-        reserve_gb: NonNegative[float] = 1.0,
-    ) -> Literal["fits", "offload", "does not fit"]:
+        device_memory_gb: Positive,
+        host_memory_gb: NonNegative = 0.0,
+        reserve_gb: NonNegative = 1.0,
+    ) -> Any:
         """Judge whether it fits a device (or several: their memory added up).
 
         Args:
@@ -211,21 +107,47 @@ class MemoryEstimate:
             `offload` where the weights do not fit as a whole, yet all other parts do, and the
             weights that are over fit the host's memory.
         """
-        usable_gb = device_memory_gb - reserve_gb
-        if self.total_gb <= usable_gb:
-            return "fits"
-        if self._beside_weights_gb < usable_gb and self.total_gb - usable_gb <= host_memory_gb:
-            return "offload"
-        return "does not fit"
+        usable_gb = np.asarray(device_memory_gb) - reserve_gb
+        over_gb = self.total_gb - usable_gb
+        may_offload = (self._beside_weights_gb < usable_gb) & (over_gb <= host_memory_gb)
+        verdict = np.where(over_gb <= 0, "fits", np.where(may_offload, "offload", "does not fit"))
+        return verdict if verdict.ndim else str(verdict)
+
+    def on_cards(self, cards: int) -> MemoryEstimate:
+        """Return each card's share where tensor parallelism splits weights and cache evenly.
+
+        Activations and workspace are whole on every card.
+        """
+        require(Whole, cards=cards)
+        return replace(
+            self,
+            weights_gb=self.weights_gb / cards,
+            adapter_gb=self.adapter_gb / cards,
+            gradients_gb=self.gradients_gb / cards,
+            optimiser_gb=self.optimiser_gb / cards,
+            kv_cache_gb=self.kv_cache_gb / cards,
+        )
+
+
+def vllm_workspace_gb(shape: ModelShape, most_requests: Any = 256) -> Any:
+    """Estimate what vLLM holds on each GPU beside weights and KV cache, GB.
+
+    38.9 B x vocabulary x requests that it may serve at once (`max_num_seqs`) + 0.13 GiB.
+    """
+    require(Whole, most_requests=most_requests)
+    sampling = VLLM_SAMPLER_BYTES * shape.vocabulary_size * most_requests
+    return (sampling + NON_TORCH_GIB * GIB) / 1e9
 
 
 @checked
 def serving_memory(
     shape: ModelShape,
-    precision: str,
-    concurrency: Whole[int],
-    tokens_per_request: Whole[int],
-    bytes_per_value: float = 2.0,
+    precision: Any,
+    concurrency: Whole,
+    tokens_per_request: Whole,
+    bytes_per_value: Positive = 2.0,
+    kv_bytes_per_value: Positive | None = None,
+    workspace_gb: NonNegative = 0.0,
 ) -> MemoryEstimate:
     """Estimate the memory to serve several requests at once.
 
@@ -234,17 +156,19 @@ def serving_memory(
 
     Args:
         shape: The model's.
-        precision: Of the quantised weights, a key of `BYTES_PER_WEIGHT`.
+        precision: Of the quantised weights, a key of `shape.FORMATS`, or an array of them.
         concurrency: Requests at once.
         tokens_per_request: Prompt and answer, all in the cache.
         bytes_per_value: Of the type that is computed in; what is not quantised is held in it.
+        kv_bytes_per_value: Of a quantised KV cache, 1 for 8 bits; by default `bytes_per_value`.
+        workspace_gb: What the engine holds whatever the model (`vllm_workspace_gb`).
 
     Returns:
-        The estimate, part by part.
+        The estimate, part by part; arrays where arguments are.
     """
-    per_token = kv_cache_bytes_per_token(
-        shape.layers, shape.kv_heads, shape.head_dim, bytes_per_value
-    )
+    if kv_bytes_per_value is None:
+        kv_bytes_per_value = bytes_per_value
+    per_token = shape.kv_values_per_token * kv_bytes_per_value
     cache = concurrency * kv_cache_bytes(tokens_per_request, per_token, shape.window)
     layer = (
         concurrency
@@ -255,7 +179,8 @@ def serving_memory(
     return MemoryEstimate(
         weights_gb=shape.weight_bytes(precision, bytes_per_value) / 1e9,
         activations_gb=(layer + 4 * concurrency * shape.vocabulary_size) / 1e9,
-        kv_cache_gb=float(cache) / 1e9,
+        kv_cache_gb=cache / 1e9,
+        workspace_gb=workspace_gb,
     )
 
 
@@ -265,14 +190,18 @@ def training_memory(
     method: str,
     batch_size: Whole[int],
     tokens: Whole[int],
-    lora_rank: int,
+    lora_rank: int = 16,
     modules: Sequence[str] = LORA_MODULES,
     lora_dropout: Share[float] = 0.0,
     gradient_checkpointing: bool = True,
     base_precision: str = "fp16",
     answer_tokens: Whole[int] | None = None,
+    workspace_gb: NonNegative[float] = 0.0,
 ) -> MemoryEstimate:
-    """Estimate the memory to train a LoRA adapter with AdamW over a frozen base (NF4 for qlora).
+    """Estimate the memory to train with AdamW: a LoRA adapter over a frozen base, or all weights.
+
+    `full` fine-tuning holds 16 B a parameter: in fp32 weights, gradients and two moments; in 16
+    bits weights and gradients, an fp32 copy and the moments (ZeRO, arXiv 1910.02054).
 
     Adapter, gradients and AdamW's two moments are fp32. Of an NF4 base, all that is not quantised
     (embeddings, output head, norms) is cast to fp32 by peft's prepare_model_for_kbit_training;
@@ -287,7 +216,7 @@ def training_memory(
 
     Args:
         shape: The model's.
-        method: `lora` or `qlora`.
+        method: `lora`, `qlora` (over an NF4 base) or `full`.
         batch_size: Examples of a batch.
         tokens: Of the longest example.
         lora_rank: The adapter's.
@@ -296,17 +225,19 @@ def training_memory(
         gradient_checkpointing: Whether activations are computed again instead of held.
         base_precision: `fp32` or `fp16`: the type that is computed in, and held in for `lora`.
         answer_tokens: Of the longest answer, for which logits are computed; by default `tokens`.
+        workspace_gb: What the libraries hold whatever the model.
 
     Returns:
         The estimate, part by part.
     """
-    if method not in ("lora", "qlora"):
-        raise ValueError(f"method must be 'lora' or 'qlora', not {method!r}")
-    if base_precision not in ("fp32", "fp16"):
+    if method not in ("lora", "qlora", "full"):
+        raise ValueError(f"method must be 'lora', 'qlora' or 'full', not {method!r}")
+    if base_precision not in VALUE_BYTES:
         raise ValueError(f"base_precision must be 'fp32' or 'fp16', not {base_precision!r}")
     answer_tokens = tokens if answer_tokens is None else answer_tokens
-    adapter = 4 * shape.lora_parameters(lora_rank, modules)
-    value_bytes = BYTES_PER_WEIGHT[base_precision]
+    is_full, value_bytes = method == "full", VALUE_BYTES[base_precision]
+    modules = () if is_full else modules
+    adapter = 0 if is_full else 4 * shape.lora_parameters(lora_rank, modules)
     batch_tokens = batch_size * tokens
     layer = batch_tokens * _layer_bytes_per_token(shape, modules, lora_dropout, value_bytes)
     layer_input = shape.hidden_size * batch_tokens * (4 if method == "qlora" else value_bytes)
@@ -320,12 +251,16 @@ def training_memory(
     weight_bytes = (
         shape.weight_bytes("int4", 4) if method == "qlora" else shape.weight_bytes(base_precision)
     )
+    gradients, moments = adapter, 2 * adapter
+    if is_full:
+        gradients, moments = weight_bytes, 16 * shape.parameters - 2 * weight_bytes
     return MemoryEstimate(
         weights_gb=weight_bytes / 1e9,
         adapter_gb=adapter / 1e9,
-        gradients_gb=adapter / 1e9,
-        optimiser_gb=2 * adapter / 1e9,
+        gradients_gb=gradients / 1e9,
+        optimiser_gb=moments / 1e9,
         activations_gb=activations / 1e9,
+        workspace_gb=workspace_gb,
     )
 
 

@@ -18,10 +18,10 @@ from edge_eval_lib import compressions
 from edge_eval_lib.artefacts.place import Key, place
 from edge_eval_lib.economics import fit
 from edge_eval_lib.economics.memory import LORA_MODULES
+from edge_eval_lib.economics.shape import FORMATS
 from edge_eval_lib.machine.declared import Hardware, load_hardware, load_hardware_file
 from edge_eval_lib.runs.finished import Finished, read_finished
 from edge_eval_lib.study import Model, Run, Study, load_study
-from edge_eval_lib.units import BYTES_PER_WEIGHT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -340,7 +340,8 @@ def _weights_gb(model: Model, precision: str) -> float:
     try:
         return fit.shape_of(model).weight_bytes(compressions.estimated_as(precision)) / 1e9
     except ValueError:
-        return model.parameters * BYTES_PER_WEIGHT[compressions.estimated_as(precision)] / 1e9
+        stored = FORMATS[compressions.estimated_as(precision)]
+        return model.parameters * stored.bytes_per_weight / 1e9
 
 
 def _layers(model: Model) -> int:

@@ -14,7 +14,8 @@ from tiny import TINY_SHAPE, make_tiny_model
 from transformers import BitsAndBytesConfig, DataCollatorForSeq2Seq
 
 from edge_eval_lib import compressions, models
-from edge_eval_lib.economics.memory import shape_from_config, training_memory
+from edge_eval_lib.economics.memory import training_memory
+from edge_eval_lib.economics.shape import shape_from_config
 from edge_eval_lib.energy import Monitor
 from edge_eval_lib.engines import open_engine
 from edge_eval_lib.errors import UserError

@@ -12,19 +12,20 @@ from edge_eval_lib import metrics
 from edge_eval_lib.economics import carbon, cost, latency, memory
 from edge_eval_lib.economics.cost import keep_warm_s
 from edge_eval_lib.economics.prices import Prices
+from edge_eval_lib.economics.shape import ModelShape, shape_from_config
 
 positive = st.floats(1e-3, 1e6)
 factor = st.floats(1.01, 100)
 
 # --- memory -----------------------------------------------------------------------------------
 
-LLAMA_8B = memory.ModelShape(32, 4096, 14336, 32, 8, 128, 128256)
-LLAMA_3B = memory.ModelShape(28, 3072, 8192, 24, 8, 128, 128256, tied_embeddings=True)
-TINYLLAMA = memory.ModelShape(22, 2048, 5632, 32, 4, 64, 32000)
-QWEN_HALF_B = memory.ModelShape(
+LLAMA_8B = ModelShape(32, 4096, 14336, 32, 8, 128, 128256)
+LLAMA_3B = ModelShape(28, 3072, 8192, 24, 8, 128, 128256, tied_embeddings=True)
+TINYLLAMA = ModelShape(22, 2048, 5632, 32, 4, 64, 32000)
+QWEN_HALF_B = ModelShape(
     24, 896, 4864, 14, 2, 64, 151936, tied_embeddings=True, attention_bias=True
 )
-SMOLLM2 = memory.ModelShape(30, 576, 1536, 9, 3, 64, 49152, tied_embeddings=True)
+SMOLLM2 = ModelShape(30, 576, 1536, 9, 3, 64, 49152, tied_embeddings=True)
 
 
 @pytest.mark.parametrize(
@@ -94,11 +95,11 @@ def test_shape_is_read_from_a_config():
         "sliding_window": 32768,
         "use_sliding_window": False,
     }
-    assert memory.shape_from_config(config) == QWEN_HALF_B
-    sliding = memory.shape_from_config({**config, "use_sliding_window": True})
+    assert shape_from_config(config) == QWEN_HALF_B
+    sliding = shape_from_config({**config, "use_sliding_window": True})
     assert sliding.window == 32768
     with pytest.raises(ValueError, match="config has no field 'vocab_size'"):
-        memory.shape_from_config({k: v for k, v in config.items() if k != "vocab_size"})
+        shape_from_config({k: v for k, v in config.items() if k != "vocab_size"})
 
 
 @pytest.mark.parametrize(
@@ -109,8 +110,8 @@ def test_shape_is_read_from_a_config():
         (SMOLLM2, "fp32", 0.05, 69_612),
         (SMOLLM2, "fp16", 0.0, 37_356),
         (SMOLLM2, "fp16", 0.05, 57_324),
-        (memory.ModelShape(2, 256, 896, 8, 2, 32, 1000), "fp32", 0.0, 21_480),
-        (memory.ModelShape(2, 256, 896, 8, 2, 32, 1000), "fp16", 0.05, 28_648),
+        (ModelShape(2, 256, 896, 8, 2, 32, 1000), "fp32", 0.0, 21_480),
+        (ModelShape(2, 256, 896, 8, 2, 32, 1000), "fp16", 0.05, 28_648),
     ],
 )
 def test_activations_against_measured_ones(shape, base_precision, dropout, measured_bytes):
@@ -528,7 +529,7 @@ def test_keep_warm_moves_as_it_must(load, bare, extra, more):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"method": "full"}, "^method must be 'lora' or 'qlora'"),
+        ({"method": "prefix"}, "^method must be 'lora', 'qlora' or 'full'"),
         ({"modules": ["c_attn"]}, "^modules must be some of"),
         ({"lora_rank": 0}, "^rank must be a whole number"),
         ({"batch_size": 0}, "^batch_size must be a whole number"),
@@ -544,7 +545,7 @@ def test_training_memory_refuses_by_name(change, message):
 
 def test_shapes_and_precisions_are_checked():
     with pytest.raises(ValueError, match=r"^kv_heads must be a whole number of at least 1"):
-        memory.ModelShape(2, 64, 128, 4, 0, 16, 1000)
+        ModelShape(2, 64, 128, 4, 0, 16, 1000)
     with pytest.raises(ValueError, match=r"^precision must be one of"):
         memory.serving_memory(SMOLLM2, "int3", 1, 10)
     with pytest.raises(ValueError, match=r"^concurrency must be"):

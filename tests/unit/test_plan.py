@@ -11,7 +11,7 @@ from tiny import make_local_copy, make_tiny_study, tiny_study
 
 from edge_eval_lib import models
 from edge_eval_lib.economics import fit, published
-from edge_eval_lib.economics.memory import shape_from_config
+from edge_eval_lib.economics.shape import shape_from_config
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.machine import host
 from edge_eval_lib.machine.declared import load_hardware
