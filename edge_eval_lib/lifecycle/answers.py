@@ -70,8 +70,7 @@ def answer_table(
     A request that failed has no answer; `failure` says why. `limit_reached` is 1 where the answer
     had no end within `output_tokens`, else 0.
     """
-    name = closed_loop_name(workload.headline_concurrency)
-    headline = next(one for one in served if one.window.name == name)
+    headline = _headline(served, workload)
     likelihoods = engine.likelihoods(examples, batch_size=workload.headline_concurrency)
     return pd.DataFrame(
         {
@@ -95,27 +94,42 @@ def answer_table(
 
 
 def uncut_answers(
-    answers: pd.DataFrame, engine: Engine, prompts: list[list[int]], workload: Workload
+    answers: pd.DataFrame, served: list[Served], engine: Engine, workload: Workload
 ) -> pd.DataFrame:
-    """`answers`, those that reached the limit asked again until their end. Nothing is measured.
+    """`answers`, those that reached the limit continued until their end. Nothing is measured.
 
-    A limit punishes the verbose, which is form. At most `workload.uncut_tokens` tokens are given
-    (where that is None, nothing is asked again). `answer` and `answer_tokens` are then those of the
-    uncut answer; `uncut` says which rows these are, `still_cut` is 1 where even they had no end.
+    A limit punishes the verbose, which is form. An answer goes on from the tokens that were
+    measured, to at most `workload.uncut_tokens` in all (where that is None, none goes on). An
+    endpoint that gives text instead of tokens is asked again from the prompt. `answer` and
+    `answer_tokens` are then those of the uncut answer; `uncut` says which rows these are,
+    `still_cut` is 1 where even they had no end.
     """
     answers = answers.assign(uncut=False, still_cut=answers["limit_reached"])
     cut = [i for i, reached in enumerate(answers["limit_reached"]) if reached == 1]
     if workload.uncut_tokens is None or not cut:
         return answers
-    generations = engine.serve(
-        [prompts[i] for i in cut], workload.uncut_tokens, workload.headline_concurrency, True
+    generations = _headline(served, workload).generations
+    given = [generations[i].token_ids for i in cut]
+    if any(token < 0 for tokens in given for token in tokens):  # pieces of text
+        given = [[] for _ in cut]
+    continued = engine.serve(
+        [generations[i].prompt_ids + tokens for i, tokens in zip(cut, given, strict=True)],
+        workload.uncut_tokens - max(map(len, given)),
+        workload.headline_concurrency,
+        True,
     )
-    for row, generation in zip(answers.index[cut], generations, strict=True):
-        if not generation.failure:
-            tokens = generation.token_ids
+    for row, tokens, more in zip(answers.index[cut], given, continued, strict=True):
+        if not more.failure:
+            whole = tokens + more.token_ids
             answers.loc[row, ["answer", "answer_tokens"]] = [
-                engine.decode(tokens),
-                engine.natural_length(tokens),
+                engine.decode(whole),
+                engine.natural_length(whole),
             ]
-            answers.loc[row, ["uncut", "still_cut"]] = [True, float(not engine.ended(tokens))]
+            answers.loc[row, ["uncut", "still_cut"]] = [True, float(not engine.ended(whole))]
     return answers
+
+
+def _headline(served: list[Served], workload: Workload) -> Served:
+    """The window that answers are taken from."""
+    name = closed_loop_name(workload.headline_concurrency)
+    return next(window for window in served if window.window.name == name)

@@ -213,8 +213,8 @@ class Workload(Strict):
     first `latency_prompts` of them for each of its slots. `warmup_requests` is the most that are
     answered to warm up, if the throughput does not get steady before.
 
-    Where `uncut_tokens` is given, answers that had no end within `output_tokens` are asked again in
-    a pass of its own, not measured, with at most that many tokens; those answers are scored.
+    Where `uncut_tokens` is given, answers that had no end within `output_tokens` go on in a pass
+    of its own, not measured, to at most that many tokens; those answers are scored.
 
     What more it may do: powers of two up to `largest_concurrency`, until twice the concurrency
     gives hardly more throughput; every prompt once more at Poisson arrivals of each of

@@ -433,6 +433,7 @@ class Batching:
     continuous_batching = True
     remote = False
     share_prefixes = False
+    token = 5
 
     def __init__(self, most):
         self.most, self.now, self.calls = most, 0.0, []
@@ -446,8 +447,8 @@ class Batching:
             self.uncut = (prompts, output_tokens, concurrency)
             return [
                 self.answer(p, output_tokens)
-                if p in ([13], [99])
-                else Generation(p, 0.0, [5, 5, 5, 5, 0], [1.0] * 5)
+                if p[0] in (13, 99)
+                else Generation(p, 0.0, [0], [1.0])
                 for p in prompts
             ]
         self.calls.append((len(prompts), concurrency))
@@ -464,7 +465,7 @@ class Batching:
         times = [1.0 + i for i in range(output_tokens)]
         if prompt == [13]:
             return Generation(prompt, 0.0, [5], times[:1], failure="HTTP 503: busy")
-        return Generation(prompt, 0.0, [5] * output_tokens, times)
+        return Generation(prompt, 0.0, [self.token] * output_tokens, times)
 
     def kv_cache(self):
         return KvCache(1.0, 0.25)
@@ -520,7 +521,7 @@ def test_a_failed_request_has_no_row_and_no_answer():
     assert math.isnan(answers["answer_tokens"][1])
 
 
-def test_answers_that_reached_the_limit_are_asked_again_until_their_end():
+def test_answers_that_reached_the_limit_go_on_until_their_end():
     engine = Batching(most=8)
     examples = [Example(f"p{i}", [{"role": "user", "content": "?"}], "gold") for i in range(5)]
     prompts = [[1], [13], [2], [99], [3]]
@@ -531,15 +532,30 @@ def test_answers_that_reached_the_limit_are_asked_again_until_their_end():
     measured = answers_of.answer_table(served, engine, examples, asked)
     assert measured["limit_reached"].tolist()[0::2] == [1, 1, 0]
     assert math.isnan(measured["limit_reached"][1])  # failed: no answer, no limit
-    uncut = answers_of.uncut_answers(measured, engine, prompts, asked)
+    uncut = answers_of.uncut_answers(measured, served, engine, asked)
     assert engine.calls == calls  # nothing that was measured changed
-    assert engine.uncut == ([[1], [2], [99]], 9, asked.headline_concurrency)
+    given = [5, 5, 5, 5]
+    went_on = [[1, *given], [2, *given], [99, *given]]
+    assert engine.uncut == (went_on, 5, asked.headline_concurrency)
     assert uncut["uncut"].tolist() == [True, False, True, True, False]
     assert uncut["still_cut"].tolist()[::2] == [0, 0, 0]
     assert uncut["still_cut"][3] == 1
     assert uncut["answer_tokens"].tolist()[::2] == [5, 5, 4]
     assert uncut["answer"].tolist()[::2] == ["x" * 5, "x" * 5, "x" * 4]
     assert uncut["limit_reached"].equals(measured["limit_reached"])
+    assert uncut["answer_tokens"][3] == 9
+
+
+def test_an_endpoint_without_tokens_is_asked_again_from_the_prompt():
+    engine = Batching(most=8)
+    engine.token = -1  # a piece of text
+    examples = [Example("p0", [{"role": "user", "content": "?"}], "gold")]
+    asked = vllm_settings(output_tokens=4, uncut_tokens=9)
+    served = workload.serve_all(engine, [[1]], asked, 7, engine)
+    measured = answers_of.answer_table(served, engine, examples, asked)
+    uncut = answers_of.uncut_answers(measured, served, engine, asked)
+    assert engine.uncut == ([[1]], 9, asked.headline_concurrency)
+    assert uncut["answer_tokens"].tolist() == [1]
 
 
 def test_without_a_cap_for_uncut_answers_nothing_is_asked_again():
@@ -548,7 +564,7 @@ def test_without_a_cap_for_uncut_answers_nothing_is_asked_again():
     asked = vllm_settings(uncut_tokens=None)
     served = workload.serve_all(engine, [[1]], asked, 7, engine)
     measured = answers_of.answer_table(served, engine, examples, asked)
-    kept = answers_of.uncut_answers(measured, engine, [[1]], asked)
+    kept = answers_of.uncut_answers(measured, served, engine, asked)
     assert not hasattr(engine, "uncut")
     assert kept["answer"].equals(measured["answer"])
     assert not kept["uncut"].any()
