@@ -269,7 +269,7 @@ def main() -> None:
             raise
         if not sys.argv[1:]:
             sys.exit(error.format_message())  # the help
-        print(f"{error.format_message()} (--help tells more.)", file=sys.stderr)
+        print(f"{error.format_message()} (--help says more.)", file=sys.stderr)
         sys.exit(2)
 
 

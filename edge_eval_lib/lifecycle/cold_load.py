@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from edge_eval_lib.energy import Monitor
 
 HEAVY = ("torch", "transformers", "vllm")
-WARM_FIRST_TOKENS = 8  # measured, to tell their spread
+WARM_FIRST_TOKENS = 8  # measured, for their spread
 CACHED_SHARE = 0.25  # of the free memory that weights may take to be read before they are placed:
 # the model itself takes twice as much in float32, and the rest is for what serves
 READ_ONCE = "the weights are large for this memory: they are read while they are placed"
@@ -79,7 +79,7 @@ def cold_load(
 
     Evicts `directory`'s files from the page cache, then measures in one window: the imports (a
     window of their own within it), a sequential read of the files, placing the weights, the first
-    token. Reading tells the disk's part apart from placing; files that would not stay in the page
+    token. Reading separates the disk's part from placing; files that would not stay in the page
     cache until they are placed are not read first, or they would be read twice. Raises RuntimeError
     in a process that has already imported a deep-learning library: its load would not be cold. An
     engine that runs elsewhere is only reached.
@@ -113,7 +113,7 @@ def cold_load(
         marks.append(time.monotonic())
         answer_one_token(engine, messages)
         marks.append(time.monotonic())
-    # One warm token is too short for most energy sources to tell: as many as it takes.
+    # One warm token is too short for most energy sources: as many as it takes.
     warm_s: list[float] = []
 
     def answer_warm() -> None:

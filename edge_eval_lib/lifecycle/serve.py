@@ -223,7 +223,7 @@ def open_loop(
 
 
 def _served(engine: Engine, served: Served) -> Served:
-    """With what the engine tells of its caches; UserError if no request was answered."""
+    """With what the engine reports of its caches; UserError if no request was answered."""
     if not served.answered:
         reason = next(iter(served.failures))
         raise UserError(

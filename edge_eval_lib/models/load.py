@@ -100,7 +100,7 @@ def load_model(
 def quieten() -> None:
     """Keep libraries from filling a notebook with what this project checks or does without."""
     for name in (
-        "bitsandbytes",  # INT8 warns at every product, and CPUs of kernels that nobody installed
+        "bitsandbytes",  # INT8 warns at every product, and CPUs of kernels that are not installed
         "transformers.modeling_utils",  # its report of missing tensors: `load_weights` raises
         "transformers.distributed.tensor_parallel",  # layers that one device does not divide
     ):

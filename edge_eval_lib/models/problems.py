@@ -17,7 +17,7 @@ HUB_PATIENCE_S = 10.0
 
 
 def weight_problems(study: Study) -> list[str]:
-    """Say what the weights that lie here, and models' configurations, tell against a study.
+    """List what the weights that lie here, and models' configurations, rule out in a study.
 
     Reads no values and imports no torch: milliseconds a model.
 

@@ -65,7 +65,7 @@ def find_run(study: Study, stage: str, name: str, gpus: int | None = None) -> Ru
 
 
 def _failures(study: Study, keys: Iterable[Key]) -> dict[str, str]:
-    """Why runs failed that are not done, as the report tells it."""
+    """Why runs failed that are not done, for the report."""
     reasons = {}
     for key in keys:
         at = place(study, *key)

@@ -112,7 +112,7 @@ def hold_device(study: Study, run: Run) -> None:
 
 
 def release_device() -> tuple[Study, Run] | None:
-    """Let others have what `hold_device` holds; for whom it was held, None for nobody."""
+    """Let others have what `hold_device` holds; for whom it was held, None if it was not."""
     if not _by_hand:
         return None
     stack, held_for = _by_hand.pop()
@@ -132,7 +132,7 @@ def thread_environment(devices_held: int = 1, devices_here: int = 1) -> dict[str
 
 
 def lock_directory() -> Path:
-    """Return the user's directory of device locks; UserError if it belongs to somebody else."""
+    """Return the user's directory of device locks; UserError if it belongs to another user."""
     base = os.environ.get("XDG_RUNTIME_DIR")
     if not base or not Path(base).is_dir():  # a cluster's job may inherit it from another machine
         base = tempfile.gettempdir()
@@ -149,7 +149,7 @@ def lock_file(device: str) -> Path:
 
 
 def try_lock(file: Path, owner: str) -> FileLock | None:
-    """Take a file's exclusive lock and write into it who has it; None if somebody else has it."""
+    """Take a file's exclusive lock and write into it who has it; None if another process has it."""
     lock = FileLock(file, thread_local=False)
     try:
         lock.acquire(blocking=False)

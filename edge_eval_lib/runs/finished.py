@@ -24,7 +24,7 @@ class Finished:
 
 
 def read_finished(notebook: Path) -> Finished | None:
-    """Read what a published notebook tells of its run; None if it is not a complete run."""
+    """Read what a published notebook says of its run; None if it is not a complete run."""
     try:
         recorded = scraps.read_scraps(notebook)
         metadata = orjson.loads(notebook.read_bytes())

@@ -13,7 +13,7 @@ from edge_eval_lib.runs import catalogue
 from edge_eval_lib.runs.finished import duration, read_finished
 from edge_eval_lib.study import NOTEBOOKS, STAGES, Run, Study
 
-REPEATED_S = 30 * 60  # more than that is not repeated for another code before somebody says so
+REPEATED_S = 30 * 60  # more than that is not repeated for another code before a person says so
 
 
 def stages_given(rerun: str | None, keep: str | None) -> tuple[set[str], set[str]]:

@@ -16,7 +16,7 @@ from edge_eval_lib.study import Study
 
 
 class Progress(logging.Handler):
-    """Tells a person how far Snakemake is: run k of n, its stage and name, the time left."""
+    """Shows how far Snakemake is: run k of n, its stage and name, the time left."""
 
     def __init__(self, study: Study, say: Callable[..., None] = print) -> None:
         super().__init__(logging.INFO)
@@ -30,7 +30,7 @@ class Progress(logging.Handler):
         self.took_s = self.expected_s = 0.0
 
     def emit(self, record: Any) -> None:
-        """Tell what an event of Snakemake's means for the person."""
+        """Show what an event of Snakemake's means."""
         event = getattr(getattr(record, "event", None), "value", None)
         if event == "run_info":
             self.total = record.stats["total"] - record.stats.get("all", 0)

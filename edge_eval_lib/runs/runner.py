@@ -74,7 +74,7 @@ def run_one(study: Study, stage: str, name: str, gpus: int | None = None) -> Pat
     with _its_own(study, run, at) as device_environment:
         made_meanwhile = completion.read(at)
         if made_meanwhile not in (None, before) and not completion.survey(study, [run]):
-            return at.notebook  # somebody else made it while this process waited
+            return at.notebook  # another process made it while this one waited
         started = time.monotonic()
         reason = None
         try:

@@ -1,4 +1,4 @@
-"""SLURM for Snakemake's executor `cluster-generic`: submit a run's job, tell how it stands.
+"""SLURM for Snakemake's executor `cluster-generic`: submit a run's job, report its state.
 
     python -m edge_eval_lib.runs.slurm submit GPUS settings/STAGE/NAME.json [OPTIONS] SCRIPT
     python -m edge_eval_lib.runs.slurm status JOB

@@ -191,7 +191,7 @@ task = Task(
     figures={
         "similarity": "cosine of sentence embeddings",
         "recall": "recall of the reference's words",
-        "next_step": "share of replies that tell the right next step",
+        "next_step": "share of replies that give the right next step",
     },
     content="next_step",
     hub=HUB,
