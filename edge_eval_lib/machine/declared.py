@@ -31,6 +31,7 @@ class Hardware(Strict):
     fp16_tflops: Positive | None
     int8_tops: Positive | None
     power_limit_w: Positive | None
+    link_gb_s: Positive | None = None  # between two of them, one direction
     compute_capability: str | None
     bf16: bool
     source: str

@@ -1,0 +1,128 @@
+"""Speed and power of serving, predicted with intervals, before anything runs.
+
+A calibration is a fit to measured rows. Inside its range it predicts as it was checked to; outside,
+it is carried there by the ratio of the physical roofline, and says `extrapolated`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from edge_eval_lib.bounds import NonNegative, Whole, checked
+from edge_eval_lib.economics import form, published_speed, roofline
+from edge_eval_lib.economics.roofline import Device
+from edge_eval_lib.economics.shape import ModelShape, by_precision
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Predicted figures with 90 % intervals; arrays of one shape, NaN where nothing tells.
+
+    Power is of all cards together, throughput of all requests in flight. Where `extrapolated`, the
+    interval was not checked: it is as wide as the physical roofline's own on models left out.
+    """
+
+    tpot_s: Any
+    ttft_s: Any
+    throughput_tok_s: Any
+    energy_per_token_j: Any
+    power_w: Any
+    load_s: Any
+    tpot_s_lo: Any
+    ttft_s_lo: Any
+    throughput_tok_s_lo: Any
+    energy_per_token_j_lo: Any
+    power_w_lo: Any
+    load_s_lo: Any
+    tpot_s_hi: Any
+    ttft_s_hi: Any
+    throughput_tok_s_hi: Any
+    energy_per_token_j_hi: Any
+    power_w_hi: Any
+    load_s_hi: Any
+    extrapolated: Any
+    basis: str
+
+    def frame(self) -> pd.DataFrame:
+        """Return the figures as columns, a row a configuration."""
+        columns = {f.name: np.ravel(getattr(self, f.name)) for f in fields(self)[:-1]}
+        return pd.DataFrame(columns).assign(basis=self.basis)
+
+
+@checked
+def predict(
+    shape: ModelShape,
+    precision: Any,
+    device: Device,
+    concurrency: Whole = 1,
+    prompt_tokens: NonNegative = published_speed.PROMPT_TOKENS,
+    output_tokens: Whole = 150,
+    calibration: form.Calibration | None = None,
+) -> Prediction:
+    """Predict speed and power of serving: y = fit x roofline / roofline where it was fitted.
+
+    All arguments, and the fields of `shape` and `device`, broadcast as NumPy arrays.
+
+    Args:
+        shape: The model's, or several (`shape.stack`).
+        precision: `fp16`, `int8` or `int4`, or an array of them.
+        device: What serves, or several (`roofline.stack_devices`); its cards share each model.
+        concurrency: Requests in flight.
+        prompt_tokens: Of a request.
+        output_tokens: Of a request.
+        calibration: By default `published_speed.calibration()`: two T4, vLLM, 23 to 42 in flight.
+
+    Returns:
+        The figures with their intervals.
+    """
+    calibration = calibration or published_speed.calibration()
+    work = (concurrency, prompt_tokens, output_tokens)
+    inside = calibration.range.holds(shape, precision, device, *work)
+    carried = roofline.figures(shape, precision, device, *work, calibration.rates)
+    at = calibration.reference
+    standing = (
+        roofline.figures(
+            shape,
+            precision,
+            at.device,
+            at.concurrency,
+            at.prompt_tokens,
+            at.output_tokens,
+            calibration.rates,
+        )
+        if at
+        else None
+    )
+    columns: dict[str, Any] = {}
+    for quantity in form.QUANTITIES:
+        value = carried[quantity] * _fitted(calibration, quantity, shape, precision, *work)
+        if standing is not None:
+            value = value / standing[quantity]
+        width = np.where(
+            inside, calibration.half_widths[quantity], calibration.outside_half_widths[quantity]
+        )
+        factor = np.exp(width)
+        value, factor, extrapolated = np.broadcast_arrays(value, factor, ~inside)
+        columns |= {quantity: value, f"{quantity}_lo": value / factor}
+        columns[f"{quantity}_hi"] = value * factor
+    shape_of_all = np.broadcast_shapes(*(np.shape(c) for c in columns.values()))
+    columns = {name: np.broadcast_to(c, shape_of_all) for name, c in columns.items()}
+    extrapolated = np.broadcast_to(extrapolated, shape_of_all)
+    return Prediction(**columns, extrapolated=extrapolated, basis=calibration.basis)
+
+
+def _fitted(
+    calibration: form.Calibration, quantity: str, shape: ModelShape, precision: Any, *work: Any
+):
+    """The form's value, or the factor on top of the roofline."""
+    if calibration.forms is not None:
+        nominal = form.nominal_billions(shape.parameters)
+        b = by_precision(form.BYTES_PER_WEIGHT, precision)
+        return calibration.forms[quantity](nominal, b)
+    assert calibration.factors is not None
+    found = form.features(shape, precision, *work)
+    return np.exp(sum(c * found[name] for name, c in calibration.factors[quantity].items()))
