@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from edge_eval_lib.artefacts.place import Key, Place, place, write_atomically
+from edge_eval_lib.artefacts.place import Key, Place, place, read_json, write_atomically
 from edge_eval_lib.artefacts.source import KEPT, accepted_code, code_of, code_of_stage, kept_code
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.study import NOTEBOOKS, STAGES, Run, Study, adapter_path, weights_path
@@ -39,7 +39,7 @@ DAMAGED = "is damaged: "
 OTHER_CODE = "was made by other code in "
 # What a survey reads to its end; of larger files it takes the size, and of weights the header.
 SMALL_BYTES = 16 * 2**20
-# They are made of whatever runs there are, and made again at little cost.
+# They are made of the runs that there are, and made again at little cost.
 COLLECTING = ("score", "synthesis", "paper")
 WEIGHTS = weights_path("")
 
@@ -47,29 +47,20 @@ WEIGHTS = weights_path("")
 # --- one record -------------------------------------------------------------------------------
 
 
-def read(at: Place) -> Record | None:
-    """Read the record of a finished run; None if there is none that can be read."""
-    return _read(at.settings)
-
-
-def last(at: Place) -> Record | None:
-    """Read the record of the published notebook, although it may be out of date."""
-    return _read(at.settings) or _read(at.outdated)
-
-
-def _read(path: Path) -> Record | None:
-    try:
-        record = orjson.loads(path.read_bytes())
-        return record if {"settings", "made_from", "artefacts", "products"} <= set(record) else None
-    except (OSError, orjson.JSONDecodeError, TypeError):
-        return None
+def read(at: Place, outdated: bool = False) -> Record | None:
+    """Read a finished run's record, an `outdated` one too; None if none can be read."""
+    for path in (at.settings, at.outdated) if outdated else (at.settings,):
+        record = read_json(path)
+        if {"settings", "made_from", "artefacts", "products"} <= record.keys():
+            return record
+    return None
 
 
 def write(study: Study, run: Run, before: Record | None = None) -> None:
     """Record a run whose files are all in their places.
 
     `before` is the record of the notebook that this one replaces: of weights that were deleted to
-    save disk, and were not made again, it still tells what they were.
+    save disk, and were not made again, it still says what they were.
     """
     at = place(study, run.stage, run.name)
     record = {
@@ -338,12 +329,12 @@ def _parquet_whole(file: Path) -> bool:
 def keep_code(study: Study, stage: str) -> int:
     """Keep a stage's runs until its notebook's code changes again; how many runs that concerns.
 
-    So are runs whose repetition for that reason was begun and did not come to them.
+    Runs that are still to be made again for that reason are among them.
     """
     code, earlier, count = code_of_stage(stage), set(), 0
     for run in study.runs():
         at = place(study, run.stage, run.name)
-        record = last(at) if run.stage == stage else None
+        record = read(at, outdated=True) if run.stage == stage else None
         if record is None or record.get("code") in (None, code):
             continue
         if record["settings"] == orjson.loads(run.settings_json) and at.notebook.is_file():

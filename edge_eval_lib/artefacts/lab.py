@@ -1,4 +1,4 @@
-"""The lab: what notebooks made that somebody ran by hand.
+"""The lab: what notebooks made that were run by hand.
 
 Every such run has a folder of its own, laid out as a study's outputs are:
 
@@ -51,16 +51,10 @@ def remove_abandoned() -> None:
 
 
 def publish(study: Study, run: Run, recorded: dict[str, Any]) -> Place:
-    """Give this process's run its folder.
+    """Give this process's run its folder, and return its place there.
 
-    Args:
-        study: The study of the run.
-        run: The run.
-        recorded: Its scraps. Those that say what was executed (`executed_...`,
-            `..._quantization`) make the folder's name, with the run's settings.
-
-    Returns:
-        The run's place in the lab.
+    The scraps that say what was executed (`executed_...`, `..._quantization`) make the folder's
+    name, with the run's settings.
     """
     executed = {
         name: value
@@ -88,12 +82,7 @@ def _executed_cells() -> list[str]:
 def lab_runs(stage: str | None = None, name: str | None = None) -> list[Place]:
     """Return the runs in the lab that reached their end, the newest first.
 
-    Args:
-        stage: Only those of a stage.
-        name: Only those of that name, `family-size_task_method[_precision_rNN]`.
-
-    Returns:
-        Their places: `.directory` is the folder, `.notebook` has the scraps.
+    `stage` and `name` (`family-size_task_method[_precision_rNN]`) leave out others.
     """
     notebooks = lab_root().glob(f"*/runs/{stage or '*'}/{name or '*'}.ipynb")
     places = [Place(path.parents[2], path.parent.name, path.stem) for path in notebooks]

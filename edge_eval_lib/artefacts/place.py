@@ -66,11 +66,8 @@ def place(study: Study, stage: str, name: str) -> Place:
 
 def read_failure(at: Place) -> dict[str, Any] | None:
     """Read what is known of a run's last, failed attempt; None if it did not fail."""
-    try:
-        failure = orjson.loads(at.failure.read_bytes())
-    except (OSError, orjson.JSONDecodeError):
-        return None
-    return failure if isinstance(failure, dict) and "reason" in failure else None
+    failure = read_json(at.failure)
+    return failure if "reason" in failure else None
 
 
 def write_failure(
@@ -84,9 +81,18 @@ def write_failure(
         "reason": redaction.redact(reason),
         "settings_hash": settings_hash,
         "seconds": None if seconds is None else round(seconds, 1),
-        "at": datetime.now(UTC).isoformat(timespec="microseconds"),  # tells two attempts apart
+        "at": datetime.now(UTC).isoformat(timespec="microseconds"),  # two attempts differ in it
     }
     write_atomically(at.failure, failure)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read what a file holds by name; empty if there is no file, or none that can be read."""
+    try:
+        content = orjson.loads(path.read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def write_atomically(path: Path, content: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The code of a stage's notebook, whatever its prose and layout, and whether it changed."""
+"""The code of a stage's notebook without its prose and layout, and whether it changed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from edge_eval_lib.artefacts.place import read_json
 from edge_eval_lib.paths import project_root
 from edge_eval_lib.study import NOTEBOOKS, STAGES, Study
 
@@ -91,16 +92,11 @@ def accepted_code(study: Study) -> dict[str, set[str | None]]:
 
 
 def kept_code(study: Study) -> dict[str, dict[str, Any]]:
-    """Read whose runs are kept although their notebook's code changed, while it stays as it is.
+    """Read which stages' runs are kept although their notebook's code changed, while it stays so.
 
-    Returns:
-        By stage: the `code` that it has now, the `earlier` code of its runs, and `at`, when
-        somebody said so.
+    By stage: its `code` now, the `earlier` code of its runs, and `at`, when it was said.
     """
-    try:
-        kept = orjson.loads((study.directory / KEPT).read_bytes())
-    except (OSError, orjson.JSONDecodeError):
-        return {}
+    kept = read_json(study.directory / KEPT)
     return {stage: k for stage, k in kept.items() if k["code"] == code_of_stage(stage)}
 
 

@@ -176,12 +176,9 @@ def interference(use: CoreUse | str, on_gpu: bool) -> Check:
     if isinstance(use, str):
         return _nothing(name, use)
     cores = "core" if use.cores == 1 else f"{use.cores} cores"
+    waiting = "its threads waited {:.0%} of their time for a core, taken by other work"
     shares = [
-        (
-            use.waited,
-            0.0,
-            "its threads waited {:.0%} of their time for a core, taken by other work",
-        ),
+        (use.waited, 0.0, waiting),
         (use.held, 0.0, "a CPU quota held its threads back for {:.0%} of their time"),
     ]
     if not on_gpu:
@@ -253,16 +250,9 @@ def of_gpus(
 ) -> list[Check]:
     """Return every check of a window's GPUs.
 
-    Args:
-        counter: The window's energy by a counter, if there is one.
-        integral: The window's energy by sampled power, if there is one.
-        samples: The power samples.
-        period_s: How often power is sampled.
-        lag_s: By how much counter and integral together may lag.
-        seconds: How long the window was.
-        seen: What was observed of the GPUs.
-        warm_range_c: Temperatures at which figures compare.
-        slowdown_c: By device, the temperature at which it slows down.
+    `counter` and `integral` are its energy by a counter and by sampled power, which together may
+    lag by `lag_s`; `warm_range_c` are the temperatures at which figures compare, `slowdown_c` those
+    at which a device slows down.
     """
     used = [share for look in seen for share in look.utilisation.values()]
     agreement = counter_against_integral(

@@ -7,7 +7,7 @@ import time
 
 
 def wall_s() -> float:
-    """Return the time of day, which somebody may set."""
+    """Return the time of day, which may be set meanwhile."""
     return time.time()
 
 

@@ -261,7 +261,11 @@ class Monitor:
         cores = self._cores.look(cpu)
         with self._lock:
             window.seconds = stop_s - opening.start_s
-            self._fill_memory(window, opening.peak)
+            peak = memory.end(opening.peak, self._on_gpu, self._watches)
+            if self._elsewhere:
+                peak = memory.PeakMemory(None, None, ELSEWHERE)
+            window.peak_memory_gb, window.peak_memory_source = peak.gb, peak.source
+            window.peak_memory_reason, window.device_memory_gb = peak.reason, peak.device_gb
             readings: dict[str, Reading] = {}
             for name, opened in self._meters.items():
                 end = cpu if opened.estimated else ends.get(name)
@@ -299,15 +303,6 @@ class Monitor:
         for opened in self._meters.values():
             if isinstance(opened, Sampled):
                 opened.forget()
-
-    def _fill_memory(self, window: Window, watched: memory.Peak) -> None:
-        peak = memory.end(watched, self._on_gpu, self._watches)
-        if self._elsewhere:
-            peak = memory.PeakMemory(None, None, ELSEWHERE)
-        window.peak_memory_gb = peak.gb
-        window.peak_memory_source = peak.source
-        window.peak_memory_reason = peak.reason
-        window.device_memory_gb = peak.device_gb
 
     def _checks_of_gpus(
         self, window: Window, opening: _Opening, readings: dict[str, Reading]

@@ -27,8 +27,8 @@ def adopt_orphans() -> None:
     """Have this process inherit the descendants whose parent ends, until `release_orphans` (Linux).
 
     So daemons stay in sight. An inherited process that ends stays a zombie, its CPU time readable,
-    for as long as this process lives: nothing tells it from a child that somebody else here waits
-    for, and that one would lose its exit code. Calls nest.
+    for as long as this process lives: it looks like a child that other code here waits
+    for, and which would lose its exit code. Calls nest.
     """
     global _adopting
     with _lock:
@@ -57,19 +57,19 @@ def children_are_reaped_unseen() -> bool:
 
 
 def descendants() -> list[int]:
-    """Return the ids of all descendants, ended ones that nobody has waited for included."""
+    """Return the ids of all descendants, ended ones that were not waited for included."""
     if _childless():
         return []
     if not _tells_children():
         return [child.pid for child in psutil.Process().children(recursive=True)]
-    found: list[int] = []
+    descendant_ids: list[int] = []
     parents = [os.getpid()]
     while parents:
         for thread in _threads(parents.pop()):
             children = [int(pid) for pid in read(f"{thread}/children").split()]
-            found += children
+            descendant_ids += children
             parents += children
-    return found
+    return descendant_ids
 
 
 def used_s(pid: int) -> tuple[float, float] | None:

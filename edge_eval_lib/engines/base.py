@@ -67,7 +67,7 @@ class KvCache:
 class Engine:
     """Loads one variant and answers requests. Nothing is loaded by the constructor.
 
-    A subclass implements `load`, `serve`, `likelihoods`, `most_likely` and `executed_dtype`, and
+    A subclass implements `load`, `answer`, `likelihoods`, `most_likely` and `executed_dtype`, and
     says what it can in its class attributes.
 
     Args:
@@ -163,16 +163,31 @@ class Engine:
             until_end: An answer is over at its first end-of-sequence; `output_tokens` is the most
                 that it may have.
         """
-        raise NotImplementedError
+        return self.answer(prompts, output_tokens, concurrency, None, until_end)
 
     def serve_arrivals(
         self, prompts: list[list[int]], output_tokens: int, arrivals_s: list[float]
     ) -> list[Generation]:
         """Answer prompt i as `serve` does, but submitted `arrivals_s[i]` seconds after the call.
 
-        The times rise; a request counts as submitted then, however many are under way. Only
-        engines with continuous batching take such requests.
+        The times rise; a request counts as submitted then, however many are under way.
+
+        Raises:
+            ValueError: The engine has no continuous batching.
         """
+        if not self.continuous_batching:
+            raise ValueError(f"the engine {self.name!r} answers batch by batch")
+        return self.answer(prompts, output_tokens, len(prompts), arrivals_s, False)
+
+    def answer(
+        self,
+        prompts: list[list[int]],
+        output_tokens: int,
+        slots: int,
+        arrivals_s: list[float] | None,
+        until_end: bool,
+    ) -> list[Generation]:
+        """Answer at most `slots` prompts at a time, each from its arrival where these are given."""
         raise NotImplementedError
 
     def likelihoods(self, examples: Iterable[Example], batch_size: int) -> list[Likelihood]:

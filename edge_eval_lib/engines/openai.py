@@ -91,31 +91,17 @@ class OpenAiEngine(Engine):
             raise UserError(why)
         self.open_tokenizer(self.directory)
 
-    def serve(
+    def answer(
         self,
         prompts: list[list[int]],
         output_tokens: int,
-        concurrency: int,
-        until_end: bool = False,
-    ) -> list[Generation]:
-        """Ask for every answer, the next as soon as one of `concurrency` slots is free."""
-        at_once: list[float | None] = [None] * len(prompts)
-        return self._answers(prompts, at_once, output_tokens, concurrency, until_end)
-
-    def serve_arrivals(
-        self, prompts: list[list[int]], output_tokens: int, arrivals_s: list[float]
-    ) -> list[Generation]:
-        """Ask for every answer when it is due."""
-        return self._answers(prompts, arrivals_s, output_tokens, len(prompts))
-
-    def _answers(
-        self,
-        prompts: Sequence[list[int]],
-        due_s: Sequence[float | None],
-        output_tokens: int,
         slots: int,
-        until_end: bool = False,
+        arrivals_s: list[float] | None,
+        until_end: bool,
     ) -> list[Generation]:
+        """Ask for every answer as soon as a slot is free, or when it is due."""
+        due_s: Sequence[float | None] = arrivals_s or [None] * len(prompts)
+
         async def ask(
             client: AsyncOpenAI, request: tuple[list[int], float | None], start_s: float
         ) -> Generation:

@@ -62,19 +62,20 @@ class TransformersEngine(Engine):
         # tokens that would stop it, and penalties that would make it other than greedy.
         self.model.generation_config = GenerationConfig()
 
-    def serve(
+    def answer(
         self,
         prompts: list[list[int]],
         output_tokens: int,
-        concurrency: int,
-        until_end: bool = False,
+        slots: int,
+        arrivals_s: list[float] | None,
+        until_end: bool,
     ) -> list[Generation]:
         """Answer the prompts batch by batch."""
         reasons = [too_long(prompt, output_tokens, self.room) for prompt in prompts]
         fitting = [prompt for prompt, why in zip(prompts, reasons, strict=True) if why is None]
         answered: list[Generation] = []
-        for start in range(0, len(fitting), concurrency):
-            batch = fitting[start : start + concurrency]
+        for start in range(0, len(fitting), slots):
+            batch = fitting[start : start + slots]
             answered += self._batch(batch, output_tokens, until_end)
         in_order = iter(answered)
         return [
@@ -142,11 +143,11 @@ class TransformersEngine(Engine):
         """Return the most likely tokens of every answer; INT8 layers scale over all at hand."""
         if self.executed_dtype() == "int8":
             batch_size = 1
-        found: list[list[int] | None] = []
+        likeliest: list[list[int] | None] = []
         for start in range(0, len(prompts), batch_size):
             batch = slice(start, start + batch_size)
-            found += self._read(prompts[batch], answers[batch])
-        return found
+            likeliest += self._read(prompts[batch], answers[batch])
+        return likeliest
 
     def _read(self, prompts: list[list[int]], answers: list[list[int]]) -> list[list[int]]:
         import torch

@@ -97,7 +97,7 @@ def _this_machine(devices: dict[str, Hardware]) -> Hardware:
     here = host.describe()
     indices = nvml.visible_indices()
     visible = [gpu for gpu in here.gpus if gpu.index in indices]
-    unpriced = "nobody has said what this machine cost"
+    unpriced = "what this machine cost is not declared"
     if not visible:
         return Hardware(
             gpus=0,

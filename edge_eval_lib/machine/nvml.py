@@ -109,8 +109,8 @@ def _named(entry: str, devices: list[Device]) -> Device | None:
             parent = pynvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(instance)
             return devices[pynvml.nvmlDeviceGetIndex(parent)]
         if entry.startswith("GPU-"):
-            found = [i for i, device in enumerate(devices) if uuid(device).startswith(entry)]
-            return devices[found[0]] if len(found) == 1 else None
+            matching = [device for device in devices if uuid(device).startswith(entry)]
+            return matching[0] if len(matching) == 1 else None
     except pynvml.NVMLError:
         return None
     return None
@@ -122,7 +122,7 @@ def uuid(device: Device) -> str:
 
 
 def mig_enabled(device: Device) -> bool:
-    """Return whether the GPU is cut into instances, whose energy NVML cannot tell apart."""
+    """Return whether the GPU is cut into instances, whose energies NVML cannot separate."""
     try:
         current, _pending = pynvml.nvmlDeviceGetMigMode(device.handle)
         return current == pynvml.NVML_DEVICE_MIG_ENABLE
@@ -136,7 +136,7 @@ def measurable_devices() -> list[Device]:
     for device in devices:
         if mig_enabled(device):
             raise Unavailable(
-                f"{device.label} is in MIG mode: NVML tells the energy of the whole GPU, "
+                f"{device.label} is in MIG mode: NVML gives the energy of the whole GPU, "
                 "not of an instance"
             )
     return devices

@@ -31,7 +31,6 @@ from edge_eval_lib.paper.plausible import (
 from edge_eval_lib.paths import outputs_root
 from edge_eval_lib.results.columns import METRICS
 from edge_eval_lib.results.headline import frontier_table
-from edge_eval_lib.results.tables import adaptation_table
 from edge_eval_lib.results.variants import full_break_even, variants_table
 from edge_eval_lib.uncertainty import ratio_interval
 
@@ -54,7 +53,7 @@ class Paper:
 
     @cached_property
     def evidence(self) -> evidence.Evidence:
-        """What the claims are judged by: the paper's own prices, whatever is assumed here."""
+        """What the claims are judged by: the paper's own prices."""
         return evidence.evidence(self.figures)
 
     @cached_property
@@ -62,10 +61,10 @@ class Paper:
         """Every claim with its verdict."""
         return claims.judge(self.evidence)
 
-    @cached_property
+    @property
     def adaptation(self) -> pd.DataFrame:
         """LoRA beside QLoRA per model and task."""
-        return adaptation_table(self.observations)
+        return self.evidence.adaptation
 
     @property
     def models(self) -> pd.DataFrame:
@@ -73,7 +72,7 @@ class Paper:
         return self.figures.models.set_index(MODEL)
 
     def is_small(self, table: pd.DataFrame) -> pd.Series:
-        """Tell which rows are of a model below two thousand million parameters."""
+        """Return which rows are of a model below two thousand million parameters."""
         return for_rows(self.models["parameters"], table) < SMALL_PARAMETERS
 
     @property

@@ -19,19 +19,11 @@ _SIGNS = dict(zip(VERDICTS, "✓≈✗?", strict=True))
 
 
 def judge(proof: Evidence | None = None) -> pd.DataFrame:
-    """Judge every claim.
+    """Judge every claim, a row each in the order of claims.csv.
 
-    Args:
-        proof: What to judge by; by default the published figures at the paper's own prices.
-
-    Returns:
-        A row a claim, in the order of claims.csv: claim_id, kind (cell or claim), statement,
-        source, paper_value (as printed), unit, recomputed, rule, verdict, statistic (what meets
-        the printed value where it is not what the claim says), coincidence, other_choices (other
-        readings, each with its verdict), hinges (whether one of them gives another verdict), note.
-
-    Raises:
-        ValueError: A claim names a rule that there is not.
+    paper_value is as printed; statistic is what meets it where it is not what the claim says;
+    other_choices are other readings, each with its verdict; hinges says whether one of them gives
+    another verdict. ValueError for a claim that names no known rule.
     """
     proof = proof or evidence()
     rows = []

@@ -97,7 +97,7 @@ def evidence(figures: Published | None = None, prices: Prices | None = None) -> 
 
 
 def agrees(printed: str, value: float) -> bool:
-    """Tell whether `value`, rounded to the digits of `printed`, is `printed`."""
+    """Return whether `value`, rounded to the digits of `printed`, is `printed`."""
     return bool(abs(value - float(printed)) <= 0.5 * 10 ** -digits_of(printed) + 1e-9)
 
 
@@ -131,13 +131,13 @@ def headline(proof: Evidence) -> pd.DataFrame:
             }
         )
     table = pd.DataFrame(rows)
-    found = {
+    statistic_of = {
         metric: next((name for name in STATISTICS if met(cells, name) == len(cells)), None)
         for metric, cells in table.groupby("metric")
     }
-    table["statistic"] = table["metric"].map(found)
+    table["statistic"] = table["metric"].map(statistic_of)
     table["recomputed"] = [
-        cell[found[cell["metric"]]] if found[cell["metric"]] else np.nan
+        cell[statistic_of[cell["metric"]]] if statistic_of[cell["metric"]] else np.nan
         for _, cell in table.iterrows()
     ]
     return table
@@ -219,6 +219,6 @@ def samples_per_pass(quality: pd.DataFrame) -> int | None:
 
 
 def mean_of(medians: pd.Series, samples: int) -> pd.Series:
-    """Tell whether a sum of `samples` whole scores can have each mean, at six printed digits."""
+    """Return whether a sum of `samples` whole scores can have each mean, at six printed digits."""
     sums = medians * samples
     return (sums - sums.round()).abs() <= 0.5e-6 * samples + 1e-9

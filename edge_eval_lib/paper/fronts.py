@@ -159,15 +159,15 @@ def _front_draws(paper: Paper, draws: int, seed: int) -> dict[str, pd.DataFrame]
         "latency_ms": "min",
     }
     economic: dict[str, Direction] = {"score": "max", "n_break_full": "min"}
-    found: dict[str, list[pd.DataFrame]] = {}
+    drawn: dict[str, list[pd.DataFrame]] = {}
     for case, score in score_spread(paper).items():
         spread = {
             "score": score,
             "energy_per_request_j": run["energy_per_request_j"],
             "latency_ms": run["tpot_ms"],
         }
-        found[f"technical_{case}"] = [_by_task(v, technical, spread, draws, seed)]
-        found[f"economic_{case}"] = []
+        drawn[f"technical_{case}"] = [_by_task(v, technical, spread, draws, seed)]
+        drawn[f"economic_{case}"] = []
         for number, price in enumerate(paper.book.api_prices):
             for electricity in np.linspace(low, high, 5):
                 prices = at_api_price(paper.prices, price).model_copy(
@@ -183,10 +183,10 @@ def _front_draws(paper: Paper, draws: int, seed: int) -> dict[str, pd.DataFrame]
                     "n_break_full": (run["throughput_tok_s"] * counts).clip(lower=0),
                 }
                 some = max(draws // 10, 1)
-                found[f"economic_{case}"].append(
+                drawn[f"economic_{case}"].append(
                     _by_task(known, economic, spread, some, seed + number)
                 )
-    return {name: pd.concat(parts, ignore_index=True) for name, parts in found.items()}
+    return {name: pd.concat(parts, ignore_index=True) for name, parts in drawn.items()}
 
 
 def _by_task(

@@ -16,6 +16,7 @@ import pandas as pd
 from edge_eval_lib.economics.memory import kv_cache_bytes_per_token
 from edge_eval_lib.economics.published import CARDS, VARIANT, for_rows, requests_in_flight
 from edge_eval_lib.errors import UserError
+from edge_eval_lib.study.stanzas import BYTES_PER_WEIGHT
 
 # NVIDIA Tesla T4 datasheet: board limit, memory bandwidth, fp16 on tensor cores, and fp32, in
 # which bf16 is emulated.
@@ -40,7 +41,6 @@ MEDIAN_OVER_MEAN = (0.1, 2.0)
 # three passes of whole scores over up to 1,000 answers have (sqrt(2) / 3 of a point in 1,000).
 PRINTED_DIGITS = 1e-6
 LEAST_SCORE_STD = 1e-4
-BYTES_PER_WEIGHT = {"fp16": 2.0, "int8": 1.0, "int4": 0.5}
 
 
 def row_name(table: str, row: pd.Series, index: int) -> str:

@@ -13,9 +13,7 @@ from edge_eval_lib.economics.prices import Prices
 from edge_eval_lib.economics.published import MODEL, VARIANT
 from edge_eval_lib.paper.analysis import Paper, costs, model_name, short_name
 from edge_eval_lib.paper.fronts import SPREADS, score_spread
-
-# Of a normal distribution; of the three passes' t the quantile is larger still.
-Z_95 = 1.96
+from edge_eval_lib.results.headline import Z95
 
 
 def order_flips(paper: Paper) -> pd.DataFrame:
@@ -150,7 +148,7 @@ def best_scores(paper: Paper, draws: int = 2000, seed: int = 2604) -> pd.DataFra
             "larger_above": int((lead > 0).sum()),
         }
         for case in SPREADS:
-            beyond = Z_95 * np.hypot(error.loc[large.index, case], error.loc[first, case])
+            beyond = Z95 * np.hypot(error.loc[large.index, case], error.loc[first, case])
             row[f"error_{case}"] = beyond[second]
             row[f"larger_beyond_{case}"] = int((lead > beyond).sum())
             scores = part["score"].to_numpy() + error[case].to_numpy() * np.random.default_rng(

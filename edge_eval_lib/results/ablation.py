@@ -1,4 +1,4 @@
-"""What the QLoRA ablation found: effects, cells against plain LoRA, the verdict, the picture."""
+"""Results of the QLoRA ablation: effects, cells against plain LoRA, the verdict, the picture."""
 
 from __future__ import annotations
 
@@ -45,12 +45,7 @@ def effects(
     levels of the other factors; `all` is over all of them (every pair of every repetition is one
     observation, so where the factors interact its interval is the wider for it). A factor of one
     level, and a quantity that was not measured (or an energy that is only estimated from time),
-    has no row.
-
-    Args:
-        runs: A row a cell and repetition.
-        factors: The factors' levels.
-        confidence: Of the intervals.
+    has no row. `runs` has a row a cell and repetition.
     """
     rows = []
     for factor, levels in factors.items():
@@ -126,11 +121,8 @@ def verdict(runs: pd.DataFrame, compared: pd.DataFrame) -> tuple[str, str]:
 
     `open` until a T4 has measured energy in repeated runs of a model that was published: a CPU
     says nothing of watts, and a newer GPU has bfloat16 of its own. Then `explained`, by the cells
-    whose interval meets the published range, or `not reproduced`.
-
-    Args:
-        runs: A row a cell and repetition.
-        compared: Those over plain LoRA (`against_plain_lora`).
+    whose interval meets the published range, or `not reproduced`. `compared` holds the cells over
+    plain LoRA (`against_plain_lora`).
     """
     hosts, names = sorted(set(runs["host"])), sorted(set(runs["model"]))
     if not all("T4" in host for host in hosts):
@@ -167,26 +159,22 @@ def stamp_of(runs: pd.DataFrame) -> str:
     return f"{names} · {hosts} · energy: {sources}"
 
 
-def draw(found: pd.DataFrame, stamp: str = "") -> Figure:
-    """Return the effects as a picture: a panel a quantity, a row a comparison.
+def draw(compared: pd.DataFrame, stamp: str = "") -> Figure:
+    """Return `effects` as a picture: a panel a quantity, a row a comparison; `stamp` at the foot.
 
     A filled marker is over all other levels, a hollow one at one combination of them; lines are
     95 % intervals, and the upright line is no effect.
-
-    Args:
-        found: What `effects` returned.
-        stamp: Where the runs are from, for the foot.
     """
-    rows = found[["factor", "levels", "given"]].drop_duplicates().reset_index(drop=True)
+    rows = compared[["factor", "levels", "given"]].drop_duplicates().reset_index(drop=True)
     whole = rows["given"] == "all"
-    shown = [quantity for quantity in TITLES if quantity in set(found["quantity"])]
+    shown = [quantity for quantity in TITLES if quantity in set(compared["quantity"])]
     size = (3.6 + 2.6 * len(shown), 1.6 + 0.36 * len(rows))
     figure, axes = plt.subplots(
         1, max(1, len(shown)), figsize=size, sharey=True, squeeze=False, layout="constrained"
     )
     axes[0][0].set_title("" if shown else "Nothing to draw: no effect was measured", loc="left")
     for axis, quantity in zip(axes[0], shown, strict=False):
-        part = rows.merge(found[found["quantity"] == quantity], how="left")
+        part = rows.merge(compared[compared["quantity"] == quantity], how="left")
         ends = part[["ratio_lo", "ratio_hi"]].replace([np.inf, -np.inf], np.nan)
         lengths = ends.sub(part["ratio"], axis=0).abs().fillna(0)
         for over_all, face in ((True, "C0"), (False, "white")):
@@ -218,7 +206,9 @@ def measured_runs(study: Study) -> pd.DataFrame:
 
 def write_results(runs: pd.DataFrame, directory: Path) -> None:
     """Write tables/ablation_*.csv and figures/ablation_effects.* below a directory."""
-    found = effects(runs)
-    for name, table in {"runs": runs, "effects": found, "cells": against_plain_lora(runs)}.items():
+    tables = {"runs": runs, "effects": effects(runs), "cells": against_plain_lora(runs)}
+    for name, table in tables.items():
         write_table(table, directory / "tables" / f"ablation_{name}.csv")
-    figures.finish(draw(found, stamp_of(runs)), directory / "figures" / "ablation_effects")
+    figures.finish(
+        draw(tables["effects"], stamp_of(runs)), directory / "figures" / "ablation_effects"
+    )

@@ -9,10 +9,8 @@ import numpy as np
 import pandas as pd
 
 from edge_eval_lib import metrics, tasks
+from edge_eval_lib.economics.published import MODEL, VARIANT
 
-MODEL = ["family", "size"]
-ADAPTER = [*MODEL, "task", "method"]
-VARIANT = [*ADAPTER, "precision"]
 CONFIGURATION = [*MODEL, "method", "precision"]  # whose loads are of one size, whatever the task
 METRICS = list(metrics.METRICS)
 

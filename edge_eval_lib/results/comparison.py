@@ -10,9 +10,9 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-import orjson
 import pandas as pd
 
+from edge_eval_lib.artefacts.place import read_json
 from edge_eval_lib.economics import published
 from edge_eval_lib.economics.prices import load_price_book
 from edge_eval_lib.errors import UserError
@@ -42,10 +42,9 @@ def open_rows(source: str) -> list[ResultRow]:
     if path.suffix == ".json":
         return read(path).variants
     if (path / "study.json").is_file():
-        try:
-            made_by = orjson.loads((path / "study.json").read_bytes())["path"]
-        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-            raise UserError(f"{path}/study.json does not say which study made it.") from error
+        made_by = read_json(path / "study.json").get("path")
+        if made_by is None:
+            raise UserError(f"{path}/study.json does not say which study made it.")
         return make(load_study(made_by), path).variants
     return make(load_study(source)).variants
 
@@ -152,7 +151,7 @@ def _as_text(table: pd.DataFrame) -> str:
     variant = [columns.variant_name(row) for _, row in table.iterrows()]
     for name, heading in COMPARED.items():
         if table[name].isna().all():
-            lines += ["", f"{heading}: nobody measured it"]
+            lines += ["", f"{heading}: not measured"]
             continue
         cells = [_cell(row, name) for _, row in table.iterrows()]
         cells = table.assign(variant=variant, cell=cells).dropna(subset=[name])

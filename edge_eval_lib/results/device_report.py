@@ -25,16 +25,7 @@ TABLES = ("variants", "adaptation", "serving", "arrivals", "prefix_caching")
 def write(studies: Sequence[Study], docs: Path, data: Path) -> Path:
     """Write `docs`/results-DEVICE.md, and the tables as `data`/DEVICE/STUDY_TABLE.csv.
 
-    Args:
-        studies: Whose tables and executed notebook 05 there are.
-        docs: Where the page goes.
-        data: Where the tables go.
-
-    Returns:
-        The page.
-
-    Raises:
-        UserError: If a study has no tables yet, or they were not all made on one kind of host.
+    UserError if a study has no tables yet, or they were not all made on one kind of host.
     """
     for study in studies:
         if not place(study, "synthesis", "synthesis").notebook.is_file():

@@ -56,13 +56,13 @@ class ResultRow(Strict):
     repetitions: Annotated[int, Field(ge=1)]
     concurrency: Annotated[int, Field(ge=1)]
     engine: Line
-    gpus: Annotated[int, Field(ge=0)] | None  # None of an endpoint, which does not tell
+    gpus: Annotated[int, Field(ge=0)] | None  # None for an endpoint: not known
     host: Text
     energy_source: Text | None
     figures: dict[str, Number]
     intervals: dict[str, Annotated[list[Number], Field(min_length=2, max_length=2)]]
     notes: str | None
-    # Not told by files of earlier versions.
+    # Missing in files of earlier versions.
     executed_dtype: str | None = None
     instruction_set: str | None = None
     validity: str | None = None
@@ -140,17 +140,9 @@ class ResultsFile(Strict):
 
 
 def make(study: Study, directory: Path | None = None) -> ResultsFile:
-    """Put the figures of a study's variants.csv in a results file.
+    """Make a results file of a study's variants.csv; UserError if it has no tables yet.
 
-    Args:
-        study: What was run.
-        directory: Where its outputs are; by default the study's own.
-
-    Returns:
-        The file's content.
-
-    Raises:
-        UserError: If the study has no tables yet.
+    `directory` is where its outputs are, by default the study's own.
     """
     directory = directory or study.directory
     path = directory / "tables" / "variants.csv"

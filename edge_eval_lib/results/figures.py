@@ -375,7 +375,7 @@ def _foot(
 
 
 def _nothing(title: str, needs: Sequence[str], table: pd.DataFrame) -> Figure:
-    """A figure that says what was not measured, and why where the table's notes tell."""
+    """A figure that says what was not measured, and why where the table's notes say it."""
     notes = table["notes"].dropna() if "notes" in table else pd.Series(dtype=str)
     parts = list(dict.fromkeys(part for note in notes for part in str(note).split("; ")))
     # A note begins with the column that it is of; the others are about everything.

@@ -7,12 +7,12 @@ from typing import Any
 
 import pandas as pd
 
-from edge_eval_lib.results import tables
+from edge_eval_lib.results.columns import VARIANT, sort_variants
 from edge_eval_lib.study import Study
 
 NORMAL_95 = 1.959964  # standard errors to either end of a 95 % interval of a normal distribution
 COLUMNS = [
-    *tables.VARIANT,
+    *VARIANT,
     "harness_task",
     "group",
     "metric",
@@ -32,8 +32,8 @@ COLUMNS = [
 
 
 def _key(variant: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Return a variant's columns, and what is to be said of them."""
-    key = {column: variant[column] for column in tables.VARIANT}
+    """Return a variant's columns, and notes on them."""
+    key = {column: variant[column] for column in VARIANT}
     if key["method"] != "none":
         return key, []
     return key | {"task": None}, ["task: the base is the same for every one"]
@@ -45,10 +45,6 @@ def harness_table(runs: pd.DataFrame, study: Study) -> pd.DataFrame:
     `value_lo` and `value_hi` bound a 95 % interval: 1.96 of the library's standard errors to
     either side. The unadapted base, which is the same for every task of the study, has no task.
     Models with random weights were not scored: their rows are empty.
-
-    Args:
-        runs: The study's finished runs, a row each; those of the stage harness count.
-        study: Whose served variants the table has.
     """
     rows: list[dict[str, Any]] = []
     for run in runs[runs["stage"] == "harness"].to_dict("records"):
@@ -69,4 +65,4 @@ def harness_table(runs: pd.DataFrame, study: Study) -> pd.DataFrame:
     table["value_lo"] = table["value"] - NORMAL_95 * table["stderr"]
     table["value_hi"] = table["value"] + NORMAL_95 * table["stderr"]
     table[["prompts", "few_shot"]] = table[["prompts", "few_shot"]].astype("Int64")
-    return tables.sort_variants(table)
+    return sort_variants(table)

@@ -41,7 +41,7 @@ def frontier_table(
     that of a row with a warning while there is another; `validity` says how many are doubtful.
     `spread` (`uncertainty.single_run_spread` of energy_per_request_j, rho_sys and c_tax) fills
     `not_ordered`: which variants come within noise of the largest ipw, and from which models a
-    figure cannot be told at 95 %.
+    figure does not differ at 95 %.
     """
     if rule not in ("paper", "mean", "median"):
         raise ValueError(f"rule is {rule!r}; it must be 'paper', 'mean' or 'median'")
@@ -114,8 +114,8 @@ def _not_ordered(
     spread: pd.DataFrame,
     statistic: dict[str, str],
 ) -> list[str | None]:
-    """Which of a model's figures one run's scatter, or the prompts, cannot tell from another's."""
-    told: dict[tuple, list[str]] = {model: [] for model in table.index}
+    """Which of a model's figures are within one run's scatter, or the prompts', of another's."""
+    unclear: dict[tuple, list[str]] = {model: [] for model in table.index}
     rows = {"ipw": sound if statistic["ipw"] == "max" else usable, "q_ret_pct": fidelity}
     for metric in METRICS:
         own = rows.get(metric, usable).dropna(subset=[metric])
@@ -128,7 +128,7 @@ def _not_ordered(
             for model, part in own.groupby(MODEL, sort=False):
                 near = _near(part[metric], part["sd"], best.loc[model, metric], sd[model]).sum() - 1
                 if near > 0:
-                    told[model].append(
+                    unclear[model].append(
                         f"{plain_name(metric)}: the largest of {len(part)} variants, {near} of "
                         "them within noise of it"
                     )
@@ -140,8 +140,8 @@ def _not_ordered(
             near = _near(others, sd.reindex(others.index), value, sd.get(model, np.nan))
             names = ", ".join("-".join(other) for other in others.index[near])
             if names:
-                told[model].append(f"{plain_name(metric)}: not told from {names}")
-    return ["; ".join(texts) or None for texts in told.values()]
+                unclear[model].append(f"{plain_name(metric)}: within noise of {names}")
+    return ["; ".join(texts) or None for texts in unclear.values()]
 
 
 def _near(values: pd.Series, sds: pd.Series, value: float, sd: float) -> pd.Series:
@@ -172,9 +172,9 @@ def _frontier_notes(groups, model: tuple) -> str | None:
         return "no INT4 variant"
     rows = groups.get_group(model)
     empty = rows[METRICS].isna().sum()
-    told = [f"{m}: {n} INT4 variants empty" for m, n in empty.items() if n]
+    notes = [f"{m}: {n} INT4 variants empty" for m, n in empty.items() if n]
     left_out = int((rows["verdict"] == "invalid").sum())
     if 0 < left_out < len(rows):
-        told.append(f"left out as invalid: {left_out} of {len(rows)} INT4 variants")
-    told += [text.rstrip(".") for text in mixed(rows)]
-    return "; ".join(told) or None
+        notes.append(f"left out as invalid: {left_out} of {len(rows)} INT4 variants")
+    notes += [text.rstrip(".") for text in mixed(rows)]
+    return "; ".join(notes) or None

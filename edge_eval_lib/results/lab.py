@@ -24,13 +24,9 @@ LAB = "lab"
 
 
 def load_lab() -> Results:
-    """Collect every serving run of the lab, each with what its weights were made by.
+    """Collect every serving run of the lab, each with the runs that made its weights.
 
-    Returns:
-        Their results; settings such as prices are those of the newest run's study.
-
-    Raises:
-        UserError: If the lab has no serving run.
+    Settings such as prices are those of the newest run's study. UserError if there is no run.
     """
     places = lab_runs("serve")
     if not places:
@@ -45,7 +41,7 @@ def load_lab() -> Results:
     for chain, label in zip(chains, labels, strict=True):
         for run in chain:
             row = run | {"size": label}
-            # Runs of one adapter share it; their folder tells them apart from others of the name.
+            # Runs of one adapter share it; its folder's hash marks others of the same name.
             runs.setdefault(f"{run['notebook']} {label}", row)
     study = study.model_copy(
         update={"name": LAB, "description": f"{len(places)} serving runs made by hand"}
@@ -60,16 +56,13 @@ def _chain(serve: Path) -> list[dict[str, Any]]:
     chain = [_row(serve)]
     for stage in ("compress", "adapt"):
         directory = _origin(chain[-1]) or Path(chain[-1]["notebook"]).parents[2]
-        name = "_".join([f"{chain[0]['family']}-{chain[0]['size']}", *_adapter(chain[0])])
+        family, size, *adapter = (chain[0][column] for column in ADAPTER)
+        name = "_".join([f"{family}-{size}", *adapter])
         notebook = directory / "runs" / stage / f"{name}.ipynb"
         if chain[0]["method"] == "none" or not scraps.is_complete(notebook):
             break
         chain.append(_row(notebook))
     return chain
-
-
-def _adapter(run: dict[str, Any]) -> list[str]:
-    return [run[column] for column in ADAPTER[2:]]
 
 
 def _origin(run: dict[str, Any]) -> Path | None:
@@ -88,7 +81,7 @@ def _row(notebook: Path) -> dict[str, Any]:
 
 
 def _labels(chains: list[list[dict[str, Any]]]) -> list[str]:
-    """The size of each chain's model, with folders' hashes where it would not tell them apart.
+    """The size of each chain's model, with folders' hashes where names would be the same.
 
     First that of the adapter, so that variants of one adapter stay together, then the run's own.
     """

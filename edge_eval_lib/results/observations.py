@@ -48,7 +48,7 @@ class Results:
 
     `runs` has a row a completed run, with its `stage` and `run` name; `failures` one a failed run;
     `missing` names planned runs that are neither, as STAGE/NAME.
-    `study.repetitions` is what was found, where more repetitions were made than the file says.
+    `study.repetitions` counts those that were made, where they are more than the file says.
     """
 
     study: Study
@@ -103,16 +103,7 @@ def load_results(study: Study, directory: str | Path | None = None) -> Results:
     """Collect what lies under the study's outputs.
 
     A run made with other settings than the study's is out of date and counts as missing.
-
-    Args:
-        study: What was run.
-        directory: Where its outputs are; by default the study's own.
-
-    Returns:
-        What there is so far.
-
-    Raises:
-        UserError: If no serving run is complete: there is nothing to tabulate.
+    `directory` is by default the study's own. UserError if no serving run is complete.
     """
     directory = Path(directory) if directory else study.directory
     collected = scraps.collect(directory / "runs")
@@ -128,7 +119,7 @@ def load_results(study: Study, directory: str | Path | None = None) -> Results:
         )
     study = study.with_repetitions(int(max(study.repetitions, collected["repetition"].max())))
     planned = {(run.stage, run.name): run.settings_hash for run in study.runs()}
-    # The score run covers however many repetitions there were: its hash does not tell.
+    # The score run covers however many repetitions there were: its hash does not decide.
     current = [
         key in planned and (key[0] == "score" or planned[key] == made_with)
         for key, made_with in zip(_keys(collected), collected["settings_hash"], strict=True)
@@ -329,7 +320,7 @@ def _load_of_model(run: Mapping[str, Any]) -> tuple[dict, str | None]:
     energy = row["load_model_energy_j"]
     if energy is not None and energy >= 0:
         return row, None
-    why = "this run did not tell the libraries' part of the load"
+    why = "this run did not record the libraries' part of the load"
     if energy is not None:
         why = "less than the noise of the libraries' part"
     return dict.fromkeys(row), f"load_model_energy_j: {why}"
@@ -369,17 +360,21 @@ def requests_of(runs: pd.DataFrame) -> pd.DataFrame:
 
 def checks_of(runs: pd.DataFrame) -> pd.DataFrame:
     """Every validity check of every window: run, stage, window, check, verdict, detail."""
-    rows = []
-    for run in runs.to_dict("records"):
-        named = {name.removesuffix("_checks") for name in run if name.endswith("_checks")}
-        order = [*(w for w in IN_ORDER if w in named), *sorted(named - set(IN_ORDER))]
-        windows = {name: run[f"{name}_checks"] for name in order}
-        served = run.get("serving_windows")
-        for serving in served if isinstance(served, list) else []:
-            windows[serving["window"]] = serving["checks"]
-        rows += [
-            {"run": run["run"], "stage": run["stage"], "window": check["window"]}
-            | {"check": check["name"], "verdict": check["verdict"], "detail": check["detail"]}
-            for check in _checks(windows)
-        ]
+    rows = [
+        {"run": run["run"], "stage": run["stage"], "window": check["window"]}
+        | {"check": check["name"], "verdict": check["verdict"], "detail": check["detail"]}
+        for run in runs.to_dict("records")
+        for check in checks_of_run(run)
+    ]
     return pd.DataFrame(rows, columns=CHECK_COLUMNS)
+
+
+def checks_of_run(run: Mapping[Any, Any]) -> list[dict]:
+    """Every validity check that a run recorded, each with its `window`, in the windows' order."""
+    named = {name.removesuffix("_checks") for name in run if name.endswith("_checks")}
+    order = [*(w for w in IN_ORDER if w in named), *sorted(named - set(IN_ORDER))]
+    windows = {name: run[f"{name}_checks"] for name in order}
+    served = run.get("serving_windows")
+    for serving in served if isinstance(served, list) else []:
+        windows[serving["window"]] = serving["checks"]
+    return _checks(windows)

@@ -1,4 +1,4 @@
-"""What a reader must know first: facts, warnings, and what noise cannot tell apart."""
+"""What a reader must know first: facts, warnings, and which differences are within noise."""
 
 from __future__ import annotations
 
@@ -50,14 +50,9 @@ def facts(results: Results) -> pd.DataFrame:
 
 
 def warnings(results: Results, variants: pd.DataFrame) -> list[str]:
-    """What may be wrong with the figures, a sentence each.
+    """What may be wrong with the figures, a sentence each, the most important first.
 
-    Args:
-        results: What the study has.
-        variants: Its table of variants; no metric is needed of it.
-
-    Returns:
-        The sentences, the most important first; none where there is nothing to warn of.
+    No metric is needed of the table of variants.
     """
     texts = []
     if not results.is_t4:
@@ -92,7 +87,7 @@ def warnings(results: Results, variants: pd.DataFrame) -> list[str]:
 
 
 def _doubtful(variants: pd.DataFrame) -> list[str]:
-    """How many variants a validity check found doubtful, and which checks."""
+    """How many variants are doubtful, and by which validity checks."""
     verdicts = variants["validity"].map(columns.verdict)
     doubtful = variants["validity"][verdicts.isin(columns.DOUBTFUL)]
     if doubtful.empty:
@@ -138,7 +133,7 @@ def _scatter(results: Results) -> str:
         f"Variants that serve the same arithmetic (LoRA beside QLoRA at INT4, the base beside LoRA "
         f"at FP16: {int(spread['pairs'].max())} pairs) are alike, and yet differ: one run scatters "
         f"by {100 * least:.0f}–{100 * most:.0f} % ({shares}; a standard deviation). Two rows must "
-        f"differ {np.exp(Z95 * np.sqrt(2) * most):.2g} times to be told apart by any of these, "
+        f"differ {np.exp(Z95 * np.sqrt(2) * most):.2g} times for any of these to show it, "
         "and numbers are rounded to two digits."
     )
 
@@ -168,16 +163,12 @@ def scatter(results: Results, figures: Sequence[str]) -> pd.DataFrame:
 
 
 def resolution(answers: pd.DataFrame) -> pd.DataFrame:
-    """What this study's prompts can tell of Q_ret, a row a variant beside LoRA-FP16.
+    """How well this study's prompts resolve Q_ret, a row a variant beside LoRA-FP16.
 
-    Args:
-        answers: The scored answers.
-
-    Returns:
-        `coverage`: how often nominal 95 % intervals hold the truth, simulated with these answers;
-        `needed_prompts`: how many would show a difference of 3 points; the shares of answers that
-        scored the `same` as LoRA-FP16's, `worse`, and for which it scored `zero`. Empty where no
-        answer changed: then nothing bounds Q_ret.
+    `coverage`: how often nominal 95 % intervals hold the truth, simulated with these answers;
+    `needed_prompts`: how many would show a difference of 3 points; the shares of answers that
+    scored the `same` as LoRA-FP16's, `worse`, and for which it scored `zero`. Empty where no
+    answer changed: then nothing bounds Q_ret.
     """
     scored = answers.dropna(subset=["score"])
     by_prompt = scored.groupby([*VARIANT, "prompt_id"])["score"].mean()

@@ -114,7 +114,7 @@ def notes(table: pd.DataFrame, columns: Sequence[str] | None = None) -> Prose:
 
 def in_words(notes: str) -> str:
     """Notes with the columns that they begin with said by their names for people."""
-    return _NAMED.sub(lambda found: plain_name(found[1]), notes)
+    return _NAMED.sub(lambda match: plain_name(match[1]), notes)
 
 
 def readable(

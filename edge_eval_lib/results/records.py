@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf
 
-from edge_eval_lib.energy import Check
+from edge_eval_lib.energy import Measurement
 from edge_eval_lib.lifecycle.adapt import TrainingOutcome
 from edge_eval_lib.lifecycle.answers import BatchAgreement
 from edge_eval_lib.lifecycle.cold_load import Load
@@ -23,67 +23,34 @@ from edge_eval_lib.machine.host import Host
 Rows = list[dict[str, Any]]  # a table, row by row
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class WindowRecord(_Strict):
-    """The figures of one measured window (`energy.Window`); None where one is not known."""
-
-    s: float | None
-    start_monotonic_s: float | None
-    energy_j: float | None
-    energy_lo_j: float | None
-    energy_hi_j: float | None
-    energy_net_j: float | None
-    energy_source: str | None
-    energy_reason: str | None
-    energy_net_reason: str | None
-    energy_by_source_j: dict[str, float | None]
-    power_w: float | None
-    cpu_s: float | None
-    peak_memory_gb: float | None
-    peak_memory_source: str | None
-    peak_memory_reason: str | None
-    device_memory_gb: float | None
-    verdict: str
-    checks: list[Check]
-
-
-def _figures(window: Any) -> Any:
-    return window.as_dict() if hasattr(window, "as_dict") else window
-
-
-# Takes a window as `monitor.window` gives it.
-Measured = Annotated[WindowRecord, BeforeValidator(_figures)]
+Measured = InstanceOf[Measurement]  # as `monitor.window` gives it
 FLAT = "flat"  # marks a field whose own fields are scraps each, without its name before them
 BY_NAME = "by name"  # and one whose items are scraps each, with its name after them
 
 
-class Record(_Strict):
+class Record(BaseModel):
     """What one run of a stage measured and made."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     def as_scraps(self) -> dict[str, Any]:
         """The scraps that the record is kept as, by name, with values that JSON can hold."""
         scraps: dict[str, Any] = {}
         for name, field in type(self).model_fields.items():
-            value, plain = getattr(self, name), self.model_dump(include={name})[name]
-            if isinstance(value, WindowRecord):
-                scraps |= _prefixed(name, plain)
-            elif field.annotation == dict[str, Measured]:
-                for window, figures in plain.items():
-                    scraps |= _prefixed(window, figures)
-            elif FLAT in field.metadata:
+            value = getattr(self, name)
+            windows = {name: value} if isinstance(value, Measurement) else value
+            if field.annotation == dict[str, Measured] or windows is not value:
+                for window, measured in windows.items():
+                    scraps |= measured.as_dict(window)
+                continue
+            plain = self.model_dump(include={name})[name]
+            if FLAT in field.metadata:
                 scraps |= plain
             elif BY_NAME in field.metadata:
                 scraps |= {f"{key}_{name}": item for key, item in plain.items()}
             else:
                 scraps[name] = plain
         return scraps
-
-
-def _prefixed(prefix: str, figures: dict[str, Any]) -> dict[str, Any]:
-    return {f"{prefix}_{name}": value for name, value in figures.items()}
 
 
 class PreflightRecord(Record):
@@ -173,9 +140,3 @@ class HarnessRecord(Record):
     """What lm-evaluation-harness measured, a row a task and metric."""
 
     harness: Rows
-
-
-class PaperRecord(Record):
-    """How many claims of the paper got each verdict, and how many figures each doubt."""
-
-    verdicts: Annotated[dict[str, int], FLAT]

@@ -29,12 +29,7 @@ def render(notebook: Path, target: Path) -> Path:
     What cells tagged `warnings` show stands in a band below the title. Names of files that lie
     beside the report (`tables/variants.csv`) become links.
 
-    Args:
-        notebook: The executed notebook.
-        target: The HTML file; its directory is made. It is replaced only once all is rendered.
-
-    Returns:
-        `target`.
+    `target` is replaced only once all is rendered; its directory is made.
     """
     import nbformat
     from bs4 import BeautifulSoup
@@ -52,7 +47,7 @@ def render(notebook: Path, target: Path) -> Path:
     title = next((m[1] for c in node.cells if (m := _TITLE.search(c.source))), notebook.stem)
     study = node.metadata.get("papermill", {}).get("parameters", {}).get("study")
     name = f"{Path(study).stem}: {title}" if study else title
-    for cell in node.cells:  # where the study lies on this machine is nobody's concern
+    for cell in node.cells:  # a path of this machine stays out of the report
         if study and "injected-parameters" in cell.metadata.get("tags", []):
             cell.source = cell.source.replace(study, Path(study).name)
     html, _ = exporter.from_notebook_node(node, {"title": escape(name)})

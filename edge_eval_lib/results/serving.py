@@ -25,7 +25,7 @@ def steady_state(
     The ML.ENERGY benchmark's rule: from when as many requests as there are slots have their first
     token, until so many are finished that one more than the slots is left (n - slots - 1 of n).
     Needs five requests a slot. For engines with continuous batching: static batches fill and drain
-    together. Raises ValueError if the two do not tell of the same requests.
+    together. Raises ValueError if the two are not of the same requests.
     """
     if len(first_token_s) != len(last_token_s):
         raise ValueError(
@@ -68,7 +68,7 @@ def measured_span(window: Mapping[str, Any], requests: pd.DataFrame, power: pd.D
     begin, end = steady
     if window["on_gpu"] and end - begin < STEADY_GPU_S:
         return whole
-    arrivals = np.concatenate([np.asarray(each, dtype=float) for each in times])
+    arrivals = np.concatenate([np.asarray(request, dtype=float) for request in times])
     tokens = int(((arrivals > begin) & (arrivals <= end)).sum())
     zero = window["start_monotonic_s"]
     share = math.nan if power.empty else power_share(power, zero + begin, zero + end)

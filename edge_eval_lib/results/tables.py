@@ -20,71 +20,28 @@ from edge_eval_lib.results.columns import (
     METRICS,
     MIXED,
     MODEL,
-    OBSERVATION_COLUMNS,
     OVER_RUNS,
     SERVING,
     TEXTS,
     VARIANT,
-    configuration_name,
     joined,
-    mixed,
-    parameters_of,
     sort_variants,
-    variant_name,
-    verdict,
 )
 from edge_eval_lib.results.headline import frontier_table
-from edge_eval_lib.results.intervals import bounds
-from edge_eval_lib.results.readable import (
-    format_number,
-    heading,
-    plain_name,
-    readable,
-    write_table,
-)
+from edge_eval_lib.results.means import bounds, checked, per_prompt
+from edge_eval_lib.results.readable import write_table
 from edge_eval_lib.results.variants import (
     DEAR,
     Variants,
     add_full_break_even,
-    checked,
-    full_break_even,
-    paper_break_even,
-    per_prompt,
     variants_table,
     where_known,
 )
 from edge_eval_lib.uncertainty import mean_interval, paired_ratio_interval
 
-__all__ = [
-    "DEAR",
-    "DOUBTFUL",
-    "METRICS",
-    "MODEL",
-    "OBSERVATION_COLUMNS",
-    "VARIANT",
-    "Variants",
-    "adaptation_table",
-    "add_full_break_even",
-    "cold_start_table",
-    "configuration_name",
-    "format_number",
-    "frontier_table",
-    "full_break_even",
-    "heading",
-    "mixed",
-    "paper_break_even",
-    "parameters_of",
-    "plain_name",
-    "prefix_caching_table",
-    "readable",
-    "reference_table",
-    "serving_table",
-    "sort_variants",
-    "variant_name",
-    "variants_table",
-    "verdict",
-    "write_table",
-]
+# Beside the tables of this module, what a notebook makes and writes the others with.
+__all__ = ["DEAR", "DOUBTFUL", "METRICS", "VARIANT", "Variants", "add_full_break_even"]
+__all__ += ["frontier_table", "variants_table", "write_table"]
 
 _BOUNDS = ("_lo", "_hi")
 
@@ -138,21 +95,21 @@ def adaptation_table(observations: pd.DataFrame) -> pd.DataFrame:
 
 
 def _adaptation_notes(row: pd.Series) -> str | None:
-    told = [
+    notes = [
         f"{method} {what}: not measured"
         for what, column in {"energy": "energy_j", "peak memory": "peak_memory_gb"}.items()
         for method in ("lora", "qlora")
         if np.isnan(row[f"{method}_{column}"])
     ]
     if row["rows_passed_over"] > 0:
-        told.append(f"{row['rows_passed_over']:.0f} training rows passed over: too long")
+        notes.append(f"{row['rows_passed_over']:.0f} training rows passed over: too long")
     dtypes = [row["lora_executed_dtype"], row["qlora_executed_dtype"]]
     if all(isinstance(dtype, str) for dtype in dtypes) and len(set(dtypes)) > 1:
-        told.append(f"ratios: LoRA computed in {dtypes[0]}, QLoRA in {dtypes[1]}")
+        notes.append(f"ratios: LoRA computed in {dtypes[0]}, QLoRA in {dtypes[1]}")
     for column in ("host", "instruction_set"):
         if isinstance(row[column], str) and "; " in row[column]:
-            told.append(f"ratios: made on different {MIXED[column]}s ({row[column]})")
-    return "; ".join(told) or None
+            notes.append(f"ratios: made on different {MIXED[column]}s ({row[column]})")
+    return "; ".join(notes) or None
 
 
 def serving_table(
@@ -209,22 +166,17 @@ def prefix_caching_table(observations: pd.DataFrame, confidence: float = 0.95) -
 def cold_start_table(runs: pd.DataFrame) -> pd.DataFrame:
     """What a cold start is made of, and how long to stay loaded: a row a configuration.
 
-    Means over the tasks and repetitions of a configuration: the loads are of the same size.
+    `runs` holds what every run recorded. Means over the tasks and repetitions of a configuration:
+    the loads are of the same size.
     `keep_warm_s` is the idle time beyond which unloading takes less energy; empty where the energy
     source knows no idle power.
-
-    Args:
-        runs: What every run recorded (`Results.runs`).
-
-    Returns:
-        A row a model, method and precision.
     """
     names, by = [*columns.COLD_START, *columns.IDLE], columns.CONFIGURATION
     runs = runs[runs["stage"] == "serve"].reindex(columns=[*by, *names])
     runs[names] = runs[names].astype(float)
     groups = runs.groupby(by, sort=False)
     table = groups.mean().assign(loads=groups.size())
-    # A first token that took too little to be told apart is left out of no mean: it is empty.
+    # A first token too quick to be measured is left out of no mean: the mean is empty.
     table["load_first_token_s"] = groups["load_first_token_s"].mean(skipna=False)
     powers = [table[name] for name in ("load_energy_j", "idle_loaded_power_w", "idle_bare_power_w")]
     table["keep_warm_s"] = where_known(keep_warm_s, *powers)
@@ -246,7 +198,7 @@ def reference_table(
 
     For each score and measure of the answers: the mean; `<column>_difference`, adapted less base
     over the same prompts, with its interval; and `<column>_difference_no_model`, less the rules
-    that answer without a model (`score.no_model`), whose rows come first and tell them in
+    that answer without a model (`score.no_model`), whose rows come first and name them in
     `notes`. `content` is the task's figure of content alone. A negative
     gold_nll_difference is an improvement; answer_tokens shows whether brevity alone did it,
     limit_reached_share how many answers had no end within the measured tokens.
@@ -267,8 +219,8 @@ def reference_table(
             base = prompts.xs(base_key, level=VARIANT)
             row |= _paired_differences(own, base, "_difference", confidence)
         if rules is not None:
-            told = rules[rules["task"] == key[2]].select_dtypes("number")
-            row |= _paired_differences(own, told, "_difference_no_model", confidence)
+            by_rule = rules[rules["task"] == key[2]].select_dtypes("number")
+            row |= _paired_differences(own, by_rule, "_difference_no_model", confidence)
     ends = [f"{d}{end}" for d in ("_difference", "_difference_no_model") for end in ("", *_BOUNDS)]
     keys: list[Sequence[Any]] = [*zip(*differences, strict=True)] or [[] for _ in VARIANT]
     index = pd.MultiIndex.from_arrays(keys, names=VARIANT)
@@ -307,9 +259,9 @@ def _paired_differences(
 
 def _no_model_rows(rules: pd.DataFrame, measures: list[str]) -> pd.DataFrame:
     rows = []
-    for task, told in rules.groupby("task", sort=False):
-        means = told[[m for m in measures if m in told]].mean()
-        rule, by_content = told[["rule", "content_rule"]].iloc[0]
+    for task, scored in rules.groupby("task", sort=False):
+        means = scored[[m for m in measures if m in scored]].mean()
+        rule, by_content = scored[["rule", "content_rule"]].iloc[0]
         note = f"rule: {rule}" + (f"; by content: {by_content}" if by_content != rule else "")
-        rows.append(NO_MODEL | {"task": task, "prompts": len(told), "notes": note} | dict(means))
+        rows.append(NO_MODEL | {"task": task, "prompts": len(scored), "notes": note} | dict(means))
     return sort_variants(pd.DataFrame(rows))

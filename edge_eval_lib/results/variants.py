@@ -22,16 +22,17 @@ from edge_eval_lib.economics.cost import keep_warm_s
 from edge_eval_lib.economics.prices import Prices
 from edge_eval_lib.results import columns
 from edge_eval_lib.results.columns import VARIANT
-from edge_eval_lib.results.intervals import bounds, interval_of, ratio_factor
 from edge_eval_lib.results.means import (
+    bounds,
     checked,
+    interval_of,
     means_over_runs,
     per_prompt,
     pooled_loads,
+    ratio_factor,
     refuse_repeats,
     scores,
 )
-from edge_eval_lib.results.notes import Notes
 from edge_eval_lib.results.readable import Prose, readable, show
 from edge_eval_lib.uncertainty import all_of_one_ratio, mean_interval
 
@@ -73,10 +74,11 @@ class Variants:
         refuse_repeats(runs)
         self._confidence = confidence
         self._prompts = None if answers is None else per_prompt(answers)
-        self._notes = Notes(runs)
+        said = runs.groupby(VARIANT, sort=False)["notes"].agg(columns.joined)
+        self._notes = said.map(lambda text: [text] if isinstance(text, str) else [])
         table = means_over_runs(runs).join(scores(runs, self._prompts, confidence))
         if answers is not None:
-            self._notes.add_unscored(answers)
+            self._note_unscored(answers)
             of_runs = answers.groupby([*VARIANT, "repetition"])["score"].mean().rename("score")
             runs = runs.join(of_runs, on=[*VARIANT, "repetition"])
         self._runs = runs
@@ -98,7 +100,6 @@ class Variants:
         estimate: bool = False,
         scenarios: Iterable[Callable] = (),
         never: str | None = None,
-        **named: str | pd.Series,
     ) -> None:
         """Add a figure: a function of the variants' own columns.
 
@@ -113,24 +114,15 @@ class Variants:
             scenarios: The same function under other assumptions; their range becomes
                 `<name>_least` and `<name>_most`.
             never: What an infinite value means; it is noted.
-            **named: As `arguments`, for a function that takes them by name.
         """
-        arguments, count, keys = (*arguments, *named.values()), len(arguments), [*named]
         given = [self._series(argument) for argument in arguments]
-
-        def by_position(function: Callable) -> Callable:
-            return lambda *values: function(
-                *values[:count], **dict(zip(keys, values[count:], strict=True))
-            )
-
-        value = where_known(by_position(function), *given)
+        value = where_known(function, *given)
         self._table[name] = value
-        ranges = [where_known(by_position(scenario), *given) for scenario in scenarios]
-        if ranges:
+        if ranges := [where_known(scenario, *given) for scenario in scenarios]:
             self._table[f"{name}_least"] = pd.concat(ranges, axis=1).min(axis=1)
             self._table[f"{name}_most"] = pd.concat(ranges, axis=1).max(axis=1)
         if estimate:
-            self._add_estimate(name, by_position(function), arguments)
+            self._add_estimate(name, function, arguments)
         if over == "runs":
             interval = interval_of(function)
             pair = {name: [str(argument) for argument in arguments]}
@@ -184,7 +176,15 @@ class Variants:
 
     def note(self, where, text: str) -> None:
         """Say something of the variants `where` it holds."""
-        self._notes.add(where, text)
+        _note(self._notes, where, text)
+
+    def _note_unscored(self, answers: pd.DataFrame) -> None:
+        unscored = answers[answers["score"].isna()]
+        for key, group in unscored.groupby(VARIANT, sort=False):
+            if key in self._notes.index:
+                reasons = columns.joined(group["score_reason"]) or "no reason recorded"
+                count = group["prompt_id"].nunique()
+                self._notes[key].append(f"score: {count} prompts not scored ({reasons})")
 
     def table(self, price_set: str | None = None) -> pd.DataFrame:
         """The finished table; a missing figure says why in `notes`.
@@ -195,13 +195,14 @@ class Variants:
         Returns:
             A row a variant: what it is, what was measured, the metrics, each beside its interval.
         """
-        table, notes = self._table.copy(), self._notes.copy()
-        for column in _EXPECTED:
-            notes.add_missing(table[column])
+        table, notes = self._table.copy(), self._notes.map(list)
+        for column in _EXPECTED:  # unless the runs' own notes say why it is missing
+            explained = notes.map(lambda texts, name=column: f"{name}:" in "; ".join(texts))
+            _note(notes, table[column].isna() & ~explained, f"{column}: not measured")
         if self._compared:
             _note_mixed(table, self._compared, notes)
         table["prices"] = price_set
-        table["notes"] = notes.text()
+        table["notes"] = notes.map(lambda texts: "; ".join(dict.fromkeys(texts)) or None)
         first, last = [*VARIANT, *columns.FIRST], columns.LAST
         middle = columns.in_order(table, columns.MIDDLE)
         others = [c for c in table if c not in {*first, *middle, *last}]
@@ -221,20 +222,20 @@ class Variants:
 
     def _add_estimate(self, name: str, function: Callable, arguments: Sequence) -> None:
         """The figure at both ends of the estimate: watts of a core are the same in every window."""
-        found = []
+        values = []
         for end in ("lo", "hi"):
             at_end = [self._at_end(argument, end) for argument in arguments]
             first, factor = at_end[0], self._factor(arguments[-1], end)
             if len(arguments) == 2 and first is None and ratio_factor(function) is not None:
-                found.append(self._table[name] * factor)
+                values.append(self._table[name] * factor)
             else:
                 given = [
                     self._series(argument) if value is None else value
                     for argument, value in zip(arguments, at_end, strict=True)
                 ]
-                found.append(where_known(function, *given))
-        self._table[f"{name}_estimate_lo"] = np.minimum(*found)
-        self._table[f"{name}_estimate_hi"] = np.maximum(*found)
+                values.append(where_known(function, *given))
+        self._table[f"{name}_estimate_lo"] = np.minimum(*values)
+        self._table[f"{name}_estimate_hi"] = np.maximum(*values)
 
     def _at_end(self, argument: str | pd.Series, end: str) -> pd.Series | None:
         """A column at an end of the estimate; None if it is not estimated."""
@@ -244,11 +245,8 @@ class Variants:
 
     def _factor(self, argument: str | pd.Series, end: str) -> pd.Series | float:
         """A column over itself at an end of the estimate; power follows a request's energy."""
-        argument = (
-            "energy_per_request_j"
-            if isinstance(argument, str) and argument == "power_w"
-            else argument
-        )
+        if isinstance(argument, str) and argument == "power_w":
+            argument = "energy_per_request_j"
         at_end = self._at_end(argument, end)
         return 1.0 if at_end is None else self._series(argument) / at_end
 
@@ -261,18 +259,10 @@ def variants_table(
     confidence: float = 0.95,
     price_set: str | None = None,
 ) -> pd.DataFrame:
-    """A row a variant with the paper's five metrics, as notebook 05 computes them.
+    """Make the table of variants with the paper's five metrics, as notebook 05 computes them.
 
-    Args:
-        observations: Those of one concurrency (`Variants`).
-        answers: A row a variant, repetition and prompt, or None.
-        prices: What energy, hardware, labour and the API cost.
-        scenarios: Other prices, whose range stands beside the full accounting.
-        confidence: Of every interval.
-        price_set: The name of `prices`, for a column.
-
-    Returns:
-        The finished table (`Variants.table`).
+    `observations` and `answers` are those of `Variants`. The range over `scenarios`, other prices,
+    stands beside the full accounting; `price_set` is the name of `prices`, for a column.
     """
     variants = Variants(observations, answers, confidence)
     energy, add = "energy_per_request_j", variants.add
@@ -291,16 +281,11 @@ def variants_table(
 def add_full_break_even(
     variants: Variants, prices: Prices, scenarios: Sequence[Prices] = ()
 ) -> None:
-    """Add N_break by the full accounting: everything spent before the first request.
-
-    Args:
-        variants: To which `n_break_full` is added.
-        prices: What it is priced at.
-        scenarios: Other prices, whose range stands beside it.
-    """
-    full = [_paid_in_full(p) for p in (prices, *scenarios)]
-    spent = {column: column for column in _SPENT} | _derived(variants, prices)
-    variants.add("n_break_full", full[0], **spent, estimate=True, scenarios=full[1:], never=DEAR)
+    """Add `n_break_full`, by the full accounting, and its range over other prices (`scenarios`)."""
+    derived = _derived(variants, prices)
+    full, *others = (_paid_in_full(p, [*_SPENT, *derived]) for p in (prices, *scenarios))
+    spent = [*_SPENT, *derived.values()]
+    variants.add("n_break_full", full, *spent, estimate=True, scenarios=others, never=DEAR)
     variants.note(
         variants["n_break_full"].notna() & variants["input_tokens_per_request"].isna(),
         f"n_break_full: input tokens assumed, {prices.api_input_tokens_per_request:g} a request",
@@ -315,16 +300,16 @@ def paper_break_even(table: pd.DataFrame, prices: Prices) -> pd.Series:
 def full_break_even(table: pd.DataFrame, prices: Prices) -> pd.Series:
     """Requests until everything spent before the first one has paid (`cost.full_costs`)."""
     spent = {column: table[column] for column in _SPENT} | _derived(table, prices)
-    paid = _paid_in_full(prices)
-    return where_known(lambda *v: paid(**dict(zip(spent, v, strict=True))), *spent.values())
+    return where_known(_paid_in_full(prices, spent), *spent.values())
 
 
 def _paid(prices: Prices) -> Callable:
     return lambda adapt, request: cost.paper_costs(prices, adapt, request).requests
 
 
-def _paid_in_full(prices: Prices) -> Callable:
-    return lambda **spent: cost.full_costs(prices, **spent).requests
+def _paid_in_full(prices: Prices, names: Iterable[str]) -> Callable:
+    names = list(names)
+    return lambda *v: cost.full_costs(prices, **dict(zip(names, v, strict=True))).requests
 
 
 def _derived(table: Variants | pd.DataFrame, prices: Prices) -> dict[str, pd.Series]:
@@ -347,7 +332,12 @@ def where_known(function: Callable, *series: pd.Series) -> pd.Series:
     return result
 
 
-def _note_mixed(table: pd.DataFrame, name: str, notes: Notes) -> None:
+def _note(notes: pd.Series, where, text: str) -> None:
+    for texts in notes[np.asarray(where, dtype=bool)]:
+        texts.append(text)
+
+
+def _note_mixed(table: pd.DataFrame, name: str, notes: pd.Series) -> None:
     """Say where a comparison is of answers that were computed in another way."""
     keys = ["method", "precision"]
     is_base = np.array([key[3:] == _BASE for key in table.index], dtype=bool)
@@ -357,4 +347,4 @@ def _note_mixed(table: pd.DataFrame, name: str, notes: Notes) -> None:
         differ = table[name].notna() & own.notna() & other.notna() & (own != other)
         for key in table.index[differ]:
             text = f"{name}: {what} {own[key]}, that of lora/fp16 {other[key]}"
-            notes.add(table.index == key, text)
+            notes[key].append(text)

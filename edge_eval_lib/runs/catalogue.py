@@ -76,6 +76,6 @@ def _failures(study: Study, keys: Iterable[Key]) -> dict[str, str]:
 
 
 def _content_hash(files: Iterable[Path]) -> str:
-    """Identify the content of those of the files that are there, in whatever order."""
+    """Identify the content of the files that exist, in any order."""
     digests = sorted(completion.sha256(file) for file in files if file.is_file())
     return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]

@@ -7,11 +7,8 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from typing import Any
 
-import orjson
-
-from edge_eval_lib.artefacts.place import write_atomically
+from edge_eval_lib.artefacts.place import read_json, write_atomically
 from edge_eval_lib.economics.prices import load_price_book
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.machine.declared import load_hardware_file
@@ -29,7 +26,7 @@ def open_study(path_or_name: str, repetitions: int | None = None) -> Study:
     study = load_study(path_or_name, repetitions)
     load_price_book(find_beside(study.path, "prices.yaml"))
     load_hardware_file()
-    last = _made_by(study).get("repetitions")
+    last = read_json(study.directory / "study.json").get("repetitions")
     return study.with_repetitions(last) if last and repetitions is None else study
 
 
@@ -37,12 +34,10 @@ def open_study(path_or_name: str, repetitions: int | None = None) -> Study:
 def claimed(study: Study, repetitions: int | None = None) -> Iterator[None]:
     """Work on a study's outputs, alone, and note which study file they belong to.
 
-    Raises:
-        UserError: If another invocation is at work on them, they belong to another study file, or
-            they cannot be written.
+    UserError if another invocation does, they are another study's, or they cannot be written.
     """
     with locked(study):
-        made_by = _made_by(study)
+        made_by = read_json(study.directory / "study.json")
         path, measured = str(study.path), study.with_repetitions(1).measured_hash
         known = {"path", "measured_hash"} <= made_by.keys()
         if known and made_by["path"] != path and made_by["measured_hash"] != measured:
@@ -100,11 +95,3 @@ def _unwritable(study: Study, error: OSError) -> UserError:
     if error.errno == errno.ENOSPC:
         return UserError(no_space(study))
     return UserError(f"{study.directory} cannot be written: {error.strerror}.")
-
-
-def _made_by(study: Study) -> dict[str, Any]:
-    """Read which study made the outputs, from their study.json; empty if there is none."""
-    try:
-        return orjson.loads((study.directory / "study.json").read_bytes())
-    except (FileNotFoundError, NotADirectoryError, orjson.JSONDecodeError):
-        return {}

@@ -156,7 +156,7 @@ class Stage:
         Nothing, if that run made everything and is repeated.
         """
         at = place(self.study, self.run.stage, self.run.name)
-        last = completion.last(at)
+        last = completion.read(at, outdated=True)
         nothing = Carried((), {}, [], [])
         if self.by_hand or last is None or not scraps.is_complete(at.notebook):
             return nothing

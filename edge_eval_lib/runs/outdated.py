@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 
 from edge_eval_lib import scraps
@@ -17,11 +16,7 @@ REPEATED_S = 30 * 60  # more than that is not repeated for another code before a
 
 
 def stages_given(rerun: str | None, keep: str | None) -> tuple[set[str], set[str]]:
-    """Read what a person said for RERUN and KEEP: stages, with commas between them, or all.
-
-    Raises:
-        UserError: For what is no stage, or a stage of both.
-    """
+    """Read RERUN and KEEP: stages with commas between them, or all; UserError for anything else."""
     given = []
     for option, text in (("RERUN", rerun), ("KEEP", keep)):
         stages = set((text or "").replace(",", " ").split())
@@ -39,7 +34,7 @@ def stages_given(rerun: str | None, keep: str | None) -> tuple[set[str], set[str
 def forget(study: Study, stages: set[str]) -> None:
     """Have the runs of stages made again, or of `all` the report, too.
 
-    What an interrupted RERUN did not come to is made by the next `make all`.
+    What an interrupted RERUN left undone is made by the next `make all`.
     """
     for run in catalogue.all_runs(study) if stages else []:
         at = place(study, run.stage, run.name)
@@ -74,39 +69,36 @@ def reasons(study: Study, runs: Iterable[Run], undone: dict[Key, str]) -> list[s
 
     Of a notebook's code that changed, also what else may have to be made again.
     """
-    runs = list(runs)
-    counted = Counter(
-        (key[0], why)
-        for key, why in undone.items()
-        if key[0] in STAGES and why != completion.UNMADE and not why.startswith(completion.DAMAGED)
-    )
-    said = []
-    for (stage, why), count in counted.items():
-        keys = [key for key, of in undone.items() if (key[0], of) == (stage, why)]
+    groups: dict[tuple[str, str], list[Key]] = {}
+    for key, why in undone.items():
+        if key[0] in STAGES and why != completion.UNMADE and not why.startswith(completion.DAMAGED):
+            groups.setdefault((key[0], why), []).append(key)
+    sentences = []
+    for (stage, why), keys in groups.items():
+        count = len(keys)
         many = f"{count:,} {stage} run" + ("s are" if count > 1 else " is") + " out of date"
         text = f"{many}: {'each ' if count > 1 else 'it '}{why} (about "
         text += f"{duration(_took_s(study, keys))} to make again)"
-        if why.startswith(completion.OTHER_CODE) and (others := _need(runs, keys, undone)):
+        if why.startswith(completion.OTHER_CODE) and (others := _dependents(runs, keys, undone)):
             text += (
                 f"; {len(others):,} runs that need {'them' if count > 1 else 'it'} are made again "
                 f"where what they read comes out otherwise (about "
                 f"{duration(_took_s(study, others))})"
             )
-        said.append(f"{text}.")
-    return said
+        sentences.append(f"{text}.")
+    return sentences
 
 
 def unconfirmed(
     study: Study, runs: Iterable[Run], undone: dict[Key, str], again: set[str]
 ) -> str | None:
     """Say that much would be repeated for another code of stages not in `again`; None if not."""
-    runs = list(runs)
     changed = {
         key: why
         for key, why in undone.items()
         if why.startswith(completion.OTHER_CODE) and key[0] not in again
     }
-    seconds = _took_s(study, [*changed, *_need(runs, changed, undone)])
+    seconds = _took_s(study, [*changed, *_dependents(runs, changed, undone)])
     if seconds <= REPEATED_S:
         return None
     stages = list(dict.fromkeys(stage for stage, _ in changed))
@@ -114,13 +106,13 @@ def unconfirmed(
     named = " and ".join(NOTEBOOKS[stage] for stage in stages)
     return (
         f"The code of {named} changed after {len(changed):,} runs were made. To make them and what "
-        f"needs them again takes about {duration(seconds)}, so that make all starts nothing before "
-        f"you say {ways}. RERUN makes them again; KEEP keeps them until that code changes again, "
+        f"needs them again takes about {duration(seconds)}, so that make all starts nothing "
+        f"without {ways}. RERUN makes them again; KEEP keeps them until that code changes again, "
         "and the report says so."
     )
 
 
-def _need(runs: list[Run], keys: Iterable[Key], undone: dict[Key, str]) -> list[Key]:
+def _dependents(runs: Iterable[Run], keys: Iterable[Key], undone: dict[Key, str]) -> list[Key]:
     """Find the finished runs that need one of `keys`, directly or through others."""
     needed, dependent = set(keys), []
     for run in runs:  # each comes after what it needs

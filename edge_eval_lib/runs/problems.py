@@ -165,7 +165,3 @@ def variant_of(study: Study, run: Run) -> Variant:
 def listed(names: list[str]) -> str:
     """Join names as a sentence does: `a, b and c`."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split("."))

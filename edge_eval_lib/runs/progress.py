@@ -10,6 +10,8 @@ from typing import Any
 
 from edge_eval_lib import scraps
 from edge_eval_lib.artefacts.place import Key, Place, place, read_failure
+from edge_eval_lib.results.columns import DOUBTFUL
+from edge_eval_lib.results.observations import checks_of_run
 from edge_eval_lib.runs import estimate
 from edge_eval_lib.runs.finished import duration, finished_runs
 from edge_eval_lib.study import Study
@@ -94,17 +96,11 @@ def disturbance(at: Place) -> str | None:
         recorded = scraps.read_scraps(at.notebook)
     except (OSError, ValueError):
         return None
-    windows = {n.removesuffix("_checks"): v for n, v in recorded.items() if n.endswith("_checks")}
-    windows |= {w["window"]: w["checks"] for w in recorded.get("serving_windows") or []}
-    doubtful = [
-        (check["verdict"] == "invalid", f"{check['detail']} in '{window}'")
-        for window, checks in windows.items()
-        for check in checks or []
-        if check["name"] == "interference" and check["verdict"] in ("warning", "invalid")
-    ]
+    judged = [c for c in checks_of_run(recorded) if c["name"] == "interference"]
+    doubtful = [check for check in judged if check["verdict"] in DOUBTFUL]
     if not doubtful:
         return None
-    _invalid, worst = max(doubtful, key=lambda doubt: doubt[0])
+    worst = min(doubtful, key=lambda check: DOUBTFUL.index(check["verdict"]))
     more = len(doubtful) - 1
     others = {0: "", 1: ", and one more window"}.get(more, f", and {more} more windows")
-    return worst + others
+    return f"{worst['detail']} in '{worst['window']}'{others}"

@@ -198,7 +198,7 @@ def _publish(at: Place, run: Run, study: Study) -> None:
     """Move the run's files to `runs/`; a notebook there never stands beside another run's data."""
     at.notebook.parent.mkdir(parents=True, exist_ok=True)
     at.settings.parent.mkdir(parents=True, exist_ok=True)
-    before = completion.last(at)
+    before = completion.read(at, outdated=True)
     at.settings.unlink(missing_ok=True)
     at.outdated.unlink(missing_ok=True)
     at.notebook.unlink(missing_ok=True)

@@ -3,9 +3,8 @@
     python -m edge_eval_lib.runs.slurm submit GPUS settings/STAGE/NAME.json [OPTIONS] SCRIPT
     python -m edge_eval_lib.runs.slurm status JOB
 
-profiles/slurm calls both in the directory of the study's outputs. A job that ends without a word
-of its own (cancelled, out of time, its node lost) leaves the reason in `failed/`, as every failed
-run does.
+profiles/slurm calls both in the directory of the study's outputs. A job that ends without giving
+a reason (cancelled, out of time, its node lost) leaves one in `failed/`, as every failed run does.
 """
 
 from __future__ import annotations
@@ -156,7 +155,7 @@ def main(arguments: list[str]) -> None:
         print(status(arguments[1]))
         return
     _, gpus, output, *options, jobscript = arguments
-    # SLURM and NVML number GPUs in PCI order; CUDA does so only if told.
+    # SLURM and NVML number GPUs in PCI order; CUDA does so only if asked.
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     try:
         print(submit(int(gpus), output, options, jobscript))

@@ -32,16 +32,9 @@ def begin(study: str) -> Synthesis:
     """Collect a study's results.
 
     By hand, in JupyterLab, what the study still lacks is executed first if nothing was served yet,
-    and tables go to the lab; within the grid the scheduler has done what could be done.
-
-    Args:
-        study: A name in params/, a path, or `lab` for every run that was made by hand.
-
-    Returns:
-        What there is; end it with `finish`.
-
-    Raises:
-        UserError: If there is nothing to tabulate.
+    and tables go to the lab; within the grid the scheduler has done what could be done. `study` is
+    a name in params/, a path, or `lab` for every run made by hand. UserError if there is nothing
+    to tabulate; end what is returned with `finish`.
     """
     if study == lab.LAB:
         return Synthesis(lab.load_lab(), lab_root())

@@ -29,9 +29,6 @@ def load_study(path_or_name: str | Path, repetitions: int | None = None) -> Stud
             directories of safetensors, or repositories of the hub.
         repetitions: Serving repetitions, instead of the file's.
 
-    Returns:
-        The study.
-
     Raises:
         UserError: In one sentence naming the field, for anything wrong.
     """

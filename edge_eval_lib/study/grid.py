@@ -108,7 +108,7 @@ class Run:
 
 
 def hash_of(settings: Any) -> str:
-    """Identify what JSON can hold, whatever the order of its fields."""
+    """Identify what JSON can hold; the order of its fields does not count."""
     return hashlib.sha256(orjson.dumps(settings, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
 
 

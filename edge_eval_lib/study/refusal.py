@@ -29,19 +29,7 @@ _WORDS = (
 
 
 def validate(schema: type[Schema], content: Any, path: Path) -> Schema:
-    """Check what a file holds.
-
-    Args:
-        schema: The pydantic model that it should be.
-        content: What was read.
-        path: The file, for the error.
-
-    Returns:
-        `content` as a `schema`.
-
-    Raises:
-        UserError: Naming the field that is wrong, and the nearest right name.
-    """
+    """Return a file's content as a `schema`; UserError names the wrong field and what is right."""
     try:
         return schema.model_validate(content)
     except ValidationError as error:

@@ -115,18 +115,13 @@ class Study(Strict):
 
     @model_validator(mode="after")
     def _not_endless(self) -> Study:
-        if problem := self._endless():
-            raise ValueError(problem)
-        return self
-
-    def _endless(self) -> str | None:
         runs = len(self.served_variants()) * self.repetitions
-        if runs <= MOST_RUNS:
-            return None
-        return (
-            f"repetitions is {self.repetitions}, which makes {runs:,} serving runs; a study may "
-            f"have {MOST_RUNS:,}"
-        )
+        if runs > MOST_RUNS:
+            raise ValueError(
+                f"repetitions is {self.repetitions}, which makes {runs:,} serving runs; a study "
+                f"may have {MOST_RUNS:,}"
+            )
+        return self
 
     @property
     def path(self) -> Path:
@@ -171,11 +166,7 @@ class Study(Strict):
         return list(dict.fromkeys(self.variants() + self.reference_variants()))
 
     def harness_variants(self) -> list[Variant]:
-        """Return what the harness scores.
-
-        Served variants whose answers mean something, the unadapted base of a model once for all
-        tasks.
-        """
+        """Served variants with trained weights, a model's unadapted base once for all tasks."""
         if self.harness is None:
             return []
         distinct: dict[tuple[str, str], Variant] = {}
@@ -197,9 +188,10 @@ class Study(Strict):
         study._path = self._path
         for cached in ("measured_hash", "serving_order"):
             study.__dict__.pop(cached, None)
-        if problem := study._endless():
-            raise UserError(f"{self.path}: {problem}.")
-        return study
+        try:
+            return study._not_endless()
+        except ValueError as error:
+            raise UserError(f"{self.path}: {error}.") from None
 
     @cached_property
     def measured_hash(self) -> str:

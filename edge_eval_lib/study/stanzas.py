@@ -28,28 +28,26 @@ _SIZE = re.compile(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)([BM])(?![A-Za-z0-9])", re.
 
 
 def resolve_model(entry: Any, study_path: Path) -> Any:
-    """Return the stanza that an entry of a study's `models` means.
+    """Return the stanza (fields of `Model`, not checked yet) that an entry of `models` means.
 
-    Args:
-        entry: A stanza, which stays as it is, or a name, a directory or a repository.
-        study_path: The study's file; beside it models.yaml and directories are looked for first.
-
-    Returns:
-        The fields of `schema.Model`, not checked yet.
-
-    Raises:
-        UserError: If there is no such model, or it cannot be read.
+    The entry is a stanza, a name, a directory or a repository; models.yaml and directories are
+    looked for beside the study's file first. UserError if there is no such model.
     """
     origin = study_path
     if isinstance(entry, str):
-        stanzas = _stanzas(study_path)
+        stanzas = _merged("models.yaml", study_path)
         directory = _directory(entry, study_path)
         if entry in stanzas:
             entry, origin = stanzas[entry]
         elif directory is not None:
             return stanza_of_directory(directory)
         elif _REPOSITORY.fullmatch(entry):
-            at_hub = [s for s in stanzas.values() if _is_at_hub(s[0], entry)]
+            at_hub = [
+                stanza
+                for stanza in stanzas.values()
+                if isinstance(stanza[0], dict)
+                and (stanza[0].get("source"), stanza[0].get("location")) == ("hub", entry)
+            ]
             if not at_hub:
                 return _stanza_of_repository(entry, study_path)
             entry, origin = at_hub[0]
@@ -76,10 +74,6 @@ def resolve_model(entry: Any, study_path: Path) -> Any:
     return entry
 
 
-def _stanzas(study_path: Path) -> dict[str, tuple[Any, Path]]:
-    return _merged("models.yaml", study_path)
-
-
 def _merged(file_name: str, study_path: Path) -> dict[str, tuple[Any, Path]]:
     """Return what the file in params/ holds, replaced by what one beside the study does.
 
@@ -90,13 +84,6 @@ def _merged(file_name: str, study_path: Path) -> dict[str, tuple[Any, Path]]:
         if path.is_file():
             content |= {name: (value, path) for name, value in read_mapping(path).items()}
     return content
-
-
-def _is_at_hub(stanza: Any, repository: str) -> bool:
-    return isinstance(stanza, dict) and [stanza.get("source"), stanza.get("location")] == [
-        "hub",
-        repository,
-    ]
 
 
 def _directory(entry: str, study_path: Path) -> Path | None:
@@ -218,7 +205,9 @@ def _from_hub(repository: str, study_path: Path) -> dict[str, Any]:
     except NotASafetensorsRepoError as error:
         raise UserError(f"{repository} holds no safetensors, which are needed.") from error
     except RepositoryNotFoundError as error:
-        known = [stanza.get("location") for stanza, _ in _stanzas(study_path).values()]
+        known = [
+            stanza.get("location") for stanza, _ in _merged("models.yaml", study_path).values()
+        ]
         raise UserError(
             f"The hub has no model {repository!r}; {nearest(repository, known)}"
         ) from error

@@ -13,7 +13,7 @@ from cells import run_cell
 
 from edge_eval_lib.economics import published
 from edge_eval_lib.economics.prices import load_price_book
-from edge_eval_lib.results import figures, tables
+from edge_eval_lib.results import columns, figures, tables
 from edge_eval_lib.results.figures import Drawn
 
 STAMP = "a machine · energy: estimated"
@@ -73,7 +73,7 @@ def requests_of(variants: pd.DataFrame) -> pd.DataFrame:
     rng = np.random.default_rng(0)
     parts = [
         {
-            "variant": tables.variant_name(row),
+            "variant": columns.variant_name(row),
             "ttft_ms": rng.lognormal(5, 0.2, 10),
             "tpot_ms": rng.lognormal(4, 0.1, 10),
         }

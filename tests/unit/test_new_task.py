@@ -17,7 +17,7 @@ from edge_eval_lib import tasks
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle import score as scoring
 from edge_eval_lib.paths import project_root
-from edge_eval_lib.results import tables
+from edge_eval_lib.results import readable, tables
 from edge_eval_lib.study import Study, load_study
 
 RHYMES = '''
@@ -121,7 +121,7 @@ def test_a_task_of_one_new_file_goes_from_its_rows_to_the_tables(rhymes):
     assert reference["method"].tolist() == ["rule", "lora", "lora"]
     assert reference["rhymes"].tolist() == [0.0, 1.0, 0.0]
     assert reference["notes"][0] == "rule: the line itself"
-    assert "share of lines that rhyme" in tables.readable(reference)
+    assert "share of lines that rhyme" in readable.readable(reference)
 
 
 def test_another_score_is_what_is_recorded(rhymes):

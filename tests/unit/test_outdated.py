@@ -217,6 +217,6 @@ def test_several_stages_are_named_with_commas():
 
 def test_the_adapter_of_other_code_names_what_was_made_of_it(study):
     edit(study, "01_adapt.ipynb")
-    dependent = outdated._need(study.runs(), [("adapt", ADAPTER)], {})
+    dependent = outdated._dependents(study.runs(), [("adapt", ADAPTER)], {})
     assert ("compress", ADAPTER) in dependent
     assert ("score", "score") in dependent

@@ -7,7 +7,7 @@ from scipy import stats
 
 from edge_eval_lib.economics import published
 from edge_eval_lib.economics.prices import load_price_book
-from edge_eval_lib.results import tables
+from edge_eval_lib.results import columns, readable, tables
 from edge_eval_lib.uncertainty import mean_interval, paired_ratio_interval
 
 BOOK = load_price_book()
@@ -368,8 +368,8 @@ def test_reference_pairs_by_prompt_and_task():
 
 
 def test_headings_tell_what_a_difference_is_to():
-    assert tables.heading("score_difference_no_model") == "score, difference to no model [0–1]"
-    assert tables.heading("content") == "content alone [0–1]"
+    assert readable.heading("score_difference_no_model") == "score, difference to no model [0–1]"
+    assert readable.heading("content") == "content alone [0–1]"
 
 
 def test_serving_has_a_row_a_variant_and_concurrency():
@@ -439,9 +439,9 @@ def test_the_frontier_says_what_noise_cannot_order():
     table = tables.variants_table(pd.DataFrame(rows), None, PAPER)
     spread = pd.DataFrame({"relative_sd": [0.1] * 3}, ["energy_per_request_j", "rho_sys", "c_tax"])
     told = tables.frontier_table(table, spread=spread).set_index("size")["not_ordered"]
-    assert "IPW: not told from llama-3B" in told["1B"]
+    assert "IPW: within noise of llama-3B" in told["1B"]
     assert "llama-8B" not in told["1B"].split("ρ_sys")[0]
-    assert "ρ_sys: not told from llama-8B" in told["3B"]
+    assert "ρ_sys: within noise of llama-8B" in told["3B"]
     assert "IPW: the largest of 2 variants, 1 of them within noise of it" in told["1B"]
 
 
@@ -521,26 +521,26 @@ def test_adaptation_tells_the_ratio_with_and_without_loading_and_its_dtypes():
     assert "ratios: LoRA computed in float32, QLoRA in bfloat16" in row["notes"]
 
 
-@pytest.mark.parametrize("column", list(tables.MIXED))
+@pytest.mark.parametrize("column", list(columns.MIXED))
 def test_what_rows_do_not_share_is_told(column):
     table = pd.DataFrame({"precision": ["fp16", "int4"], column: ["one", "other"]})
-    (told,) = tables.mixed(table)
+    (told,) = columns.mixed(table)
     assert "one" in told
     assert "other" in told
-    assert tables.mixed(table.assign(**{column: "one"})) == []
-    assert tables.mixed(table.assign(**{column: ["one", None]})) == []
+    assert columns.mixed(table.assign(**{column: "one"})) == []
+    assert columns.mixed(table.assign(**{column: ["one", None]})) == []
 
 
 def test_break_even_below_one_request_is_said_so_to_people():
     table = pd.DataFrame({"n_break": [0.004, 0.0, 1.4], "n_break_full": [1234567.0, 0.5, np.inf]})
-    shown = tables.readable(table, digits=2)
+    shown = readable.readable(table, digits=2)
     assert shown["N_break [requests]"].tolist() == ["< 1", "< 1", "1.4"]
     full = shown["N_break, full accounting [requests]"].tolist()
     assert full == ["1,200,000", "< 1", "never"]
 
 
 def test_digits_are_no_more_than_asked_for():
-    assert [tables.format_number(v, 2) for v in (64.3, 0.1234, 1234.0, 9.96)] == [
+    assert [readable.format_number(v, 2) for v in (64.3, 0.1234, 1234.0, 9.96)] == [
         "64", "0.12", "1,200", "10",
     ]  # fmt: skip
 
@@ -552,7 +552,7 @@ def test_unknown_rule_is_refused(paper):
 
 def test_sizes_sort_by_parameters():
     sizes = ["8B", "135M", "1.5B", "unknown"]
-    assert sorted(sizes, key=tables.parameters_of) == ["135M", "1.5B", "8B", "unknown"]
+    assert sorted(sizes, key=columns.parameters_of) == ["135M", "1.5B", "8B", "unknown"]
 
 
 def test_csv_keeps_every_digit_and_leaves_gaps_empty(tmp_path, paper):

@@ -148,30 +148,15 @@ class VllmEngine(Engine):
         )
         self.block_tokens = self.engine.vllm_config.cache_config.block_size
 
-    def serve(
-        self,
-        prompts: list[list[int]],
-        output_tokens: int,
-        concurrency: int,
-        until_end: bool = False,
-    ) -> list[Generation]:
-        """Answer the prompts, at most `concurrency` at a time."""
-        return self._serve(prompts, output_tokens, concurrency, None, until_end)
-
-    def serve_arrivals(
-        self, prompts: list[list[int]], output_tokens: int, arrivals_s: list[float]
-    ) -> list[Generation]:
-        """Answer every prompt from when it is due."""
-        return self._serve(prompts, output_tokens, len(prompts), arrivals_s)
-
-    def _serve(
+    def answer(
         self,
         prompts: list[list[int]],
         output_tokens: int,
         slots: int,
         arrivals_s: list[float] | None,
-        until_end: bool = False,
+        until_end: bool,
     ) -> list[Generation]:
+        """Answer the prompts in vLLM's step loop, whose every step is a token's time."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
