@@ -87,11 +87,7 @@ class Measurement:
         return all(check.verdict == "ok" for check in self.checks if check.name == "resolution")
 
     def as_dict(self, prefix: str = "") -> dict[str, Any]:
-        """Return every figure as JSON can hold it.
-
-        Args:
-            prefix: What each name starts with: `adapt` makes `adapt_s`, `adapt_energy_j`, ...
-        """
+        """Return every figure as JSON can hold it; the prefix `adapt` makes `adapt_s` and so on."""
         figures: dict[str, Any] = {"s": self.seconds}
         for figure in fields(self):
             if figure.name not in ("name", "seconds", "runs", "checks", "samples"):

@@ -262,11 +262,8 @@ def ranked_likelihood(
 ) -> Likelihood:
     """Return a gold answer's likelihood from the ranked tokens at each of its places.
 
-    Args:
-        prompt_id: Which prompt it answers.
-        answer: The gold answer's tokens.
-        positions: For each of them, at least that token and the most likely one: token id ->
-            (log-probability in nats, rank from 1).
+    `positions` hold for each token of the answer at least that one and the most likely: token id ->
+    (log-probability in nats, rank from 1).
     """
     from edge_eval_lib.models.likelihood import Likelihood
 

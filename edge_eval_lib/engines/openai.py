@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edge_eval_lib import redaction
@@ -101,25 +102,23 @@ class OpenAiEngine(Engine):
     ) -> list[Generation]:
         """Ask for every answer as soon as a slot is free, or when it is due."""
         due_s: Sequence[float | None] = arrivals_s or [None] * len(prompts)
-
-        async def ask(
-            client: AsyncOpenAI, request: tuple[list[int], float | None], start_s: float
-        ) -> Generation:
-            prompt, due = request
-            if due is not None:
-                await asyncio.sleep(start_s + due - time.monotonic())
-            submitted_s = time.monotonic() if due is None else start_s + due
-            generation = Generation(prompt, submitted_s)
-            await self._ask(client, generation, output_tokens, until_end)
-            return generation
-
+        ask = partial(self._generate, output_tokens=output_tokens, until_end=until_end)
         return _ask_all(list(zip(prompts, due_s, strict=True)), ask, slots)
 
-    async def _ask(
-        self, client: AsyncOpenAI, generation: Generation, output_tokens: int, until_end: bool
-    ) -> None:
+    async def _generate(
+        self,
+        client: AsyncOpenAI,
+        request: tuple[list[int], float | None],
+        start_s: float,
+        output_tokens: int,
+        until_end: bool,
+    ) -> Generation:
         import openai
 
+        prompt, due = request
+        if due is not None:
+            await asyncio.sleep(start_s + due - time.monotonic())
+        generation = Generation(prompt, time.monotonic() if due is None else start_s + due)
         try:
             stream = await client.completions.create(
                 model=self.served_name,
@@ -145,6 +144,7 @@ class OpenAiEngine(Engine):
             answer = generation.token_ids
             if answer and not generation.failure and self._repeats_a_secret(answer):
                 generation.token_ids = [self._piece(redaction.MASK)] * len(answer)
+        return generation
 
     def _token_ids(self, choice: Any) -> list[int]:
         ids = (choice.model_extra or {}).get("token_ids")
@@ -172,21 +172,17 @@ class OpenAiEngine(Engine):
 
     def likelihoods(self, examples: Iterable[Example], batch_size: int) -> list[Likelihood]:
         """Return the gold answers' likelihoods; NaN where the endpoint has none for a prompt."""
-        from edge_eval_lib import models
-
-        async def ask(client: AsyncOpenAI, example: Example, _start_s: float) -> Likelihood:
-            answer = models.answer_ids(self.tokenizer, example.answer)
-            return await self._likelihood(client, example, answer)
-
-        return _ask_all(list(examples), ask, batch_size)
+        return _ask_all(list(examples), self._likelihood, batch_size)
 
     async def _likelihood(
-        self, client: AsyncOpenAI, example: Example, answer: list[int]
+        self, client: AsyncOpenAI, example: Example, _start_s: float
     ) -> Likelihood:
         import openai
 
+        from edge_eval_lib import models
         from edge_eval_lib.models.likelihood import Likelihood
 
+        answer = models.answer_ids(self.tokenizer, example.answer)
         unknown = Likelihood(example.id, math.nan, [])
         try:
             completion = await client.completions.create(

@@ -74,14 +74,9 @@ def load_hardware_file(path: Path | None = None) -> HardwareFile:
 
 
 def load_hardware(name: str, path: Path | None = None) -> Hardware:
-    """Return the declared hardware of a name.
+    """Return the hardware that a file (params/hardware.yaml) declares, or `this-machine`'s.
 
-    Args:
-        name: A device of params/hardware.yaml, or `this-machine`, which is looked at.
-        path: Another file than params/hardware.yaml.
-
-    Raises:
-        UserError: There is no such name; the nearest right one is suggested.
+    UserError for another name; the nearest right one is suggested.
     """
     devices = load_hardware_file(path).devices
     if name == THIS_MACHINE:

@@ -26,13 +26,9 @@ class Eviction:
 
 
 def evict(paths: Iterable[str | Path]) -> Eviction:
-    """Drop files from the page cache; this needs no privilege.
+    """Drop files from the page cache, without privilege; `evicted` is by the residency afterwards.
 
-    `evicted` follows from the residency measured afterwards.
-
-    Raises:
-        ValueError: There are no paths.
-        FileNotFoundError: A path is no file.
+    ValueError for no paths, FileNotFoundError for a path that is no file.
     """
     files = [Path(path) for path in paths]
     if not files:

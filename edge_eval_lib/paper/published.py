@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from edge_eval_lib.economics.published import (
     ADAPTER,
@@ -214,23 +214,22 @@ def _validate(name: str, table: pd.DataFrame) -> pd.DataFrame:
     unknown = [c for c in table if c not in known]
     if unknown:
         raise UserError(f"{name}.csv has an unknown column {unknown[0]!r}; remove or rename it.")
-    rows = []
-    for index, row in table.iterrows():
-        given = {
-            c: v
-            for c, v in row.items()
-            if known[c].is_required() or not (v == "" or v is None or v != v)
-        }
-        try:
-            rows.append(schema.model_validate(given).model_dump())
-        except ValidationError as error:
-            problem = error.errors()[0]
-            reason = problem["msg"].replace("Input should", "it should")
-            raise UserError(
-                f"{row_name(name, row, index)}: {problem['loc'][0]} is {problem['input']!r}, "
-                f"but {reason[0].lower()}{reason[1:]}."
-            ) from None
-    checked = pd.DataFrame(rows, columns=list(known))
+    optional = {c for c, field in known.items() if not field.is_required()}
+    given = [
+        {c: v for c, v in row.items() if c not in optional or not (pd.isna(v) or v == "")}
+        for row in table.to_dict("records")
+    ]
+    try:
+        rows = TypeAdapter(list[schema]).validate_python(given)  # type: ignore[valid-type]
+    except ValidationError as error:
+        problem = error.errors()[0]
+        index, column = problem["loc"][:2]
+        reason = problem["msg"].replace("Input should", "it should")
+        raise UserError(
+            f"{row_name(name, table.iloc[index], index)}: {column} is {problem['input']!r}, "
+            f"but {reason[0].lower()}{reason[1:]}."
+        ) from None
+    checked = pd.DataFrame([row.model_dump() for row in rows], columns=list(known))
     repeated = checked.duplicated(key)
     if repeated.any():
         index = repeated.idxmax()

@@ -81,17 +81,13 @@ def compare(sources: list[str], target: Path) -> str:
 
     One source alone is checked and shown.
     """
-    opened = {_label(source): open_rows(source) for source in sources}
+    opened = {Path(source).stem: open_rows(source) for source in sources}
     if len(opened) < len(sources):
         raise UserError("Two of the results have one name; rename a file.")
     table = side_by_side(opened)
     write_table(table, target / "comparison.csv")
     draw(table, target / "comparison")
     return f"{_as_text(table)}\n\nWritten to {target}/comparison.csv, .png and .svg."
-
-
-def _label(source: str) -> str:
-    return source if source == "published" else Path(source).stem
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:

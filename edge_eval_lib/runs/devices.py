@@ -34,14 +34,10 @@ _by_hand: list[tuple[contextlib.ExitStack, tuple[Study, Run]]] = []
 
 
 def devices() -> dict[str, dict[str, str]]:
-    """Return what a run can have to itself: each GPU that this process may use, else the machine.
+    """Return each GPU that this process may use, else the machine: what a run has to itself.
 
-    Returns:
-        By the name of the device's lock, the environment that selects it. In a SLURM job the GPUs
-        are those that SLURM gave to it.
-
-    Raises:
-        UserError: If SLURM gave none on a machine that has some.
+    By the name of the device's lock, the environment that selects it. In a SLURM job the GPUs are
+    those that SLURM gave to it; UserError if it gave none on a machine that has some.
     """
     from edge_eval_lib.machine import nvml
 
@@ -68,15 +64,10 @@ def devices() -> dict[str, dict[str, str]]:
 
 @contextlib.contextmanager
 def hold(study: Study, run: Run, every: bool = False) -> Iterator[dict[str, str]]:
-    """Hold the GPUs that the run needs, or the machine; says who has them while it waits.
+    """Hold `run.gpus` of the GPUs, or the machine; says who has them while it waits.
 
-    Args:
-        study: The run's study, whose name others see while they wait.
-        run: The run; `run.gpus` of the GPUs here are taken, all of them or none.
-        every: Take all GPUs: a notebook that is run by hand was given none as its own.
-
-    Yields:
-        The environment that selects the devices, and their share of this machine's cores.
+    `every` takes all GPUs: a notebook that is run by hand was given none as its own. Yields the
+    environment that selects the devices, and their share of this machine's cores.
     """
     selecting = devices()
     count = len(selecting) if every else min(len(selecting), run.gpus)

@@ -14,12 +14,9 @@ BF16_CAPABILITY = (8, 0)
 
 
 def load_arguments(directory: Path, compute_dtype: str) -> dict[str, Any]:
-    """Return vLLM's arguments for how the weights are placed and computed with here.
+    """Return vLLM's arguments: how weights are placed on all GPUs of this process, or the CPU.
 
-    On all GPUs that this process may use, or on the CPU.
-
-    Raises:
-        UserError: They cannot be served here.
+    UserError if they cannot be served here.
     """
     refuse_unservable(directory)
     dtype, on_gpu = serving_dtype(compute_dtype, read_quantization(directory).get("weight_bits"))
