@@ -182,9 +182,9 @@ def _front_draws(paper: Paper, draws: int, seed: int) -> dict[str, pd.DataFrame]
                     "score": score,
                     "n_break_full": (run["throughput_tok_s"] * counts).clip(lower=0),
                 }
-                some = max(draws // 10, 1)
+                fewer = max(draws // 10, 1)
                 drawn[f"economic_{case}"].append(
-                    _by_task(known, economic, spread, some, seed + number)
+                    _by_task(known, economic, spread, fewer, seed + number)
                 )
     return {name: pd.concat(parts, ignore_index=True) for name, parts in drawn.items()}
 

@@ -220,10 +220,10 @@ def _validate(name: str, table: pd.DataFrame) -> pd.DataFrame:
         for row in table.to_dict("records")
     ]
     try:
-        rows = TypeAdapter(list[schema]).validate_python(given)  # type: ignore[valid-type]
+        rows: list[BaseModel] = TypeAdapter(list[schema]).validate_python(given)  # type: ignore[valid-type]
     except ValidationError as error:
         problem = error.errors()[0]
-        index, column = problem["loc"][:2]
+        index, column = int(problem["loc"][0]), problem["loc"][1]
         reason = problem["msg"].replace("Input should", "it should")
         raise UserError(
             f"{row_name(name, table.iloc[index], index)}: {column} is {problem['input']!r}, "

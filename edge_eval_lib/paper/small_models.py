@@ -29,23 +29,20 @@ def order_flips(paper: Paper) -> pd.DataFrame:
     for task, part in v.groupby("task", sort=False):
         for kind in ("paper", "full"):
             now = accounting(kind, part, paper.prices)
-            free, dear = (
-                accounting(
-                    kind,
-                    part,
-                    paper.prices.model_copy(update={"electricity_usd_per_kwh": price}),
-                )
-                for price in (0.0, 1.0)
-            )
+            priced = [
+                paper.prices.model_copy(update={"electricity_usd_per_kwh": usd})
+                for usd in (0.0, 1.0)
+            ]
+            free, at_one_usd = (accounting(kind, part, prices) for prices in priced)
             table = part[MODEL].assign(
                 requests=now.requests,
                 api=now.api_usd_per_request,
                 fixed=now.fixed_usd,
                 local=now.local_usd_per_request,
                 fixed_free=free.fixed_usd,
-                fixed_slope=dear.fixed_usd - free.fixed_usd,
+                fixed_slope=at_one_usd.fixed_usd - free.fixed_usd,
                 local_free=free.local_usd_per_request,
-                local_slope=dear.local_usd_per_request - free.local_usd_per_request,
+                local_slope=at_one_usd.local_usd_per_request - free.local_usd_per_request,
             )
             ordered = [row for _, row in table.sort_values("requests").iterrows()]
             for first, second in combinations(ordered, 2):

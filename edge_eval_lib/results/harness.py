@@ -52,13 +52,13 @@ def harness_table(runs: pd.DataFrame, study: Study) -> pd.DataFrame:
         for row in run["harness"]:
             empty = [column for column in ("value", "stderr") if row[column] is None]
             notes_of_row = [*notes, *(f"{column}: the library has none" for column in empty)]
-            also = {"host": run["provenance"]["host"], "notes": "; ".join(notes_of_row) or None}
-            rows.append(key | row | also)
+            facts = {"host": run["provenance"]["host"], "notes": "; ".join(notes_of_row) or None}
+            rows.append(key | row | facts)
     for variant in study.served_variants():
         if study.model(variant.model).source == "random":
             key, notes = _key(asdict(variant))
-            also = {"notes": "; ".join([*notes, "value: the model's weights are random"])}
-            rows += [] if key | also in rows else [key | also]
+            unscored = key | {"notes": "; ".join([*notes, "value: the model's weights are random"])}
+            rows += [] if unscored in rows else [unscored]
     table = pd.DataFrame(rows).reindex(columns=COLUMNS)
     numbers = ["value", "stderr", "prompts", "few_shot"]
     table[numbers] = table[numbers].astype(float)

@@ -14,9 +14,10 @@ import pandas as pd
 
 from edge_eval_lib import scraps
 from edge_eval_lib.artefacts.lab import lab_root, lab_runs
+from edge_eval_lib.economics.published import ADAPTER
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.paths import outputs_root
-from edge_eval_lib.results.columns import ADAPTER, VARIANT
+from edge_eval_lib.results.columns import VARIANT
 from edge_eval_lib.results.observations import Results, results_of
 from edge_eval_lib.study import load_study
 

@@ -21,9 +21,10 @@ from edge_eval_lib import scraps
 from edge_eval_lib.artefacts.completion import read_raw
 from edge_eval_lib.artefacts.place import Place, read_failure
 from edge_eval_lib.economics.prices import PriceBook, Prices, load_price_book
+from edge_eval_lib.economics.published import ADAPTER
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.results import columns
-from edge_eval_lib.results.columns import ADAPTER, VARIANT
+from edge_eval_lib.results.columns import VARIANT
 from edge_eval_lib.results.serving import recomputed
 from edge_eval_lib.study import Study, find_beside
 

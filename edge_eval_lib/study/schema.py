@@ -115,13 +115,18 @@ class Study(Strict):
 
     @model_validator(mode="after")
     def _not_endless(self) -> Study:
-        runs = len(self.served_variants()) * self.repetitions
-        if runs > MOST_RUNS:
-            raise ValueError(
-                f"repetitions is {self.repetitions}, which makes {runs:,} serving runs; a study "
-                f"may have {MOST_RUNS:,}"
-            )
+        if problem := self._endless():
+            raise ValueError(problem)
         return self
+
+    def _endless(self) -> str | None:
+        runs = len(self.served_variants()) * self.repetitions
+        if runs <= MOST_RUNS:
+            return None
+        return (
+            f"repetitions is {self.repetitions}, which makes {runs:,} serving runs; a study may "
+            f"have {MOST_RUNS:,}"
+        )
 
     @property
     def path(self) -> Path:
@@ -188,10 +193,9 @@ class Study(Strict):
         study._path = self._path
         for cached in ("measured_hash", "serving_order"):
             study.__dict__.pop(cached, None)
-        try:
-            return study._not_endless()
-        except ValueError as error:
-            raise UserError(f"{self.path}: {error}.") from None
+        if problem := study._endless():
+            raise UserError(f"{self.path}: {problem}.")
+        return study
 
     @cached_property
     def measured_hash(self) -> str:

@@ -132,7 +132,9 @@ def _stanza(name: str, config: dict[str, Any], parameters: int) -> dict[str, Any
         "family": family[:64],
         "size": _size(parameters) if size is None else f"{size[1]}{size[2].upper()}",
         "parameters": parameters,
-        "nominal_gb": {p: parameters * each / 1e9 for p, each in BYTES_PER_WEIGHT.items()},
+        "nominal_gb": {
+            p: parameters * weight_bytes / 1e9 for p, weight_bytes in BYTES_PER_WEIGHT.items()
+        },
         "config": config,
     }
 

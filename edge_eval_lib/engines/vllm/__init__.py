@@ -264,7 +264,11 @@ class VllmEngine(Engine):
             else ranked_likelihood(example.id, answer, positions)
             for example, answer, positions in zip(examples, answers, ranked, strict=True)
         ]
-        known = [one for one, positions in zip(likelihoods, ranked, strict=True) if positions]
+        known = [
+            likelihood
+            for likelihood, positions in zip(likelihoods, ranked, strict=True)
+            if positions
+        ]
         require_numbers(known, self.directory)
         return likelihoods
 
