@@ -28,7 +28,7 @@ import orjson
 from edge_eval_lib.artefacts.place import Key, Place, place, read_json, write_atomically
 from edge_eval_lib.artefacts.source import KEPT, accepted_code, code_of, code_of_stage, kept_code
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.study import NOTEBOOKS, STAGES, Run, Study, adapter_path, weights_path
+from edge_eval_lib.study import NOTEBOOKS, STAGES, Run, Study, adapter_path, hash_of, weights_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,7 +103,7 @@ def _below(products: dict[str, list[Any]], part: str) -> dict[str, list[Any]]:
 def digest(products: dict[str, list[Any]], part: str) -> str | None:
     """Identify the content of the products below `part`; None if there are none."""
     digests = sorted((path, file[1]) for path, file in _below(products, part).items())
-    return hashlib.sha256(orjson.dumps(digests)).hexdigest()[:16] if digests else None
+    return hash_of(digests) if digests else None
 
 
 def withdraw(at: Place, keep: bool = True) -> None:
@@ -127,23 +127,20 @@ def set_aside(at: Place) -> None:
 # --- what a run was made from -----------------------------------------------------------------
 
 
-def made_from(
-    study: Study, run: Run, record_of: Callable[[Key], Record | None] | None = None
-) -> dict[str, str | None]:
+def made_from(study: Study, run: Run) -> dict[str, str | None]:
     """Return, by `stage/name` of each run that `run` needs, a digest of what it reads of it.
 
     None where that run has no record, or made nothing that is read.
     """
-    record_of = record_of or (lambda key: read(place(study, *key)))
-    read_of = {}
+    digests = dict.fromkeys(map("/".join, run.needs))
     for key in run.needs:
-        record = record_of(key)
-        part = _part_read(run, key)
-        content = None if record is None else _digest_read(record, key, part)
-        if record is None and run.stage not in COLLECTING:
-            content = digest(_files(study.directory, study.directory / part), part)
-        read_of["/".join(key)] = content
-    return read_of
+        record, part = read(place(study, *key)), _part_read(run, key)
+        if record is not None:
+            digests["/".join(key)] = _digest_read(record, key, part)
+        elif run.stage not in COLLECTING:
+            files = _files(study.directory, study.directory / part)
+            digests["/".join(key)] = digest(files, part)
+    return digests
 
 
 def _digest_read(record: Record, key: Key, part: str) -> str | None:

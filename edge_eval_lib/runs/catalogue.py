@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from edge_eval_lib.artefacts import completion
 from edge_eval_lib.artefacts.place import Key, place, read_failure
 from edge_eval_lib.artefacts.source import kept_code, notebook_source
 from edge_eval_lib.paths import outputs_root, project_root
-from edge_eval_lib.study import Run, Study, find_beside
+from edge_eval_lib.study import Run, Study, find_beside, hash_of
 
 UNMEASURED = ("synthesis", "paper")  # stages that need no device to themselves
 
@@ -77,5 +76,4 @@ def _failures(study: Study, keys: Iterable[Key]) -> dict[str, str]:
 
 def _content_hash(files: Iterable[Path]) -> str:
     """Identify the content of the files that exist, in any order."""
-    digests = sorted(completion.sha256(file) for file in files if file.is_file())
-    return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
+    return hash_of(sorted(completion.sha256(file) for file in files if file.is_file()))

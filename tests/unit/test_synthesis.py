@@ -520,7 +520,7 @@ def test_a_run_that_did_not_tell_the_libraries_part_says_so(tmp_path):
     variants = variants_of(observations.load_results(STUDY, tmp_path))
     assert variants[["c_tax_model", "load_model_energy_j"]].isna().all(axis=None)
     assert variants["c_tax"].notna().all()
-    assert variants["notes"].str.contains("load_model_energy_j: this run did not tell").all()
+    assert variants["notes"].str.contains("load_model_energy_j: this run did not record").all()
     assert variants["adapt_energy_j"].isna().all()
     assert (variants["adapt_train_energy_j"] > 0).all()
     assert variants["notes"].str.contains("adapt_energy_j: this run did not record the load").all()
