@@ -20,6 +20,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -193,21 +194,16 @@ def survey(study: Study, runs: Iterable[Run]) -> dict[Key, str]:
     whose needed run is not done is judged by its own files alone: whether it was made from the
     same is known when that one is made. (What collects others' figures is not done then.)
     """
-    records: dict[Key, Record | None] = {}
     undone: dict[Key, str] = {}
     accepted = accepted_code(study)
+    record_at = cache(lambda key: read(place(study, *key)))
 
     def record_of(key: Key) -> Record | None:
-        if key not in records:
-            records[key] = read(place(study, *key))
-        return records[key]
+        return None if key in undone else record_at(key)
 
     for run in runs:
-        key = (run.stage, run.name)
-        why = _why_undone(study, run, record_of, accepted)
-        if why is not None:
-            undone[key] = why
-            records[key] = None
+        if why := _why_undone(study, run, record_of, accepted):
+            undone[run.stage, run.name] = why
     return undone
 
 

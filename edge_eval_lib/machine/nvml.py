@@ -48,11 +48,8 @@ def all_devices() -> list[Device]:
 def visible_devices() -> list[Device]:
     """Return the GPUs that CUDA_VISIBLE_DEVICES leaves to this process; all if it is unset.
 
-    Like CUDA, stop at the first entry that names no device. In a SLURM job without the variable,
-    they are those that SLURM gave to the job.
-
-    Raises:
-        Unavailable: There is no GPU, or CUDA's order may differ from NVML's.
+    Like CUDA, stop at the first entry that names no device; without the variable, SLURM_JOB_GPUS
+    counts. Unavailable if there is no GPU, or CUDA's order may differ from NVML's.
     """
     devices = all_devices()
     if not devices:

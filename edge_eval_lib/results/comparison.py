@@ -150,8 +150,8 @@ def _as_text(table: pd.DataFrame) -> str:
             lines += ["", f"{heading}: not measured"]
             continue
         cells = [_cell(row, name) for _, row in table.iterrows()]
-        cells = table.assign(variant=variant, cell=cells).dropna(subset=[name])
-        wide = cells.pivot_table("cell", "variant", "source", aggfunc="first", sort=False)
+        rows = table.assign(variant=variant, cell=cells).dropna(subset=[name])
+        wide = rows.pivot_table("cell", "variant", "source", aggfunc="first", sort=False)
         wide.index.name = wide.columns.name = None
         lines += ["", heading, wide.fillna("-").to_string()]
     return "\n".join(lines)

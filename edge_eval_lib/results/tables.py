@@ -58,8 +58,8 @@ def adaptation_table(observations: pd.DataFrame) -> pd.DataFrame:
     runs = runs[runs["method"].isin(["lora", "qlora"])]
     at = [*MODEL, "task"]
     adapters = runs.groupby([*at, "method"], sort=False)[ADAPTATION].mean()
-    computed = runs.groupby([*at, "method"], sort=False)["adapt_executed_dtype"].agg(joined)
-    computed = computed.unstack("method").reindex(columns=["lora", "qlora"])
+    dtypes = runs.groupby([*at, "method"], sort=False)["adapt_executed_dtype"].agg(joined)
+    computed = dtypes.unstack("method").reindex(columns=["lora", "qlora"])
     served = runs[runs["precision"] == runs["method"].map({"lora": "fp16", "qlora": "int4"})]
     merges = served.groupby([*at, "method"], sort=False)["compress_energy_j"].mean()
     adapters["with_merge_energy_j"] = adapters["adapt_energy_j"] + merges.reindex(adapters.index)
@@ -156,9 +156,9 @@ def prefix_caching_table(observations: pd.DataFrame, confidence: float = 0.95) -
     table = groups.size().rename("repetitions").to_frame()
     table["prefix_cache_hit_rate"] = groups["prefix_cache_hit_rate"].mean()
     ratios = {f"{column}_ratio": (f"{column}_with_caching", column) for column in columns}
-    for ratio, (caching, plain) in ratios.items():
-        table[[plain, caching]] = groups[[plain, caching]].mean()
-        table[ratio] = table[caching] / table[plain]
+    for ratio, (with_caching, plain) in ratios.items():
+        table[[plain, with_caching]] = groups[[plain, with_caching]].mean()
+        table[ratio] = table[with_caching] / table[plain]
     table = table.join(bounds(both, VARIANT, paired_ratio_interval, ratios, confidence))
     return sort_variants(table.reset_index())
 

@@ -63,14 +63,13 @@ def make_all(
 
     Args:
         study: The study.
-        repetitions: What a person asks for; its outputs have as many from then on.
+        repetitions: As many as its outputs are to have from now on.
         rerun: Stages whose runs are made again although nothing changed, or `all`.
         profile: A name in profiles/, or a directory with one of Snakemake's.
         keep: Stages whose runs are kept although their notebook's code changed, or `all`.
 
     Raises:
-        GridFailed: If runs failed; the message says which and why.
-        UserError: For what keeps the study from being started.
+        UserError: For what keeps the study from being started; GridFailed for runs that failed.
     """
     again, kept = outdated.stages_given(rerun, keep)
     started = time.monotonic()

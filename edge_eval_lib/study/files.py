@@ -65,17 +65,10 @@ def _section(path: Path, field: str) -> dict[str, Any]:
 
 
 def study_on(path_or_name: str | Path, model: str) -> Path:
-    """Write a study on another model to outputs/STUDY-MODEL/study.yaml.
+    """Write a study on another model to outputs/STUDY-MODEL/study.yaml, for `load_study`.
 
-    Args:
-        path_or_name: The study, as for `load_study`.
-        model: A name in models.yaml, a directory, or a repository of the hub.
-
-    Returns:
-        The file: a study like any other, which `load_study` reads.
-
-    Raises:
-        UserError: If there is no such model, or the file is that of another study or model.
+    The model is a name in models.yaml, a directory, or a repository of the hub. UserError if there
+    is none, or if the file is that of another study or model.
     """
     origin = find_study(path_or_name)
     here = Path(model).expanduser()
@@ -115,21 +108,12 @@ def _write(content: dict[str, Any], target: Path, heading: str, origin: Path) ->
 def trial(
     study: Study, model: str, task: str, method: str, precision: str | None = None
 ) -> tuple[Study, Model]:
-    """Return a study of one model, task and method in memory, for a notebook run by hand.
+    """Return a study of one model, task and method in memory, and its model: a run by hand.
 
-    Args:
-        study: What everything else is taken from.
-        model: A model of the study, a name in models.yaml, a directory, or a repository of the hub.
-        task: What to adapt to.
-        method: `lora`, `qlora` or `none`.
-        precision: The only one to serve at; by default those of the study for that method.
-
-    Returns:
-        The study and its model. With a model that the study does not have, it is called
-        STUDY-MODEL, as `study_on` calls it.
-
-    Raises:
-        UserError: For anything that there is not.
+    The model is one of the study, a name in models.yaml, a directory, or a repository of the hub;
+    with one that the study does not have it is called STUDY-MODEL, as `study_on` calls it. It
+    serves at `precision`, by default at those of the study for that method. UserError for anything
+    that there is not.
     """
     known = {stanza.name: stanza for stanza in study.models}
     if model in known:

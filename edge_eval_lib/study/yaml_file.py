@@ -31,19 +31,11 @@ TAGS = {
 
 
 def read_yaml(path: Path) -> Any:
-    """Read a YAML file.
+    """Read a YAML file: mappings, lists, text, finite numbers, booleans and None (if empty).
 
     Only what YAML 1.2 takes for a number is one (not 010, 0x10, 1:30 or 1_000), a date is text,
-    `no` and `on` are words, and a repeated field is an error.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Mappings, lists, text, finite numbers, booleans and None; None for an empty file.
-
-    Raises:
-        UserError: With the line or the field of what cannot be meant.
+    `no` and `on` are words, and a repeated field is an error. UserError with the line or the field
+    of what cannot be meant.
     """
     try:
         if path.stat().st_size > LARGEST_FILE:
