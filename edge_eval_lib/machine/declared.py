@@ -28,6 +28,7 @@ class Hardware(Strict):
     memory_gb: Positive
     host_memory_gb: Positive | None = None
     bandwidth_gb_s: Positive | None
+    fp32_tflops: Positive | None = None
     fp16_tflops: Positive | None
     int8_tops: Positive | None
     power_limit_w: Positive | None

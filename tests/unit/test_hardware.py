@@ -18,7 +18,7 @@ from edge_eval_lib.errors import UserError
 from edge_eval_lib.machine import declared, host, nvml, pagecache
 from edge_eval_lib.paths import project_root
 
-DECLARED = ("t4", "t4x2", "a100", "h100", "h200")
+DECLARED = ("t4", "t4x2", "l4", "a10", "a30", "a100", "h100", "h200", "rtx4090", "rtx3090")
 
 
 @pytest.fixture
