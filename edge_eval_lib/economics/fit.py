@@ -47,6 +47,19 @@ def shape_of(model: Model) -> ModelShape:
     return _shape(model.name, model.source, model.location, model.revision, _frozen(model.config))
 
 
+def shape_or_like(model: Model) -> ModelShape:
+    """Return a model's shape, or one of 32 layers and as many parameters where it is not known.
+
+    Good for times and sizes; whether it fits is judged by a known shape alone.
+    """
+    try:
+        return shape_of(model)
+    except ValueError:
+        # 32 layers of 4 square projections and 3 of 3.5 times the width: 464 widths squared.
+        width = max(1, round((model.parameters / 464) ** 0.5))
+        return ModelShape(32, width, round(3.5 * width), 1, 1, width, 1, tied_embeddings=True)
+
+
 def _frozen(config: dict | None) -> bytes:
     return orjson.dumps(config, option=orjson.OPT_SORT_KEYS)
 

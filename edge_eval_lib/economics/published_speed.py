@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -110,9 +111,18 @@ def fit_rates(rows: pd.DataFrame) -> Rates:
 
 
 @cache
-def calibration() -> Calibration:
-    """Fit the published rows: two T4, vLLM, 100 prompts at once, 23 to 42 of them in flight."""
+def calibration(without: str | None = None) -> Calibration:
+    """Fit the published rows: two T4, vLLM, 100 prompts at once, 23 to 42 of them in flight.
+
+    Args:
+        without: A model to leave out of the fitted forms, to see how far they are off on it.
+
+    Returns:
+        The calibration; widths and rates are always those of all models.
+    """
     table = rows()
+    if without is not None:
+        return replace(calibration(), forms=fit_forms(table[table["model"] != without]))
     rates = fit_rates(table)
     inside = left_out(table)
     outside = pd.concat(

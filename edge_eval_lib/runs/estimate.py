@@ -14,11 +14,12 @@ from functools import cache
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from edge_eval_lib import compressions
 from edge_eval_lib.artefacts.place import Key, place
-from edge_eval_lib.economics import fit
-from edge_eval_lib.economics.memory import LORA_MODULES
-from edge_eval_lib.economics.shape import FORMATS
+from edge_eval_lib.economics import fit, flops, latency, published_speed, roofline, speed
+from edge_eval_lib.economics.shape import LORA_MODULES, ModelShape
 from edge_eval_lib.machine.declared import Hardware, load_hardware, load_hardware_file
 from edge_eval_lib.runs.finished import Finished, read_finished
 from edge_eval_lib.study import Model, Run, Study, load_study
@@ -26,18 +27,8 @@ from edge_eval_lib.study import Model, Run, Study, load_study
 if TYPE_CHECKING:
     import pandas as pd
 
-# The stated model. What a T4 reaches under transformers was read off a published run: Qwen2.5-0.5B
-# (24 layers) at 24.4 tok/s in FP16 and 6.3 in LLM.int8 (github.com/dohu012/
-# llm-quantization-benchmark), NF4 1.57 times as slow as FP16 (earino.github.io, "Your int8
-# Quantization Is 2.5x Slower"); a batch's step takes about as long as one request's.
-STEP_MS_A_LAYER = {"fp16": 1.7, "int8": 6.6, "int4": 2.7}
-COMPUTE_SHARE = 0.3  # of the peak arithmetic that training and prompts reach: ASSUMED
-BANDWIDTH_SHARE = 0.5  # of the peak memory bandwidth that generating reaches: ASSUMED
-QLORA_SLOWDOWN = 2.0  # 4-bit weights are expanded in every pass: ASSUMED
-CPU_TFLOPS = 0.2  # where the hardware does not say: two AVX2 cores
-CPU_BANDWIDTH_GB_S = 20.0
-CPU_SLOWDOWN = {"fp16": 1.0, "int8": 3.1, "int4": 2.3}  # bitsandbytes, measured on two AVX2 cores
-DISK_GB_S = 0.5
+# The stated model of time is `economics.roofline`; for vLLM on a GPU `economics.speed` carries the
+# published T4 figures by it. Here stands what is a run's own.
 HARNESS_REQUESTS = 4  # a prompt of lm-evaluation-harness: most tasks are of four choices
 HARNESS_TOKENS = 100  # a request: ASSUMED
 START_S = 8.0  # a process, its imports, its kernel, its record: measured on two cores
@@ -108,8 +99,10 @@ def _took_before(study: Study, run: Run) -> Finished | None:
     return earlier if earlier and earlier.settings_hash == run.settings_hash else None
 
 
-def _model_cost(study: Study, run: Run, hardware: Hardware, gpus: int) -> RunCost:
-    busy_s, waiting_s = model_s(study, run, hardware)
+def _model_cost(
+    study: Study, run: Run, hardware: Hardware, gpus: int, without: str | None = None
+) -> RunCost:
+    busy_s, waiting_s = model_s(study, run, hardware, gpus, without)
     energy_j = joules(hardware, busy_s, waiting_s, gpus)
     return RunCost(busy_s + waiting_s, energy_j, MODEL, gpus)
 
@@ -214,7 +207,7 @@ def _with_waiting(study: Study, hardware: Hardware, cost: RunCost, idles: int = 
 def basis_errors(basis: str) -> dict[str, list[float]]:
     """Compute how far a basis is off: by stage, its seconds over the published ones.
 
-    For every adapter and variant of the published study, were its own figures not known.
+    For every adapter and variant of the published study, were its own model's figures not known.
     """
     study = load_study("paper_t4", repetitions=1)
     hardware = load_hardware(study.hardware)
@@ -228,7 +221,7 @@ def basis_errors(basis: str) -> dict[str, list[float]]:
             row_of = nearest_published(model, but_itself=True)
             estimated = _published_cost(study, run, hardware, *row_of)
         else:
-            estimated = _model_cost(study, run, hardware, gpus=1)
+            estimated = _model_cost(study, run, hardware, hardware.gpus, without=model.name)
         if published is not None and estimated is not None:
             ratios.setdefault(run.stage, []).append(estimated.seconds / published.seconds)
     return ratios
@@ -265,7 +258,7 @@ def _by(table: pd.DataFrame, columns: list[str]) -> dict[tuple[Any, ...], dict[s
 
 
 def _batches(study: Study) -> list[tuple[int, int, int]]:
-    """List (concurrency, prompts, tokens each) of every window of a serving run.
+    """List (concurrency, prompts, tokens each) of every window of a serving run and its warm-up.
 
     And of its unmeasured pass for uncut answers, at most: as if none had an end before. An open
     loop is taken to be as one at the headline concurrency, a sweep to go on to its end.
@@ -277,58 +270,90 @@ def _batches(study: Study) -> list[tuple[int, int, int]]:
     batches = [(c, workload.prompts_at(c, prompts)) for c in concurrencies]
     batches += [(workload.headline_concurrency, prompts)] * again
     timed = [(c, asked, workload.output_tokens) for c, asked in batches]
+    # The warm-up's batches are an eighth of the tokens long; three of them are its least.
+    at_once = workload.headline_concurrency
+    timed.append((at_once, 3 * at_once, max(1, workload.output_tokens // 8)))
     if workload.uncut_tokens is None:
         return timed
     return [*timed, (workload.headline_concurrency, prompts, workload.uncut_tokens)]
 
 
-def model_s(study: Study, run: Run, hardware: Hardware) -> tuple[float, float]:
+def model_s(
+    study: Study, run: Run, hardware: Hardware, gpus: int = 1, without: str | None = None
+) -> tuple[float, float]:
     """Return seconds that a run should compute, and wait (start, reading weights, idle baselines).
 
-    Training: 4 operations a parameter and token (forward, and backward through frozen weights),
-    6 with gradient checkpointing. Generating: a step reads the weights once, and on a GPU takes
-    what the engine needs to launch it. Prompts: 2 operations a parameter and token. Prompts are
-    taken to be half of training.max_tokens long.
+    By the roofline of one device: those that a model is spread over take turns, but for vLLM, whose
+    GPUs share every layer. Prompts are taken to be half of training.max_tokens long.
+
+    Args:
+        study: The study.
+        run: Adapt, compress, serve or harness.
+        hardware: What the study declares.
+        gpus: How many a vLLM server shares.
+        without: A published model that the published figures are taken without.
+
+    Returns:
+        Seconds of both.
     """
     model = study.model(run.parameters["model"])
-    parameters, training, workload = model.parameters, study.training, study.workload
-    operations_per_s = (hardware.fp16_tflops or CPU_TFLOPS) * 1e12 * COMPUTE_SHARE
-    bytes_per_s = (hardware.bandwidth_gb_s or CPU_BANDWIDTH_GB_S) * 1e9 * BANDWIDTH_SHARE
+    shape, training, workload = fit.shape_or_like(model), study.training, study.workload
+    rates_by = bool(hardware.gpus), workload.engine_kind.launches_every_step
+    device, rates = replace(roofline.device_of(hardware), cards=1), roofline.rates_of(*rates_by)
     tokens = training.max_tokens / 2
-    load_s = _weights_gb(model, "fp16") / DISK_GB_S
+
+    def computing_s(many: float) -> float:
+        operations = flops.prefill_flop(shape.matrix_parameters, many)
+        return operations / (device.flop_s * rates.compute_share)
+
+    load_s = _weights_gb(model, "fp16") / roofline.DISK_GB_S
     if run.stage == "adapt":
-        examples = study.data.train_examples * training.epochs
-        operations = (6 if training.gradient_checkpointing else 4) * parameters * examples * tokens
-        operations += 2 * parameters * 2 * study.data.heldout_measured * tokens
-        slower = QLORA_SLOWDOWN if run.parameters["method"] == "qlora" and hardware.gpus else 1.0
-        waiting_s = START_S + load_s + _idle_s(study, hardware, 1)
-        return slower * operations / operations_per_s, waiting_s
+        trained = study.data.train_examples * training.epochs * tokens
+        method, again = run.parameters["method"], training.gradient_checkpointing
+        busy_s = roofline.training_s(
+            shape.matrix_parameters, trained, method, device, again, rates
+        ) + computing_s(2 * study.data.heldout_measured * tokens)
+        return busy_s, START_S + load_s + _idle_s(study, hardware, 1)
     if run.stage == "compress":
         written_gb = sum(_weights_gb(model, p) for p in {"fp16", *run.precisions})
-        return (load_s * 2 + written_gb) / DISK_GB_S / 2, START_S + load_s
+        return (load_s * 2 + written_gb) / roofline.DISK_GB_S / 2, START_S + load_s
     precision = compressions.estimated_as(run.parameters["precision"])
+    waiting_s = START_S + _weights_gb(model, precision) / roofline.DISK_GB_S
     if run.stage == "harness" and study.harness is not None:
         asked = len(study.harness.tasks) * study.harness.prompts * HARNESS_REQUESTS
-        slower = 1.0 if hardware.gpus else CPU_SLOWDOWN[precision]
-        busy_s = slower * 2 * parameters * asked * HARNESS_TOKENS / operations_per_s
-        return busy_s, START_S + _weights_gb(model, precision) / DISK_GB_S
-    if hardware.gpus:
-        step_s = _weights_gb(model, precision) * 1e9 / bytes_per_s
-        # vLLM replays a recorded graph: launching costs next to nothing.
-        if workload.engine_kind.launches_every_step:
-            step_s += STEP_MS_A_LAYER[precision] / 1e3 * _layers(model)
-    else:
-        step_s = 4.0 * parameters * CPU_SLOWDOWN[precision] / bytes_per_s
-    # The warm-up's batches are an eighth of the tokens long; three of them are its least.
-    busy_s = 3 * workload.output_tokens / 8 * step_s
-    for concurrency, prompts, length in _batches(study):
-        steps = math.ceil(prompts / concurrency) * length
-        computed = prompts * (length + tokens)
-        busy_s += steps * step_s + 2 * parameters * computed / operations_per_s
-    gold_tokens = study.data.evaluation_examples * tokens  # the gold answers' likelihoods
-    busy_s += 2 * parameters * gold_tokens / operations_per_s
-    waiting_s = START_S + _weights_gb(model, precision) / DISK_GB_S
+        return computing_s(asked * HARNESS_TOKENS), waiting_s
+    if hardware.gpus and not workload.engine_kind.launches_every_step:
+        device = replace(device, cards=gpus)
+    busy_s = _serving_s(shape, precision, device, rates_by, tokens, tuple(_batches(study)), without)
+    # the gold answers' likelihoods
+    busy_s += computing_s(study.data.evaluation_examples * tokens)
     return busy_s, waiting_s + _idle_s(study, hardware, 2)
+
+
+@cache
+def _serving_s(
+    shape: ModelShape,
+    precision: str,
+    device: roofline.Device,
+    rates_by: tuple[bool, bool],
+    prompt_tokens: float,
+    batches: tuple[tuple[int, int, int], ...],
+    without: str | None,
+) -> float:
+    """Compute seconds of a serving run's batches: (concurrency, prompts, tokens each)."""
+    at_once, prompts, length = (np.array(column) for column in zip(*batches, strict=True))
+    if rates_by == (True, False):
+        calibration = published_speed.calibration(without)
+        served = speed.predict(
+            shape, precision, device, at_once, prompt_tokens, length, calibration
+        )
+        return float((prompts * length / served.throughput_tok_s).sum())
+    rates = roofline.rates_of(*rates_by)
+    context = prompt_tokens + length / 2
+    step_s = roofline.step_s(shape, precision, device, at_once, context, rates)
+    batch_s = roofline.prompt_s(shape, precision, device, at_once * prompt_tokens, rates)
+    waves = np.ceil(prompts / at_once)
+    return float((waves * latency.latency_s(batch_s, step_s, length)).sum())
 
 
 def _idle_s(study: Study, hardware: Hardware, times: int) -> float:
@@ -337,18 +362,7 @@ def _idle_s(study: Study, hardware: Hardware, times: int) -> float:
 
 
 def _weights_gb(model: Model, precision: str) -> float:
-    try:
-        return fit.shape_of(model).weight_bytes(compressions.estimated_as(precision)) / 1e9
-    except ValueError:
-        stored = FORMATS[compressions.estimated_as(precision)]
-        return model.parameters * stored.bytes_per_weight / 1e9
-
-
-def _layers(model: Model) -> int:
-    try:
-        return fit.shape_of(model).layers
-    except ValueError:
-        return 32  # of most models of 3 to 9 billion parameters
+    return fit.shape_or_like(model).weight_bytes(compressions.estimated_as(precision)) / 1e9
 
 
 def disk_gb(study: Study, run: Run) -> float:
@@ -358,13 +372,9 @@ def disk_gb(study: Study, run: Run) -> float:
     model = study.model(run.parameters["model"])
     if run.stage == "compress":
         return sum(_weights_gb(model, precision) for precision in run.precisions)
-    try:
-        wanted = study.training.target_modules
-        modules = LORA_MODULES if isinstance(wanted, str) else wanted
-        rank = study.training.lora_rank
-        return 4 * fit.shape_of(model).lora_parameters(rank, modules) / 1e9
-    except ValueError:
-        return 4 * 0.01 * model.parameters / 1e9
+    wanted = study.training.target_modules
+    modules = LORA_MODULES if isinstance(wanted, str) else wanted
+    return 4 * fit.shape_or_like(model).lora_parameters(study.training.lora_rank, modules) / 1e9
 
 
 def bases_gb(study: Study) -> float:

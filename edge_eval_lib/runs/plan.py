@@ -15,7 +15,7 @@ import pandas as pd
 from edge_eval_lib.artefacts import completion
 from edge_eval_lib.artefacts.place import Key, place, read_failure
 from edge_eval_lib.artefacts.source import kept_warnings
-from edge_eval_lib.economics import fit
+from edge_eval_lib.economics import fit, roofline
 from edge_eval_lib.economics.prices import load_price_book
 from edge_eval_lib.machine.declared import Hardware, load_hardware
 from edge_eval_lib.runs import estimate, outdated
@@ -251,17 +251,21 @@ def _assumptions(study: Study, left: pd.DataFrame, hardware: Hardware) -> list[s
 
 def _model_text(study: Study, hardware: Hardware) -> str:
     """State the model's figures."""
+    engine = study.workload.engine_kind
+    rates = roofline.rates_of(bool(hardware.gpus), engine.launches_every_step)
     compute, bandwidth = hardware.fp16_tflops, hardware.bandwidth_gb_s
-    launch = ""
-    if hardware.gpus and study.workload.engine_kind.launches_every_step:
-        steps = ", ".join(f"{p} {ms} ms" for p, ms in estimate.STEP_MS_A_LAYER.items())
-        launch = f", a step by {study.workload.engine} on a T4 {steps} a layer"
+    serving = ""
+    if hardware.gpus and rates.launch_s_a_layer:
+        steps = ", ".join(f"{p} {1e3 * s:g} ms" for p, s in rates.launch_s_a_layer.items())
+        serving = f", a step by {study.workload.engine} on a T4 {steps} a layer"
+    elif hardware.gpus:
+        serving = ", serving as the published T4 figures by the ratio of both devices' rooflines"
     return (
-        f"{estimate.COMPUTE_SHARE:.0%} of "
-        f"{f'{compute:g}' if compute else f'{estimate.CPU_TFLOPS} (assumed)'} TFLOP/s, "
-        f"{estimate.BANDWIDTH_SHARE:.0%} of "
-        f"{f'{bandwidth:g}' if bandwidth else f'{estimate.CPU_BANDWIDTH_GB_S:g} (assumed)'} GB/s, "
-        f"disk {estimate.DISK_GB_S} GB/s, {estimate.START_S:.0f} s a start{launch}"
+        f"{rates.compute_share:.0%} of "
+        f"{f'{compute:g}' if compute else f'{roofline.CPU_TFLOPS} (assumed)'} TFLOP/s, "
+        f"{rates.bandwidth_share:.0%} of "
+        f"{f'{bandwidth:g}' if bandwidth else f'{roofline.CPU_BANDWIDTH_GB_S:g} (assumed)'} GB/s, "
+        f"disk {roofline.DISK_GB_S} GB/s, {estimate.START_S:.0f} s a start{serving}"
     )
 
 

@@ -3,6 +3,7 @@
 import importlib.util
 import re
 from collections import Counter
+from dataclasses import replace
 from statistics import median
 
 import pytest
@@ -10,7 +11,7 @@ import yaml
 from tiny import make_local_copy, make_tiny_study, tiny_study
 
 from edge_eval_lib import models
-from edge_eval_lib.economics import fit, published
+from edge_eval_lib.economics import fit, published, roofline
 from edge_eval_lib.economics.shape import shape_from_config
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.machine import host
@@ -276,11 +277,15 @@ def test_how_far_a_basis_is_off_is_computed_and_said(tmp_path, monkeypatch):
     }  # fmt: skip
     # Half the time of the published runs, for QLoRA far less.
     assert median(errors["adapt"]) == pytest.approx(0.52, abs=0.02)
-    assert (min(errors["adapt"]), max(errors["adapt"])) == pytest.approx((0.114, 2.07), abs=0.01)
+    assert (min(errors["adapt"]), max(errors["adapt"])) == pytest.approx((0.114, 1.93), abs=0.01)
+    # Each model left out of the fit; a request at a time is carried there from 30.
+    assert median(errors["serve"]) == pytest.approx(1.13, abs=0.02)
+    assert (min(errors["serve"]), max(errors["serve"])) == pytest.approx((0.98, 1.42), abs=0.01)
     text = plan.describe(study_with(tmp_path, "paper_t4", hardware="h200", repetitions=1))
-    assert re.search(r"adapt 0\.5\d? times \(0\.1\d? to 2\.1\)", text)
+    assert re.search(r"adapt 0\.5\d? times \(0\.1\d? to 1\.9\)", text)
     assert "serve by vLLM" in text
-    monkeypatch.setattr(estimate, "COMPUTE_SHARE", estimate.COMPUTE_SHARE / 2)
+    slow = replace(roofline.GRAPH_GPU, compute_share=roofline.GRAPH_GPU.compute_share / 2)
+    monkeypatch.setattr(roofline, "GRAPH_GPU", slow)
     estimate.basis_errors.cache_clear()
     slower = estimate.basis_errors(estimate.MODEL)
     assert median(slower["adapt"]) > 1.8 * median(errors["adapt"])
