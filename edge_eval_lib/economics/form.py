@@ -81,7 +81,8 @@ def fit(
         solution = np.linalg.lstsq(columns, logs, rcond=None)[0]
         loss = float(((columns @ solution - logs) ** 2).sum() + (_PULL * offset) ** 2)
         if best is None or loss < best[0]:
-            best = loss, Form(*map(float, solution), float(offset))
+            log_k, of_bytes, of_size = map(float, solution)
+            best = loss, Form(log_k, of_bytes, of_size, float(offset))
     assert best is not None
     return best[1]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -190,12 +191,13 @@ def roofline_predicted(train: pd.DataFrame, held: pd.DataFrame) -> pd.DataFrame:
 
 def joined(device: Device) -> Device:
     """Return several cards as one of their summed peaks: the least they can take together."""
+    limit_w: Any = device.power_limit_w
     return Device(
         name=device.name,
         memory_gb=device.memory_gb * device.cards,
         bandwidth_gb_s=device.bandwidth_gb_s * device.cards,
         fp16_tflops=device.fp16_tflops * device.cards,
-        power_limit_w=device.power_limit_w * device.cards,
+        power_limit_w=limit_w * device.cards,
     )
 
 

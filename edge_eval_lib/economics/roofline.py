@@ -217,8 +217,8 @@ def figures(
     ttft_s = prompt_s(shape, precision, device, together, rates)
     request_s = latency.latency_s(ttft_s, tpot_s, output_tokens)
     throughput_tok_s = np.multiply(concurrency, output_tokens) / request_s
-    unknown = device.power_limit_w is None
-    power_w = np.nan if unknown else np.multiply(device.power_limit_w, device.cards)
+    limit_w: Any = np.nan if device.power_limit_w is None else device.power_limit_w
+    power_w = np.multiply(limit_w, device.cards)
     return {
         "tpot_s": tpot_s,
         "ttft_s": ttft_s,

@@ -175,10 +175,12 @@ def stack(shapes: Sequence[ModelShape]) -> ModelShape:
     """
     if len({shape.window is None for shape in shapes}) > 1:
         raise ValueError("shapes must all slide their window, or none")
-    values = {f.name: [getattr(shape, f.name) for shape in shapes] for f in fields(ModelShape)}
-    if values["window"][0] is None:
-        del values["window"]
-    return ModelShape(**{name: np.array(column) for name, column in values.items()})
+    columns: dict[str, Any] = {
+        f.name: np.array([getattr(shape, f.name) for shape in shapes]) for f in fields(ModelShape)
+    }
+    if shapes[0].window is None:
+        columns["window"] = None
+    return ModelShape(**columns)
 
 
 def shape_from_config(config: Mapping[str, Any]) -> ModelShape:
