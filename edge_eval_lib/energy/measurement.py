@@ -32,27 +32,12 @@ class IdleBaseline:
 class Measurement:
     """What one piece of work took. A figure that is not known is None, with its reason beside it.
 
-    Attributes:
-        name: What the window was called.
-        seconds: Time elapsed, of the monotonic clock.
-        start_monotonic_s: When the work began, by the monotonic clock.
-        energy_j: Gross energy, as the source measured or estimated it.
-        energy_lo_j: Lower end of an estimated energy's range; None for a measured one.
-        energy_hi_j: Upper end of an estimated energy's range; None for a measured one.
-        energy_net_j: Energy less what the idle machine would have taken.
-        energy_source: Which meter `energy_j` is of.
-        energy_reason: Why `energy_j` is None; empty otherwise.
-        energy_net_reason: Why `energy_net_j` is None; empty otherwise.
-        energy_by_source_j: The energy by every meter that is open.
-        power_w: Mean power, `energy_j` / `seconds`.
-        cpu_s: CPU time of this process and its descendants.
-        peak_memory_gb: Peak memory within the window.
-        peak_memory_source: What that is the peak of: torch-allocated, device-process or resident.
-        peak_memory_reason: Why `peak_memory_gb` is None; empty otherwise.
-        device_memory_gb: Device memory of this process at the window's end.
-        checks: The validity checks, each with its verdict.
-        runs: How often the work ran within the window.
-        samples: Power samples within the window: monotonic_s, device, power_w.
+    `energy_j` is gross, as the source measured or estimated it; `energy_lo_j` and `energy_hi_j` are
+    an estimate's range, `energy_net_j` is less what the idle machine would have taken, and
+    `energy_by_source_j` by every meter that is open. Times are of the monotonic clock. `cpu_s`
+    counts this process and its descendants, `device_memory_gb` this process at the window's end.
+    `peak_memory_source` is torch-allocated, device-process or resident. `runs` counts how often
+    the work ran; `samples` are power samples: monotonic_s, device, power_w.
     """
 
     name: str

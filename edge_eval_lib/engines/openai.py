@@ -83,7 +83,6 @@ class OpenAiEngine(Engine):
         )
 
     def import_libraries(self) -> None:
-        """Import the client."""
         import openai  # noqa: F401
 
     def load(self) -> None:
@@ -207,7 +206,6 @@ class OpenAiEngine(Engine):
         """Return None: an endpoint's requests are paid for, and its batches are not ours."""
 
     def executed_dtype(self) -> str:
-        """Return that it is not known."""
         return "unknown: the endpoint does not tell"
 
 

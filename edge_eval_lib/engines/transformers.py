@@ -29,7 +29,6 @@ class TransformersEngine(Engine):
 
     @classmethod
     def harness_model(cls, directory: Path, compute_dtype: str, batch_size: int) -> LM:
-        """Return the weights behind lm-evaluation-harness's interface."""
         from lm_eval.models.huggingface import HFLM
 
         from edge_eval_lib import models
@@ -44,7 +43,6 @@ class TransformersEngine(Engine):
         )
 
     def import_libraries(self) -> None:
-        """Import what loading needs, so that its time can be measured apart."""
         from edge_eval_lib.models import libraries
 
         libraries.import_for_inference(self.directory)
@@ -134,7 +132,6 @@ class TransformersEngine(Engine):
         ]
 
     def most_likely(self, prompt_ids: list[int], token_ids: list[int]) -> list[int]:
-        """Return the most likely token at each place."""
         return self._read([prompt_ids], [token_ids])[0]
 
     def read(
@@ -161,7 +158,6 @@ class TransformersEngine(Engine):
         return [row[-len(tokens) :] for row, tokens in zip(likeliest, answers, strict=True)]
 
     def executed_dtype(self) -> str:
-        """Return what the loaded layers compute in."""
         from edge_eval_lib import models
 
         return models.executed_dtype(self.model)

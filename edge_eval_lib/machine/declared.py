@@ -7,12 +7,13 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from edge_eval_lib.errors import UserError, nearest
+from edge_eval_lib.errors import pick
 from edge_eval_lib.machine import host, nvml
 from edge_eval_lib.paths import project_root
 from edge_eval_lib.study import Strict, read_yaml, validate
+from edge_eval_lib.study.files import THIS_MACHINE
 
-THIS_MACHINE = "this-machine"
+DATASHEET = ("bandwidth_gb_s", "fp16_tflops", "int8_tops")
 Positive = Annotated[float, Field(gt=0)]
 
 
@@ -80,12 +81,8 @@ def load_hardware(name: str, path: Path | None = None) -> Hardware:
     UserError for another name; the nearest right one is suggested.
     """
     devices = load_hardware_file(path).devices
-    if name == THIS_MACHINE:
-        return _this_machine(devices)
-    if name not in devices:
-        hint = nearest(name, [*devices, THIS_MACHINE])
-        raise UserError(f"there is no hardware {name!r} in params/hardware.yaml; {hint}")
-    return devices[name]
+    known = {**devices, THIS_MACHINE: None}
+    return pick(known, name, "hardware", "params/hardware.yaml") or _this_machine(devices)
 
 
 def _this_machine(devices: dict[str, Hardware]) -> Hardware:
@@ -93,35 +90,35 @@ def _this_machine(devices: dict[str, Hardware]) -> Hardware:
     here = host.describe()
     indices = nvml.visible_indices()
     visible = [gpu for gpu in here.gpus if gpu.index in indices]
-    unpriced = "what this machine cost is not declared"
+    machine = Hardware(
+        gpus=0,
+        memory_gb=here.memory_gb,
+        bandwidth_gb_s=None,
+        fp16_tflops=None,
+        int8_tops=None,
+        power_limit_w=None,
+        compute_capability=None,
+        bf16=bool({"avx512_bf16", "amx"} & set(here.cpu_flags)),
+        source="found on this machine",
+        purchase_usd=None,
+        purchase_usd_source="what this machine cost is not declared",
+    )
     if not visible:
-        return Hardware(
-            gpus=0,
-            memory_gb=here.memory_gb,
-            bandwidth_gb_s=None,
-            fp16_tflops=None,
-            int8_tops=None,
-            power_limit_w=None,
-            compute_capability=None,
-            bf16=bool({"avx512_bf16", "amx"} & set(here.cpu_flags)),
-            source="found on this machine",
-            purchase_usd=None,
-            purchase_usd_source=unpriced,
-        )
+        return machine
     first = visible[0]
     like = next((known for known in devices.values() if first.name in known.gpu_names), None)
     capability = first.compute_capability
-    return Hardware(
-        gpus=len(visible),
-        memory_gb=min(gpu.memory_gb for gpu in visible if gpu.memory_gb),
-        host_memory_gb=here.memory_gb,
-        bandwidth_gb_s=like.bandwidth_gb_s if like else None,
-        fp16_tflops=like.fp16_tflops if like else None,
-        int8_tops=like.int8_tops if like else None,
-        power_limit_w=first.power_limit_w,
-        compute_capability=capability,
-        bf16=capability is not None and int(capability.split(".")[0]) >= 8,
-        source=f"found on this machine; {like.source if like else 'its datasheet is not declared'}",
-        purchase_usd=None,
-        purchase_usd_source=unpriced,
+    datasheet = {name: getattr(like, name) for name in DATASHEET} if like else {}
+    source = like.source if like else "its datasheet is not declared"
+    return machine.model_copy(
+        update=datasheet
+        | {
+            "gpus": len(visible),
+            "memory_gb": min(gpu.memory_gb for gpu in visible if gpu.memory_gb),
+            "host_memory_gb": here.memory_gb,
+            "power_limit_w": first.power_limit_w,
+            "compute_capability": capability,
+            "bf16": capability is not None and int(capability.split(".")[0]) >= 8,
+            "source": f"{machine.source}; {source}",
+        }
     )

@@ -77,14 +77,10 @@ def _describe_pictures(page: BeautifulSoup) -> None:
             image["alt"] = above.get_text(strip=True) if above else "A picture"
 
 
-def _classes(tag: Tag) -> list[str]:
-    return list(tag.get("class") or [])
-
-
 def _add_class(tag: Tag, name: str) -> None:
-    from bs4.element import AttributeValueList
-
-    tag["class"] = AttributeValueList([*_classes(tag), name])
+    classes = tag.get_attribute_list("class")
+    classes.append(name)
+    tag["class"] = classes
 
 
 def _align(table: Tag) -> None:
@@ -100,10 +96,10 @@ def _align(table: Tag) -> None:
         known = [text for text in texts if text not in ("–", "", "NaN", "None", "never")]
         if known and all(_NUMBER.match(text) for text in known):
             for row in rows:
-                if number < len(row) and "number" not in _classes(row[number]):
+                if number < len(row) and "number" not in row[number].get_attribute_list("class"):
                     _add_class(row[number], "number")
         for cell in cells:
-            if len(cell.get_text()) > LONG_CELL and "number" not in _classes(cell):
+            if len(cell.get_text()) > LONG_CELL and "number" not in cell.get("class", ""):
                 _add_class(cell, "long")
 
 

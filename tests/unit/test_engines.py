@@ -88,6 +88,8 @@ def test_unknown_engines_and_options_are_refused(tmp_path):
         open_engine("tgi", tmp_path, "float32")
     with pytest.raises(ValueError, match="prefix_caching"):
         open_engine("transformers", tmp_path, "float32", prefix_caching=True)
+    with pytest.raises(ValueError, match="'transformers' answers batch by batch"):
+        open_engine("transformers", tmp_path, "float32").serve_arrivals([[7]], 3, [0.0])
 
 
 def write_config(directory, **quantization):
@@ -358,7 +360,7 @@ class Echo(Engine):
     def load(self):
         self.loaded = True
 
-    def serve(self, prompts, output_tokens, concurrency, until_end=False):
+    def answer(self, prompts, output_tokens, slots, arrivals_s, until_end):
         return [Generation(p, 0.0, p[:1] * output_tokens, [1.0] * output_tokens) for p in prompts]
 
     def executed_dtype(self):

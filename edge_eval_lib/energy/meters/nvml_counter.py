@@ -46,7 +46,6 @@ class NvmlCounter(Meter):
 
     @classmethod
     def absence(cls) -> str:
-        """Return why NVML offers this process no GPU."""
         return nvml.absence()
 
     def begin(self) -> dict[int, int]:

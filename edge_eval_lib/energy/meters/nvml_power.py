@@ -58,7 +58,6 @@ class NvmlPower(Sampled):
 
     @classmethod
     def absence(cls) -> str:
-        """Return why NVML offers this process no GPU."""
         return nvml.absence()
 
     def _power_w(self, gpu: nvml.Device) -> float:
@@ -114,7 +113,6 @@ class NvmlPower(Sampled):
         return Reading(float(np.trapezoid(watts[known].sum(axis=1), times[known])))
 
     def forget(self) -> None:
-        """Drop the samples; called when no window is open."""
         self._samples = []
 
     def _between(self, begin: float, end: float) -> list[tuple[float, list[float]]]:

@@ -40,20 +40,16 @@ class NvmlWatch(Watch):
         self._seen.append(self._look())
 
     def begin(self) -> float:
-        """Observe, processes included, and return the time."""
         self._seen.append(self._look(processes=True))
         return self._seen[-1].monotonic_s
 
     def between(self, begin: float, end: float) -> list[Observation]:
-        """Return what was observed between two times."""
         return [seen for seen in self._seen if begin <= seen.monotonic_s <= end]
 
     def forget(self) -> None:
-        """Drop what was observed; called when no window is open."""
         self._seen = []
 
     def process_memory_bytes(self) -> list[dict[int, int | None]]:
-        """Return, a device each, bytes of device memory by process id."""
         try:
             return [nvml.process_memory_bytes(gpu) for gpu in self._gpus]
         except pynvml.NVMLError as error:

@@ -86,14 +86,12 @@ class VllmEngine(Engine):
 
     @classmethod
     def lacking(cls, storage: str, hardware: Hardware, hardware_name: str) -> str:
-        """Return why weights stored so are not served there; empty if they are."""
         if storage == "int4" and not hardware.gpus and "avx512" not in host.cpu_flags():
             return "needs AVX512 on a CPU"
         return super().lacking(storage, hardware, hardware_name)
 
     @classmethod
     def harness_model(cls, directory: Path, compute_dtype: str, batch_size: int) -> LM:
-        """Return the weights behind lm-evaluation-harness's interface."""
         cls(directory, compute_dtype).import_libraries()
         with workarounds.version_of_vllm():
             from lm_eval.models.vllm_causallms import VLLM
