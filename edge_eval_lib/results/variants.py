@@ -72,7 +72,7 @@ class Variants:
         runs = checked(observations)
         runs = runs[runs["method"] != "none"]
         refuse_repeats(runs)
-        self._confidence = confidence
+        self._confidence, self._compared = confidence, ""
         self._prompts = None if answers is None else per_prompt(answers)
         said = runs.groupby(VARIANT, sort=False)["notes"].agg(columns.joined)
         self._notes = said.map(lambda text: [text] if isinstance(text, str) else [])
@@ -171,8 +171,6 @@ class Variants:
         self.note(unbounded & is_base, f"{name}: 100 by definition, without an interval")
         self._table = self._table.join(result)
         self._compared = name
-
-    _compared: str | None = None
 
     def note(self, where, text: str) -> None:
         """Say something of the variants `where` it holds."""

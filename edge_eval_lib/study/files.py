@@ -126,15 +126,13 @@ def trial(
     if precision is not None:
         precisions = [precision]
     precisions = precisions or list(dict.fromkeys(c.precision for c in study.configurations))
-    content = study.model_dump() | {
-        "name": name,
-        "models": [chosen.model_dump()],
-        "tasks": [task],
-        "configurations": [{"method": method, "precision": p} for p in precisions],
-        "ablation": None,
-    }
-    tried = validate(Study, content, study.path)
-    tried._path = study.path
+    tried = study.changed(
+        name=name,
+        models=[chosen.model_dump()],
+        tasks=[task],
+        configurations=[{"method": method, "precision": p} for p in precisions],
+        ablation=None,
+    )
     return tried, tried.models[0]
 
 

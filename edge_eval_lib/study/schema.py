@@ -5,14 +5,15 @@ from __future__ import annotations
 import shlex
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, PrivateAttr, model_validator
 
-from edge_eval_lib.errors import UserError, pick
+from edge_eval_lib.errors import pick
 from edge_eval_lib.paths import outputs_root, project_root
 from edge_eval_lib.study import grid
 from edge_eval_lib.study.grid import Run, Variant
+from edge_eval_lib.study.refusal import validate
 from edge_eval_lib.study.sections import (
     MOST,
     MOST_REPETITIONS,
@@ -115,18 +116,13 @@ class Study(Strict):
 
     @model_validator(mode="after")
     def _not_endless(self) -> Study:
-        if problem := self._endless():
-            raise ValueError(problem)
-        return self
-
-    def _endless(self) -> str | None:
         runs = len(self.served_variants()) * self.repetitions
-        if runs <= MOST_RUNS:
-            return None
-        return (
-            f"repetitions is {self.repetitions}, which makes {runs:,} serving runs; a study may "
-            f"have {MOST_RUNS:,}"
-        )
+        if runs > MOST_RUNS:
+            raise ValueError(
+                f"repetitions is {self.repetitions}, which makes {runs:,} serving runs; a study "
+                f"may have {MOST_RUNS:,}"
+            )
+        return self
 
     @property
     def path(self) -> Path:
@@ -189,12 +185,12 @@ class Study(Strict):
 
     def with_repetitions(self, repetitions: int) -> Study:
         """The same study with another number of serving repetitions; UserError for too many."""
-        study = self.model_copy(update={"repetitions": repetitions})
+        return self.changed(repetitions=repetitions)
+
+    def changed(self, **fields: Any) -> Study:
+        """The same study with other fields, checked as those of a file are."""
+        study = validate(Study, self.model_dump() | fields, self.path)
         study._path = self._path
-        for cached in ("measured_hash", "serving_order"):
-            study.__dict__.pop(cached, None)
-        if problem := study._endless():
-            raise UserError(f"{self.path}: {problem}.")
         return study
 
     @cached_property
