@@ -202,7 +202,7 @@ def _publish(at: Place, run: Run, study: Study) -> None:
     at.settings.unlink(missing_ok=True)
     at.outdated.unlink(missing_ok=True)
     at.notebook.unlink(missing_ok=True)
-    for old in at.notebook.parent.glob(f"{at.name}.*.parquet"):
+    for old in completion.raw_files(at):
         old.unlink()
     for file in (at.running / "raw").iterdir():
         file.rename(at.notebook.with_name(f"{at.name}.{file.name}"))

@@ -4,15 +4,40 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
+from edge_eval_lib import __main__ as command_line
 from edge_eval_lib.paths import project_root
+
+Call = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def call(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "edge_eval_lib", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=project_root())
+
+
+@pytest.fixture
+def call_here(monkeypatch, capsys) -> Call:
+    """`call` in this process, which starts no interpreter, and keeps its signals and streams."""
+    monkeypatch.chdir(project_root())
+    monkeypatch.setattr(command_line.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(command_line.redaction, "redact_stream", lambda _: None)
+    monkeypatch.setattr(command_line, "_make", lambda: None)
+    monkeypatch.setattr("edge_eval_lib.runs.process.die_with_parent", lambda _: None)
+
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["edge_eval_lib", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            command_line.main()
+        code, (out, err) = ended.value.code, capsys.readouterr()
+        if isinstance(code, str):  # which the interpreter prints
+            code, err = 1, f"{err}{code}\n"
+        return subprocess.CompletedProcess(arguments, code or 0, out, err)
+
+    return call
 
 
 def test_help_names_every_step():
@@ -23,36 +48,46 @@ def test_help_names_every_step():
 
 
 @pytest.mark.parametrize("study", ["embedded", "paper_t4"])
-def test_every_study_can_be_planned(study: str):
-    done = call("plan", study)
+def test_every_study_can_be_planned(call_here: Call, study: str):
+    done = call_here("plan", study)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{study}: ")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "message"),
-    [
-        (("plan", "embeded"), 1, "did you mean 'embedded'?"),
-        (("run", "embedded", "serve", "nothing"), 1, "has no serve run 'nothing'"),
-        (("all", "--repetitions", "0"), 1, "repetitions is '0', but it must be a whole number"),
-        (("plan", "--repetitions=-1"), 1, "repetitions is '-1', but it must be a whole number"),
-        (("plan", "--repetitions", "abc"), 1, "from 1 to 1000"),
-        (("plan", "--repetitions", "1" * 5000), 1, "from 1 to 1000"),
-        (("plan", "paper_t4", "--repetitions", "1000"), 1, "a study may have 50,000"),
-        (("planet",), 2, "No such command 'planet'"),
-        (("plan", "embedded", "more"), 2, "unexpected extra argument"),
-        (("plan", "--fast"), 2, "No such option"),
-        (("plan", "x" * 300), 1, "cannot be found: File name too long"),
-        (("plan", "~nobody-here/x.yaml"), 1, "cannot be found"),
-        (("plan", "a\nb.yaml"), 1, "can be no file"),
-        (("plan", "-x.yaml"), 2, "No such option"),
-        (("plan", "--", "-x.yaml"), 1, "There is no study file"),
-        (("plan", "params"), 1, "There is no study 'params'"),
-        (("plan", "params/hardware.yaml"), 1, "is not a study"),
-    ],
-)
-def test_a_mistake_is_told_without_a_traceback(arguments: tuple, code: int, message: str):
-    done = call(*arguments)
+MISTAKES = [
+    (("plan", "embeded"), 1, "did you mean 'embedded'?"),
+    (("run", "embedded", "serve", "nothing"), 1, "has no serve run 'nothing'"),
+    (("all", "--repetitions", "0"), 1, "repetitions is '0', but it must be a whole number"),
+    (("plan", "--repetitions=-1"), 1, "repetitions is '-1', but it must be a whole number"),
+    (("plan", "--repetitions", "abc"), 1, "from 1 to 1000"),
+    (("plan", "--repetitions", "1" * 5000), 1, "from 1 to 1000"),
+    (("plan", "paper_t4", "--repetitions", "1000"), 1, "a study may have 50,000"),
+    (("planet",), 2, "No such command 'planet'"),
+    (("plan", "embedded", "more"), 2, "unexpected extra argument"),
+    (("plan", "--fast"), 2, "No such option"),
+    (("plan", "x" * 300), 1, "cannot be found: File name too long"),
+    (("plan", "~nobody-here/x.yaml"), 1, "cannot be found"),
+    (("plan", "a\nb.yaml"), 1, "can be no file"),
+    (("plan", "-x.yaml"), 2, "No such option"),
+    (("plan", "--", "-x.yaml"), 1, "There is no study file"),
+    (("plan", "params"), 1, "There is no study 'params'"),
+    (("plan", "params/hardware.yaml"), 1, "is not a study"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "message"), MISTAKES)
+def test_a_mistake_is_answered_without_a_traceback(
+    call_here: Call, arguments: tuple, code: int, message: str
+):
+    assert_a_sentence(call_here(*arguments), code, message)
+
+
+@pytest.mark.parametrize(("arguments", "code", "message"), [MISTAKES[1], MISTAKES[7]])
+def test_so_it_is_in_a_process_of_its_own(arguments: tuple, code: int, message: str):
+    assert_a_sentence(call(*arguments), code, message)
+
+
+def assert_a_sentence(done: subprocess.CompletedProcess[str], code: int, message: str) -> None:
     assert done.returncode == code
     assert message in done.stderr
     assert "Traceback" not in done.stderr

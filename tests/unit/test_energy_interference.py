@@ -223,6 +223,7 @@ def measured(core, busy_core):
 
 
 @LINUX
+@pytest.mark.slow  # keeps two processes busy for seconds
 def test_a_stranger_on_our_core_is_found():
     """What a machine that others use too can tell: it is crowded at the least by the stranger."""
     core = max(os.sched_getaffinity(0))
@@ -236,6 +237,7 @@ def test_a_stranger_on_our_core_is_found():
 
 
 @LINUX
+@pytest.mark.slow  # keeps two processes busy for seconds
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs a second core")
 def test_a_stranger_on_another_core_does_not_count():
     one, other = sorted(os.sched_getaffinity(0))[-2:]
