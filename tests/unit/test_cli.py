@@ -4,40 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 
 import pytest
 
-from edge_eval_lib import __main__ as command_line
 from edge_eval_lib.paths import project_root
-
-Call = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def call(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "edge_eval_lib", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=project_root())
-
-
-@pytest.fixture
-def call_here(monkeypatch, capsys) -> Call:
-    """`call` in this process, which starts no interpreter, and keeps its signals and streams."""
-    monkeypatch.chdir(project_root())
-    monkeypatch.setattr(command_line.signal, "signal", lambda *_: None)
-    monkeypatch.setattr(command_line.redaction, "redact_stream", lambda _: None)
-    monkeypatch.setattr(command_line, "_make", lambda: None)
-    monkeypatch.setattr("edge_eval_lib.runs.process.die_with_parent", lambda _: None)
-
-    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
-        monkeypatch.setattr(sys, "argv", ["edge_eval_lib", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            command_line.main()
-        code, (out, err) = ended.value.code, capsys.readouterr()
-        if isinstance(code, str):  # which the interpreter prints
-            code, err = 1, f"{err}{code}\n"
-        return subprocess.CompletedProcess(arguments, code or 0, out, err)
-
-    return call
 
 
 def test_help_names_every_step():
@@ -48,7 +23,7 @@ def test_help_names_every_step():
 
 
 @pytest.mark.parametrize("study", ["embedded", "paper_t4"])
-def test_every_study_can_be_planned(call_here: Call, study: str):
+def test_every_study_can_be_planned(call_here, study: str):
     done = call_here("plan", study)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{study}: ")
@@ -77,7 +52,7 @@ MISTAKES = [
 
 @pytest.mark.parametrize(("arguments", "code", "message"), MISTAKES)
 def test_a_mistake_is_answered_without_a_traceback(
-    call_here: Call, arguments: tuple, code: int, message: str
+    call_here, arguments: tuple, code: int, message: str
 ):
     assert_a_sentence(call_here(*arguments), code, message)
 

@@ -43,13 +43,25 @@ GOALS = {
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
-    """A directory with the Makefile, and an environment whose path is odd itself."""
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with the Makefile, and an environment whose path is odd itself.
+
+    Its Python writes down what it is called with.
+    """
     needed = ("pyproject.toml", "constraints.txt", "requirements-llm-compressor.txt")
     for name in ("Makefile", *needed):
         shutil.copy(project_root() / name, tmp_path)
-    (tmp_path / "an environment's").symlink_to(sys.prefix)
+    monkeypatch.setenv("EDGE_EVAL_OUTPUTS", str(tmp_path / "outputs"))
+    (tmp_path / "an environment's" / "bin").mkdir(parents=True)
+    script(tmp_path / "an environment's" / "bin" / "python", 'printf "%s\\0" "$@" > called')
     return tmp_path
+
+
+def script(path: Path, text: str) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
 
 
 def make(place: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -57,17 +69,20 @@ def make(place: Path, *arguments: str, **variables: str) -> subprocess.Completed
     return subprocess.run(
         ["make", *arguments],
         cwd=place,
-        env=kept
-        | {"PYTHONPATH": str(project_root()), "EDGE_EVAL_OUTPUTS": str(place / "outputs")}
-        | variables,
+        env=kept | {"PYTHONPATH": str(project_root())} | variables,
         capture_output=True,
         text=True,
         timeout=300,
     )
 
 
-def own(place: Path) -> str:
-    return f"VENV={place}/an environment's"
+def called(place: Path, *arguments: str) -> list[str]:
+    """The command that make calls, and its arguments."""
+    done = make(place, f"VENV={place}/an environment's", *arguments)
+    assert done.returncode == 0, done.stderr
+    module, name, *called = (place / "called").read_text().removesuffix("\0").split("\0")
+    assert (module, name) == ("-m", "edge_eval_lib")
+    return called
 
 
 @pytest.mark.parametrize("variable", GOALS)
@@ -88,67 +103,77 @@ def test_what_people_say_is_never_part_of_a_command(place: Path, variable: str):
         ("REPETITIONS", "plan", "repetitions is "),
         ("PROFILE", "all", "There is no profile"),
         ("RESULTS", "compare", "There is no study"),
-        ("VENV", "plan", "There is no "),
-        ("PYTHON", "setup", "There is no "),
+        ("RERUN", "all", "RERUN="),
+        ("KEEP", "all", "KEEP="),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_sentence(
-    place: Path, variable: str, goal: str, sentence: str
+    place: Path, call_here, variable: str, goal: str, sentence: str
 ):
     for value in ("a'; touch pwned; '", "$(shell touch pwned)`touch pwned`"):
-        arguments = [goal, f"{variable}={value}"]
-        done = make(place, *([own(place), *arguments] if variable != "VENV" else arguments))
-        assert done.returncode != 0
-        first, *rest = done.stderr.splitlines()
-        assert first.startswith(sentence), done.stderr
-        assert all(line.startswith("make: ***") for line in rest), done.stderr
-    assert not (place / "pwned").exists()
-
-
-@pytest.mark.parametrize("option", ["RERUN", "KEEP"])
-def test_an_unknown_stage_is_refused_in_a_sentence_before_there_are_outputs(place: Path, option):
-    done = make(place, own(place), "all", f"{option}='; touch pwned; '")
-    assert done.returncode != 0
-    assert f"{option}='; touch pwned; ' is no stage" in done.stderr
+        text = f"'{value}'" if variable == "RESULTS" and "'" not in value else value
+        done = call_here(*called(place, goal, f"{variable}={text}"))
+        assert done.returncode == 1
+        (said,) = done.stderr.splitlines()
+        assert said.startswith(sentence)
+        if variable in ("RERUN", "KEEP"):
+            assert f"{variable}={value} is no stage" in said
     assert not (place / "pwned").exists()
     assert not (place / "outputs").exists()
 
 
-@pytest.mark.parametrize("profile", ["/etc", "/nowhere", "x" * 300, "slurmm", "~nobody-here"])
-def test_a_profile_is_a_directory_of_snakemake_s(place: Path, profile: str):
-    done = make(place, own(place), "all", f"PROFILE={profile}")
+@pytest.mark.parametrize(("variable", "goal"), [("VENV", "plan"), ("PYTHON", "setup")])
+def test_an_interpreter_that_there_is_not_is_refused_by_make(place: Path, variable: str, goal: str):
+    for value in ("a'; touch pwned; '", "$(shell touch pwned)`touch pwned`"):
+        done = make(place, goal, f"{variable}={value}")
+        assert done.returncode != 0
+        first, *rest = done.stderr.splitlines()
+        assert first.startswith("There is no "), done.stderr
+        assert all(line.startswith("make: ***") for line in rest), done.stderr
+    assert not (place / "pwned").exists()
+
+
+def test_a_refusal_is_all_that_a_person_sees_of_a_process(place: Path):
+    (place / "real").symlink_to(sys.prefix)
+    done = make(place, f"VENV={place}/real", "plan", "STUDY=nowhere")
     assert done.returncode != 0
+    first, *rest = done.stderr.splitlines()
+    assert first.startswith("There is no study 'nowhere'")
+    assert all(line.startswith("make: ***") for line in rest), done.stderr
+
+
+@pytest.mark.parametrize("profile", ["/etc", "/nowhere", "x" * 300, "slurmm", "~nobody-here"])
+def test_a_profile_is_a_directory_of_snakemake_s(place: Path, call_here, profile: str):
+    done = call_here(*called(place, "all", f"PROFILE={profile}"))
+    assert done.returncode == 1
     assert done.stderr.startswith("There is no profile ")
     assert "profiles/ (local, slurm)" in done.stderr
 
 
-def test_a_path_with_every_odd_character_is_planned(place: Path):
+def test_a_path_with_every_odd_character_is_planned(place: Path, call_here):
     odd = place / 'it\'s $HOME $(x) {y} "z" `w` # -q.yaml'
     odd.write_text((project_root() / "params" / "embedded.yaml").read_text())
-    done = make(place, own(place), "plan", f"STUDY={odd}", "REPETITIONS=2")
+    done = call_here(*called(place, "plan", f"STUDY={odd}", "REPETITIONS=2"))
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("embedded: ")
 
 
-def test_several_results_are_compared(place: Path):
+def test_several_results_are_compared(place: Path, call_here, monkeypatch):
+    monkeypatch.chdir(place)
     (place / "a.json").write_text("{}")
-    done = make(place, own(place), "compare", "RESULTS=published a.json")
+    done = call_here(*called(place, "compare", "RESULTS=published a.json"))
     assert "a.json has schema_version empty" in done.stderr
     spaced = place / "with a space.json"
     (place / "a.json").rename(spaced)
-    for named in (spaced, f"published '{spaced}'", f'"{spaced}"'):
-        done = make(place, own(place), "compare", f"RESULTS={named}")
-        assert "with a space.json has schema_version empty" in done.stderr
-    done = make(place, own(place), "compare", "RESULTS=published")
+    for named, results in {
+        str(spaced): [str(spaced)],
+        f"published '{spaced}'": ["published", str(spaced)],
+        f'"{spaced}"': [str(spaced)],
+    }.items():
+        assert called(place, "compare", f"RESULTS={named}") == ["compare", "--", *results]
+    done = call_here(*called(place, "compare", "RESULTS=published"))
     assert done.returncode == 0, done.stderr
     assert (place / "outputs" / "comparison" / "comparison.csv").is_file()
-
-
-def script(path: Path, text: str) -> Path:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(f"#!/bin/sh\n{text}\n")
-    path.chmod(0o755)
-    return path
 
 
 def test_an_old_python_is_refused(place: Path):
@@ -175,6 +200,7 @@ def test_a_python_without_venv_is_refused(place: Path):
     assert done.stderr.startswith("Set-up stopped: this Python makes no environment; install its")
 
 
+@pytest.mark.slow  # makes an environment
 def test_what_pip_cannot_install_ends_with_what_to_check(place: Path):
     nowhere = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_CONFIG_FILE": os.devnull}
     done = make(place, "setup", f"PYTHON={sys.executable}", PIP_RETRIES="0", **nowhere)
@@ -229,8 +255,8 @@ def test_another_python_than_the_project_s_says_which_to_take(tmp_path: Path):
     assert "Traceback" not in done.stderr
 
 
-def test_the_default_study_is_planned_on_another_model(place: Path):
-    done = make(place, own(place), "plan", "MODEL=Qwen/Qwen2.5-0.5B-Instruct")
+def test_the_default_study_is_planned_on_another_model(place: Path, call_here):
+    done = call_here(*called(place, "plan", "MODEL=Qwen/Qwen2.5-0.5B-Instruct"))
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("embedded-qwen-0.5B: ")
     assert (place / "outputs" / "embedded-qwen-0.5B" / "study.yaml").is_file()
