@@ -165,7 +165,7 @@ def in_order(table: pd.DataFrame, names: Iterable[str]) -> list[str]:
 
 def joined(values: pd.Series) -> str | None:
     """The distinct texts of a group, separated by semicolons; None if there is none."""
-    return "; ".join(dict.fromkeys(str(v) for v in values.dropna())) or None
+    return "; ".join(dict.fromkeys(str(v) for v in values if not pd.isna(v))) or None
 
 
 def variant_name(row) -> str:

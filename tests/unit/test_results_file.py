@@ -1,6 +1,7 @@
 """Results files: what they hold, what is refused, and how they compare."""
 
 import math
+import shutil
 
 import orjson
 import pandas as pd
@@ -14,20 +15,25 @@ from edge_eval_lib.results import columns, comparison, observations, tables
 from edge_eval_lib.results import exchange as results_file
 
 
-@pytest.fixture
-def variants(tmp_path, monkeypatch):
-    """The table of a finished study, with the provenance that real runs record."""
-    monkeypatch.setenv("EDGE_EVAL_OUTPUTS", str(tmp_path))
-    make_study(STUDY.directory, provenance=host.provenance("x"))
-    results = observations.load_results(STUDY)
-    table = variants_of(results)
-    tables.write_table(table, STUDY.directory / "tables" / "variants.csv")
-    return table
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The table of a finished study, with the provenance that real runs record, and its file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGE_EVAL_OUTPUTS", str(tmp_path_factory.mktemp("outputs")))
+        make_study(STUDY.directory, provenance=host.provenance("x"))
+        table = variants_of(observations.load_results(STUDY))
+        tables.write_table(table, STUDY.directory / "tables" / "variants.csv")
+        return table, results_file.make(STUDY), STUDY.directory
 
 
 @pytest.fixture
-def file(variants):
-    return results_file.make(STUDY)
+def variants(made):
+    return made[0]
+
+
+@pytest.fixture
+def file(made):
+    return made[1]
 
 
 def saved(tmp_path, file, name="mine", **changes):
@@ -214,7 +220,10 @@ def test_published_rows_name_their_price_set():
     assert {row.prices for row in comparison.open_rows("published")} == {"paper"}
 
 
-def test_a_new_column_of_the_table_is_in_the_file_and_reads_back(variants, tmp_path):
+def test_a_new_column_of_the_table_is_in_the_file_and_reads_back(made, tmp_path, monkeypatch):
+    variants, _, directory = made
+    monkeypatch.setenv("EDGE_EVAL_OUTPUTS", str(tmp_path))
+    shutil.copytree(directory, STUDY.directory)
     table = variants.assign(mine_per_joule=1.5, mine_per_joule_lo=1.0, mine_per_joule_hi=2.0)
     tables.write_table(table, STUDY.directory / "tables" / "variants.csv")
     path = results_file.write(results_file.make(STUDY), tmp_path / "mine.json")
