@@ -118,10 +118,10 @@ compare: environment
 	elif [ -e "$$RESULTS" ]; then $(EDGE_EVAL) compare -- "$$RESULTS"; \
 	else printf '%s\n' "$$RESULTS" | xargs "$$VENV"/bin/python -m edge_eval_lib compare --; fi
 
-# A process a core; a file's tests in one process, which makes its fixtures once. `slow` are those
-# that take long or need SLURM, vLLM or the harness.
+# A process a core; a file's tests in one process, which makes its fixtures once, in the order of
+# tests/conftest.py. `slow` are those that take long or need SLURM, vLLM or the harness.
 PYTEST := "$$VENV"/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile \
-	tests/end_to_end tests/unit
+	--no-loadscope-reorder tests/end_to_end tests/unit
 
 test: environment
 	@$(PYTEST) -m "not slow"

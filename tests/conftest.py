@@ -15,6 +15,19 @@ hypothesis.settings.register_profile("shared machine", deadline=None)
 hypothesis.settings.load_profile("shared machine")
 
 
+# The files that take longest first, so that no process is left alone with one at the end.
+LONGEST = ("vllm", "notebooks", "by_hand", "new_compression", "try_a_model", "failures",
+           "slurm_jobs", "chain", "harness_run", "input", "imports", "ablation_run",
+           "long_rows")  # fmt: skip
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order files for processes that take one after another."""
+    order = {f"test_{name}": number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Leave end-to-end tests to `make test-all` unless they are marked quick."""
     if item.path.parent.name == "end_to_end" and not item.get_closest_marker("quick"):

@@ -18,7 +18,7 @@ from tiny import tiny_study, write_sources
 from edge_eval_lib.artefacts import completion
 from edge_eval_lib.artefacts.place import place
 from edge_eval_lib.runs import catalogue
-from edge_eval_lib.scraps import SCRAP_MIMES
+from edge_eval_lib.scraps import RUN_COMPLETE, SCRAP_MIMES
 from edge_eval_lib.study import Run, Study, load_study
 
 ADAPTER = "tinyllama-0.1M_rag_lora"
@@ -32,15 +32,15 @@ def safetensors(content: bytes) -> bytes:
     return struct.pack("<Q", len(header)) + header + content
 
 
-def executed(**scraps: object) -> bytes:
-    """A notebook that ran to its end and recorded these."""
+def executed(*scraps: tuple[str, object]) -> bytes:
+    """An executed notebook that recorded these names and values."""
     outputs = [
         {
             "output_type": "display_data",
             "data": {SCRAP_MIMES[0]: {"name": name, "data": value}},
             "metadata": {},
         }
-        for name, value in (scraps | {"run_complete": True}).items()
+        for name, value in scraps
     ]
     cell = {
         "cell_type": "code",
@@ -76,10 +76,10 @@ def make_run(study: Study, run: Run, content: bytes = b"0" * 1000) -> None:
     at = place(study, run.stage, run.name)
     for path in (at.notebook, at.settings):
         path.parent.mkdir(parents=True, exist_ok=True)
-    scraps = {"settings_hash": run.settings_hash, "made": time.time_ns()}
+    scraps = {"settings_hash": run.settings_hash, "made": time.time_ns(), RUN_COMPLETE: True}
     scraps |= {f"{p}_energy_j": 1.0 for p in run.precisions}
     scraps |= {"artefacts": [{"precision": p} for p in run.precisions]} if run.precisions else {}
-    at.notebook.write_bytes(executed(**scraps))
+    at.notebook.write_bytes(executed(*scraps.items()))
     if run.stage in ("serve", "score"):
         at.notebook.with_name(f"{at.name}.answers.parquet").write_bytes(_answers())
     for artefact in run.artefacts:

@@ -216,6 +216,7 @@ def test_half_written_files_are_cleaned_up(study, monkeypatch):
     assert not list(left.parent.iterdir())
 
 
+@pytest.mark.slow  # writes thousands of files
 def test_a_study_of_1440_runs_is_surveyed_in_seconds(tmp_path, monkeypatch):
     monkeypatch.setenv("EDGE_EVAL_OUTPUTS", str(tmp_path))
     write_sources(tmp_path / "notebooks", monkeypatch)

@@ -159,6 +159,7 @@ def test_a_path_with_every_odd_character_is_planned(place: Path, call_here):
 
 
 def test_several_results_are_compared(place: Path, call_here, monkeypatch):
+    monkeypatch.setattr("edge_eval_lib.results.comparison.draw", lambda *_: None)  # takes seconds
     monkeypatch.chdir(place)
     (place / "a.json").write_text("{}")
     done = call_here(*called(place, "compare", "RESULTS=published a.json"))

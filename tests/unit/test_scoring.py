@@ -276,7 +276,12 @@ def test_without_a_house_form_content_is_the_score(task):
 
 # With the first 24 evaluation prompts, which may be added to but never replaced.
 @pytest.mark.parametrize(
-    ("task", "least"), [("rag", 0.68), ("summarization", 0.56), ("dialogue", 0.66)]
+    ("task", "least"),
+    [
+        ("rag", 0.68),
+        ("summarization", 0.56),
+        pytest.param("dialogue", 0.66, marks=pytest.mark.slow),  # loads the embedding model
+    ],
 )
 def test_rules_without_a_model_reach_what_they_are_known_to_reach(task, least):
     training, _, data = task_examples(load_study("embedded"), task)

@@ -1,5 +1,6 @@
 import math
 
+import finished
 import nbformat
 import numpy as np
 import papermill
@@ -9,16 +10,16 @@ import scrapbook
 from edge_eval_lib import scraps
 
 
-def executed(tmp_path, *cells, name="run.ipynb"):
+def execute(tmp_path, *cells):
+    """Execute a notebook of these cells in a kernel; where it lies."""
     notebook = nbformat.v4.new_notebook(
         cells=[nbformat.v4.new_code_cell(source) for source in cells],
         metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},
     )
-    source = tmp_path / "source" / name
-    source.parent.mkdir(exist_ok=True)
+    source = tmp_path / "source.ipynb"
     nbformat.write(notebook, source)
-    path = tmp_path / "runs" / name
-    path.parent.mkdir(exist_ok=True)
+    path = tmp_path / "runs" / "run.ipynb"
+    path.parent.mkdir()
     papermill.execute_notebook(str(source), str(path), progress_bar=False)
     return path
 
@@ -34,7 +35,7 @@ VALUES = {
 
 
 def test_every_kind_of_value_comes_back_as_it_went_in(tmp_path):
-    path = executed(
+    path = execute(
         tmp_path,
         "import numpy as np\nfrom edge_eval_lib.scraps import complete, record_all",
         f"record_all({VALUES!r})",
@@ -49,18 +50,17 @@ def test_every_kind_of_value_comes_back_as_it_went_in(tmp_path):
 
 
 def test_a_name_recorded_in_two_cells_is_refused(tmp_path):
-    path = executed(
-        tmp_path,
-        "from edge_eval_lib.scraps import complete, record\nrecord('a', 1)",
-        "record('a', 2)\ncomplete()",
-    )
+    path = tmp_path / "run.ipynb"
+    path.write_bytes(finished.executed(("a", 1), ("a", 2), (scraps.RUN_COMPLETE, True)))
     with pytest.raises(ValueError, match="'a' twice"):
         scraps.read_scraps(path)
     assert not scraps.is_complete(path)
 
 
 def test_unfinished_and_broken_notebooks_are_named_and_are_no_runs(tmp_path):
-    unfinished = executed(tmp_path, "from edge_eval_lib.scraps import record\nrecord('a', 1)")
+    unfinished = tmp_path / "runs" / "unfinished.ipynb"
+    unfinished.parent.mkdir()
+    unfinished.write_bytes(finished.executed(("a", 1)))
     broken = tmp_path / "runs" / "broken.ipynb"
     broken.write_text('{"cells": [')
     table = scraps.collect(tmp_path / "runs")

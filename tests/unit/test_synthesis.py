@@ -213,9 +213,9 @@ def results(directory):
 
 @pytest.fixture(scope="module")
 def whole(directory):
-    """Notebook 05 of the whole study, with its pictures."""
+    """Notebook 05 of the whole study; its pictures are drawn and not laid out."""
     with pytest.MonkeyPatch.context() as patch:
-        yield written(directory.parent, patch, pictures=True)
+        yield written(directory.parent, patch)
 
 
 def variants_of(results):
@@ -294,6 +294,7 @@ def test_the_notebooks_variants_are_the_librarys(whole, results):
     pd.testing.assert_frame_equal(whole[0]["table"], by_library, check_exact=True)
 
 
+@pytest.mark.slow  # executes the whole notebook
 def test_another_formula_in_a_cell_is_what_the_tables_hold(directory, tmp_path, monkeypatch):
     shutil.copytree(directory, tmp_path / "embedded")
     notebook = orjson.loads((project_root() / "notebooks" / "05_synthesis.ipynb").read_bytes())
@@ -468,15 +469,22 @@ def test_everything_is_written_and_stamped(whole, directory):
         "variants", "frontier", "adaptation", "serving", "reference", "cold_starts",
         "checks",
     }  # fmt: skip
-    pictures = sorted(p.name for p in (directory / "figures").iterdir())
-    assert len(pictures) == 12
-    assert {p.rsplit(".", 1)[1] for p in pictures} == {"png", "svg"}
     design = {
         *columns.VARIANT, *columns.METRICS, *columns.COMPRESSION,
         *columns.LOAD, "repetitions", "adapt_energy_j", "adapt_s", "energy_source",
         "energy_per_request_j", "throughput_tok_s", "ttft_ms", "tpot_ms", "memory_gb", "score",
     }  # fmt: skip
     assert design <= set(pd.read_csv(directory / "tables" / "variants.csv"))
+
+
+@pytest.mark.slow  # lays out every picture
+def test_every_picture_is_written_for_the_page_and_for_print(directory, tmp_path, monkeypatch):
+    shutil.copytree(directory, tmp_path / "embedded")
+    _, html, drawn = written(tmp_path, monkeypatch, pictures=True)
+    assert html.count("data:image/svg+xml") == len(drawn) == 6
+    pictures = sorted(p.name for p in (tmp_path / "embedded" / "figures").iterdir())
+    assert len(pictures) == 12
+    assert {p.rsplit(".", 1)[1] for p in pictures} == {"png", "svg"}
 
 
 @pytest.mark.slow  # executes the whole notebook
@@ -690,6 +698,7 @@ def by_hand(outputs, folder, stage, name, **changes):
     return f"lab/{folder}/artefacts/x"
 
 
+@pytest.mark.slow  # executes the whole notebook
 def test_runs_made_by_hand_stand_side_by_side(directory, tmp_path, monkeypatch):
     shutil.copytree(
         directory, tmp_path / "embedded", ignore=shutil.ignore_patterns("tables", "fig*")

@@ -73,7 +73,7 @@ def load_parts(load):
     return [part for part in parts if part is not None]
 
 
-@pytest.mark.parametrize("cold_s", [0.0, 2.0])
+@pytest.mark.parametrize("cold_s", [0.0, 1.0])
 @pytest.mark.parametrize("cached", [True, False])
 def test_a_cold_load_is_the_sum_of_its_known_parts(tmp_path, monkeypatch, cold_s, cached):
     monkeypatch.setattr(cold_load, "HEAVY", ())
@@ -85,7 +85,7 @@ def test_a_cold_load_is_the_sum_of_its_known_parts(tmp_path, monkeypatch, cold_s
     assert sum(load_parts(load)) == pytest.approx(load.load_s, abs=0.02)
     assert min(load_parts(load)) > 0
     if cold_s:
-        assert load.load_first_token_s > 1.0  # more where others take the core
+        assert load.load_first_token_s > 0.5  # more where others take the core
     assert (load.load_first_token_s is None) == bool(load.load_first_token_reason)
     assert (load.load_read_s is not None) == cached
     assert bool(load.load_read_reason) == (not cached)
