@@ -197,6 +197,19 @@ class Grid:
         return found
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _without_the_paper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The project's notebooks but the paper's, which needs no study, and takes a third of a minute
+    in each new directory of outputs."""
+    directory = tmp_path_factory.mktemp("notebooks")
+    for file in (project_root() / "notebooks").glob("*.ipynb"):
+        if file.name != NOTEBOOKS["paper"]:
+            (directory / file.name).symlink_to(file)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGE_EVAL_NOTEBOOKS", str(directory))
+        yield
+
+
 def made_once(directory: Path, make: Callable[[Path], None]) -> Path:
     """`directory` as `make` filled it: by the first process of this pytest that asks for it."""
     with FileLock(directory.with_suffix(".lock")):

@@ -18,7 +18,7 @@ from tiny import TINY_TASKS, make_tiny_study, make_tiny_tasks
 from edge_eval_lib import models, scraps
 from edge_eval_lib.lifecycle import harness
 from edge_eval_lib.paths import project_root
-from edge_eval_lib.study import NOTEBOOKS, load_study
+from edge_eval_lib.study import load_study
 
 pytestmark = pytest.mark.end_to_end
 
@@ -28,9 +28,6 @@ CONFIGURATIONS = (("lora", "int4"),)
 
 def command(*arguments: object, outputs: Path) -> subprocess.CompletedProcess[str]:
     told = {"EDGE_EVAL_OUTPUTS": str(outputs), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-    notebooks = outputs.with_name("notebooks")
-    if notebooks.is_dir():
-        told["EDGE_EVAL_NOTEBOOKS"] = str(notebooks)
     return subprocess.run(
         [sys.executable, "-m", "edge_eval_lib", *map(str, arguments)],
         env=os.environ | told | {"HF_HOME": str(outputs / "hub")},
@@ -45,11 +42,6 @@ def command(*arguments: object, outputs: Path) -> subprocess.CompletedProcess[st
 def path(tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("harness")
     make_tiny_tasks(directory / "tasks")
-    (directory / "notebooks").mkdir()
-    for stage, file_name in NOTEBOOKS.items():
-        if stage != "paper":  # it belongs to no study
-            source = project_root() / "notebooks" / file_name
-            (directory / "notebooks" / file_name).symlink_to(source)
     asked = {"tasks": list(TINY_TASKS), "prompts": PROMPTS, "task_directory": "tasks"}
     return make_tiny_study(directory, configurations=CONFIGURATIONS, harness=asked)
 

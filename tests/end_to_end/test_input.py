@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -18,9 +17,6 @@ import pandas as pd
 import pytest
 import tiny
 from conftest import Grid, write_notebooks
-
-from edge_eval_lib.paths import project_root
-from edge_eval_lib.study import NOTEBOOKS
 
 KEY = 'sk-ech0"back\\me/+=12345678'
 NAME = "tinyllama-0.1M"
@@ -79,9 +75,6 @@ def measure(directory: Path, server: ThreadingHTTPServer) -> subprocess.Complete
         configurations=(("none", "fp16"),),
         workload={"engine": "openai", "concurrency": [1, 2], "headline_concurrency": 2},
     )
-    notebooks = directory / "notebooks"
-    shutil.copytree(project_root() / "notebooks", notebooks)
-    (notebooks / NOTEBOOKS["paper"]).unlink()  # minutes, and nothing of the endpoint
     return subprocess.run(
         [sys.executable, "-m", "edge_eval_lib", "all", str(study)],
         env=os.environ
@@ -90,7 +83,6 @@ def measure(directory: Path, server: ThreadingHTTPServer) -> subprocess.Complete
             "OPENAI_API_KEY": KEY,
             "NO_PROXY": "127.0.0.1",
             "EDGE_EVAL_OUTPUTS": str(directory / "outputs"),
-            "EDGE_EVAL_NOTEBOOKS": str(notebooks),
             "XDG_RUNTIME_DIR": str(directory),
         },
         capture_output=True,

@@ -16,9 +16,7 @@ import tiny
 from slurm_cluster import missing_programs
 from slurm_cluster import slurm as running_slurm
 
-from edge_eval_lib.paths import project_root
 from edge_eval_lib.runs import slurm
-from edge_eval_lib.study import NOTEBOOKS
 
 pytestmark = pytest.mark.end_to_end
 
@@ -60,16 +58,10 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 @pytest.fixture
 def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """A SLURM, and the outputs, locks and notebooks of the test's own."""
-    notebooks = tmp_path / "notebooks"
-    notebooks.mkdir()
-    for stage, file_name in NOTEBOOKS.items():
-        if stage != "paper":  # it belongs to no study
-            (notebooks / file_name).symlink_to(project_root() / "notebooks" / file_name)
+    """A SLURM, and the outputs and locks of the test's own."""
     with running_slurm(tmp_path / "slurm") as cluster:
         yield cluster | {
             "EDGE_EVAL_OUTPUTS": str(tmp_path / "outputs"),
-            "EDGE_EVAL_NOTEBOOKS": str(notebooks),
             "XDG_RUNTIME_DIR": str(tmp_path),
         }
 
