@@ -5,6 +5,8 @@ Estimates from the models' shapes, before anything runs; it needs no network and
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -154,7 +156,7 @@ def fit_table(study: Study, hardware: Hardware | None = None) -> pd.DataFrame:
 
     Returns:
         model, step; GB: weights_gb, adapter_gb (with its gradients and optimiser), activations_gb,
-        kv_cache_gb, need_gb (together), device_gb; devices, verdict, and reason, which says why
+        kv_cache_gb, workspace_gb (the engine's own), need_gb (together), device_gb; devices, verdict, and reason, which says why
         need_gb is missing.
     """
     hardware = hardware or load_hardware(study.hardware)
@@ -166,16 +168,77 @@ def fit_table(study: Study, hardware: Hardware | None = None) -> pd.DataFrame:
             row["weights_gb"], row["need_gb"] = need.weights_gb, need.total_gb
             row["adapter_gb"] = need.adapter_gb + need.gradients_gb + need.optimiser_gb
             row["activations_gb"], row["kv_cache_gb"] = need.activations_gb, need.kv_cache_gb
+            row["workspace_gb"] = need.workspace_gb
         rows.append(row)
     columns = ["model", "step", "weights_gb", "adapter_gb", "activations_gb", "kv_cache_gb"]
-    columns += ["need_gb", "device_gb", "devices", "verdict", "reason"]
+    columns += ["workspace_gb", "need_gb", "device_gb", "devices", "verdict", "reason"]
     return pd.DataFrame(rows).reindex(columns=columns)
+
+
+def served_need(study: Study, row: Mapping[str, Any]) -> memory.MemoryEstimate:
+    """Estimate what a row of tables/serving.csv should have taken, of its own requests' lengths.
+
+    On a CPU the libraries' resident memory is part of what was measured, and what the warm-up at
+    the headline concurrency took is not given back; on a GPU neither is.
+    """
+    model = study.model(f"{row['family']}-{row['size']}")
+    value_bytes = BYTES_PER_VALUE[study.training.compute_dtype]
+    on_gpu = row["gpus"] > 0
+    tokens = round(row["input_tokens_per_request"] + study.workload.output_tokens)
+    shape, stored = shape_of(model), compressions.estimated_as(row["precision"])
+    most = max(int(row["concurrency"]), 1 if on_gpu else study.workload.headline_concurrency)
+    return memory.serving_memory(
+        shape,
+        _held(stored, value_bytes),
+        most,
+        tokens,
+        bytes_per_value=value_bytes,
+        workspace_gb=0.0 if on_gpu else memory.cpu_workspace_gb(shape, stored),
+    )
+
+
+def trained_need(study: Study, row: Mapping[str, Any], method: str) -> memory.MemoryEstimate:
+    """Estimate what a row of tables/adaptation.csv should have taken by `lora` or `qlora`.
+
+    The examples are taken to be as long as they may be (training.max_tokens).
+    """
+    share = tasks.find(str(row["task"])).longest_answer_share
+    shape = shape_of(study.model(f"{row['family']}-{row['size']}"))
+    need = _training_need(shape, study, method, share)
+    if load_hardware(study.hardware).gpus:
+        return need
+    is_quantised = method == "qlora"
+    stored = "int4" if is_quantised else "fp16"
+    return replace(need, workspace_gb=memory.cpu_workspace_gb(shape, stored, is_quantised))
+
+
+def _held(stored: str, value_bytes: float) -> str:
+    """FP16 weights that are computed with in float32 are held in float32."""
+    return "fp32" if stored == "fp16" and value_bytes == 4 else stored
+
+
+def _training_need(
+    shape: ModelShape, study: Study, method: str, answer_share: float
+) -> memory.MemoryEstimate:
+    training = study.training
+    modules = training.target_modules
+    return memory.training_memory(
+        shape,
+        method,
+        training.batch_size,
+        training.max_tokens,
+        training.lora_rank,
+        modules=LORA_MODULES if modules == "all-linear" else modules,
+        lora_dropout=training.lora_dropout,
+        gradient_checkpointing=training.gradient_checkpointing,
+        base_precision="fp32" if BYTES_PER_VALUE[training.compute_dtype] == 4 else "fp16",
+        answer_tokens=max(1, round(answer_share * training.max_tokens)),
+    )
 
 
 def _needs(shape: ModelShape, study: Study) -> dict[str, memory.MemoryEstimate]:
     training, workload = study.training, study.workload
     value_bytes = BYTES_PER_VALUE[training.compute_dtype]
-    modules = training.target_modules
     needs = {}
     longest: dict[str, tuple[Any, float]] = {}
     for method in dict.fromkeys(c.method for c in study.configurations if c.method != "none"):
@@ -184,27 +247,18 @@ def _needs(shape: ModelShape, study: Study) -> dict[str, memory.MemoryEstimate]:
             step = adapt_step(method, task)
             longest[step] = method, max(share, longest.get(step, (method, 0.0))[1])
     for step, (method, share) in longest.items():
-        needs[step] = memory.training_memory(
-            shape,
-            method,
-            training.batch_size,
-            training.max_tokens,
-            training.lora_rank,
-            modules=LORA_MODULES if modules == "all-linear" else modules,
-            lora_dropout=training.lora_dropout,
-            gradient_checkpointing=training.gradient_checkpointing,
-            base_precision="fp32" if value_bytes == 4 else "fp16",
-            answer_tokens=max(1, round(share * training.max_tokens)),
-        )
+        needs[step] = _training_need(shape, study, method, share)
+    most = max(*workload.concurrency, workload.largest_concurrency or 1)
+    is_vllm = workload.engine == "vllm"
+    workspace_gb = memory.vllm_workspace_gb(shape, most) if is_vllm else 0.0
     for precision in dict.fromkeys(v.precision for v in study.served_variants()):
-        # FP16 weights that are computed with in float32 are held in float32.
-        stored = compressions.estimated_as(precision)
-        held = "fp32" if stored == "fp16" and value_bytes == 4 else stored
+        held = _held(compressions.estimated_as(precision), value_bytes)
         needs[f"serve {precision}"] = memory.serving_memory(
             shape,
             held,
-            max(*workload.concurrency, workload.largest_concurrency or 1),
+            most,
             training.max_tokens + workload.output_tokens,
             bytes_per_value=value_bytes,
+            workspace_gb=workspace_gb,
         )
     return needs

@@ -133,7 +133,9 @@ def judge(
         row: dict[str, object] = {"quantity": quantity, "predictor": predictor}
         row |= {"direction": direction, "rows": len(errors), "mean_ape_pct": errors.mean()}
         row |= {"worst_ape_pct": errors.max(), "worst_row": variant_name(worst)}
-        row["coverage_pct"] = None if covered is None else 100 * covered[quantity].mean()
+        row["coverage_pct"] = None
+        if covered is not None and quantity in covered:
+            row["coverage_pct"] = 100 * covered[quantity].mean()
         judged.append(row)
     return judged
 

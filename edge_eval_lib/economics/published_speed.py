@@ -180,7 +180,7 @@ def roofline_predicted(train: pd.DataFrame, held: pd.DataFrame) -> pd.DataFrame:
         return found | {"read_gb_s": read, "gb": shape.weight_bytes(stored(precision)) / 1e9}
 
     seen, asked = figures(train), figures(held)
-    limit_w = device.power_limit_w
+    limit_w: Any = device.power_limit_w
     watts = _nonnegative(seen["read_gb_s"], train["power_w"].to_numpy(float))
     seconds = _nonnegative(seen["gb"], train["load_s"].to_numpy(float))
     asked["power_w"] = np.minimum(watts[0] + watts[1] * asked["read_gb_s"], limit_w)

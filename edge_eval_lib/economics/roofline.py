@@ -84,7 +84,8 @@ class Rates:
 
     Attributes:
         bandwidth_share: Of the peak bandwidth that reading weights and cache reaches.
-        compute_share: Of the peak arithmetic that prompts and batches reach.
+        compute_share: Of the peak arithmetic that batches reach, and training.
+        prompt_share: Of the peak arithmetic that prompts reach; by default `compute_share`.
         launch_s: A step costs, whatever the model.
         launch_s_a_layer: A layer costs, by precision.
         bytes_per_weight: What a step reads a weight, by precision, where that is not its format's.
@@ -101,6 +102,7 @@ class Rates:
     qlora_slower: Positive = 1.0
     is_static: bool = False
     overlaps: bool = True
+    prompt_share: PositiveShare | None = None
 
 
 # What a T4 reaches under transformers was read off a published run: Qwen2.5-0.5B (24 layers) at
@@ -176,7 +178,7 @@ def prompt_s(
     operations = flops.prefill_flop(
         shape.matrix_parameters, prompt_tokens, flops.attention_width(shape)
     )
-    computing = operations / (device.flop_s * rates.compute_share)
+    computing = operations / (device.flop_s * (rates.prompt_share or rates.compute_share))
     bandwidth = device.bandwidth_byte_s * rates.bandwidth_share
     reading = _read_bytes(shape, precision, rates) / bandwidth
     talking = _talk_s(shape, device, prompt_tokens)
@@ -207,9 +209,10 @@ def figures(
     output_tokens: Any,
     rates: Rates,
 ) -> dict[str, Any]:
-    """Compute each quantity from the physical roofline; power is the limit, loading 1 (no ratio).
+    """Compute each quantity from the physical roofline.
 
-    A static batch reads all its prompts before its first token. Throughput is B N / latency.
+    Power is the limit, 1 where none is known, and loading 1: they carry no ratio. A static
+    batch reads all its prompts before its first token. Throughput is B N / latency.
     """
     context = np.add(prompt_tokens, np.divide(output_tokens, 2))
     tpot_s = step_s(shape, precision, device, concurrency, context, rates)
@@ -217,7 +220,7 @@ def figures(
     ttft_s = prompt_s(shape, precision, device, together, rates)
     request_s = latency.latency_s(ttft_s, tpot_s, output_tokens)
     throughput_tok_s = np.multiply(concurrency, output_tokens) / request_s
-    limit_w: Any = np.nan if device.power_limit_w is None else device.power_limit_w
+    limit_w: Any = 1.0 if device.power_limit_w is None else device.power_limit_w
     power_w = np.multiply(limit_w, device.cards)
     return {
         "tpot_s": tpot_s,

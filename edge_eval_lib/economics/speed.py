@@ -102,6 +102,8 @@ def predict(
         value = carried[quantity] * _fitted(calibration, quantity, shape, precision, *work)
         if standing is not None:
             value = value / standing[quantity]
+            if device.power_limit_w is None and quantity in ("power_w", "energy_per_token_j"):
+                value = np.nan * value
         width = np.where(
             inside, calibration.half_widths[quantity], calibration.outside_half_widths[quantity]
         )

@@ -290,6 +290,7 @@ def _fit_lines(study: Study, hardware: Hardware) -> list[str]:
         ("adapter_gb", "adapter"),
         ("activations_gb", "activ."),
         ("kv_cache_gb", "KV"),
+        ("workspace_gb", "engine"),
         ("need_gb", "needs"),
     ):
         shown[heading] = [f"{gb:.2f}" if pd.notna(gb) else "" for gb in table[column]]

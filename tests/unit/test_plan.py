@@ -115,7 +115,8 @@ def test_the_published_study_used_as_many_t4s_as_the_plan_says_for_lora():
 
 def test_the_parts_add_up_to_the_need():
     table = fit.fit_table(load_study("paper_t4"))
-    parts = table[["weights_gb", "adapter_gb", "activations_gb", "kv_cache_gb"]].sum(axis=1)
+    columns = ["weights_gb", "adapter_gb", "activations_gb", "kv_cache_gb", "workspace_gb"]
+    parts = table[columns].sum(axis=1)
     assert parts.to_numpy() == pytest.approx(table["need_gb"].to_numpy())
     assert len(table) == 6 * (2 * 2 + 3)  # a dialogue's long replies are a step of their own
     assert set(table["verdict"]) <= {"fits", "offload", "does not fit"}
