@@ -156,8 +156,8 @@ def fit_table(study: Study, hardware: Hardware | None = None) -> pd.DataFrame:
 
     Returns:
         model, step; GB: weights_gb, adapter_gb (with its gradients and optimiser), activations_gb,
-        kv_cache_gb, workspace_gb (the engine's own), need_gb (together), device_gb; devices, verdict, and reason, which says why
-        need_gb is missing.
+        kv_cache_gb, workspace_gb (the engine's own), need_gb (together), device_gb; devices,
+        verdict, and reason, which says why need_gb is missing.
     """
     hardware = hardware or load_hardware(study.hardware)
     rows = []

@@ -133,16 +133,16 @@ class MemoryEstimate:
 
 
 def cpu_workspace_gb(shape: ModelShape, precision: str, on_load: bool = False) -> float:
-    """Estimate what is resident on a CPU beside weights and cache, GB: libraries, a mapped file.
+    """Estimate what is resident on a CPU beside weights and cache, GB.
 
-    Quantised weights are used where the file maps them, so that all of the file stays resident:
-    also, in 16 bits, what is held in fp32 besides (embeddings, norms). Weights that are quantised
-    `on_load`, as QLoRA's base, leave the whole 16-bit file resident.
+    The libraries; and with bitsandbytes the memory into which 16-bit values were read before they
+    became others, which is not given back: embeddings and norms, held in fp32, of weights that are
+    stored quantised; the whole file of weights that are quantised `on_load`, as QLoRA's base.
     """
-    mapped = 0 if precision in VALUE_BYTES else shape.parameters - shape.linear_parameters
+    read = 0 if precision in VALUE_BYTES else shape.parameters - shape.linear_parameters
     if on_load:
-        mapped = shape.parameters
-    return CPU_LIBRARIES_GB + VALUE_BYTES["fp16"] * mapped / 1e9
+        read = shape.parameters
+    return CPU_LIBRARIES_GB + VALUE_BYTES["fp16"] * read / 1e9
 
 
 def vllm_workspace_gb(shape: ModelShape, most_requests: Any = 256) -> Any:
