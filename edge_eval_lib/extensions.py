@@ -7,7 +7,6 @@ called as the rooms are, such as `compressions/prune50.py`.
 from __future__ import annotations
 
 import os
-import pkgutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -26,5 +25,10 @@ def names(path: Iterable[str], but: Iterable[str] = ()) -> list[str]:
 
     Nothing is imported.
     """
-    found = (module.name for module in pkgutil.iter_modules(list(path)))
-    return sorted(name for name in found if name not in but and not name.startswith("_"))
+    found = {
+        file.removesuffix(".py")
+        for folder in filter(os.path.isdir, path)
+        for file in os.listdir(folder)
+        if file.endswith(".py") or os.path.isfile(os.path.join(folder, file, "__init__.py"))
+    }
+    return sorted(found - {*but} - {name for name in found if name.startswith("_")})

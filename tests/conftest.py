@@ -9,6 +9,7 @@ import pytest
 from edge_eval_lib import scraps
 
 scraps.skip_uri_grammar()  # before a test imports nbformat
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin take cores from other tests
 
 # Machines are shared: how long an example takes is not what a test is about.
 hypothesis.settings.register_profile("shared machine", deadline=None)

@@ -63,9 +63,14 @@ def _composed(text: str) -> Node | None:
     return YAML(typ="safe", pure=True).compose(text)
 
 
+@lru_cache
+def _read_once(path: Path, _changed_ns: int) -> Any:
+    return read_yaml(path)
+
+
 def read_mapping(path: Path) -> dict[str, Any]:
     """Read a YAML file of things by name; UserError if it holds something else."""
-    content = read_yaml(path)
+    content = _read_once(path, path.stat().st_mtime_ns)
     if content is not None and not isinstance(content, dict):
         raise UserError(f"{path} should hold a mapping of names, but it is {shown(content)}.")
     return content or {}
