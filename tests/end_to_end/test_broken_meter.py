@@ -97,7 +97,7 @@ def test_the_run_completes_with_its_other_figures(made):
         assert row[figure] > 0, figure
 
 
-def test_what_it_would_have_told_is_empty_with_its_reason_everywhere(made):
+def test_what_it_would_have_measured_is_empty_with_its_reason_everywhere(made):
     _, results = made
     row = variants_of(results).iloc[0]
     empty = ["energy_per_request_j", "energy_per_request_net_j", "energy_per_token_j", "c_tax"]

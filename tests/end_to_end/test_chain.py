@@ -128,7 +128,7 @@ def test_figures_follow_from_their_own_row(llama):
     assert (table["c_tax"] / expected - 1).abs().max() < 1e-9
 
 
-def test_fidelity_is_told_against_fp16_or_says_why_not(study):
+def test_fidelity_is_reported_against_fp16_or_says_why_not(study):
     table = pd.read_csv(study[0] / "tables" / "variants.csv")
     fp16 = table[table["precision"] == "fp16"].iloc[0]
     if fp16["score"] > 0:

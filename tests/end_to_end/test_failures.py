@@ -220,7 +220,7 @@ def test_a_corrupt_executed_notebook_is_made_again(grid: Grid, damage: bytes):
     assert set(grid.published()) == EVERY_RUN
 
 
-def test_whatever_is_damaged_is_found_and_made_again(grid: Grid):
+def test_whatever_is_damaged_is_made_again(grid: Grid):
     weights = grid.outputs / "artefacts" / "models" / f"{ADAPTER}_int8" / "model.safetensors"
     raw = grid.outputs / "runs" / "serve" / f"{INT8}.raw.parquet"
     report = grid.outputs / "report.html"
@@ -313,7 +313,7 @@ def small_disk(directory: Path, size: str) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("run", [f"serve/{INT8}", "synthesis/synthesis"])
-def test_a_full_disk_is_told_with_run_and_place(grid: Grid, run: str):
+def test_a_full_disk_is_reported_with_run_and_place(grid: Grid, run: str):
     stage, name = run.split("/")
     grid.forget(stage, name)
     grid.misbehave(**{f"{stage}__{name}": "fill"})
@@ -332,7 +332,7 @@ def test_a_full_disk_is_told_with_run_and_place(grid: Grid, run: str):
         assert set(grid.published()) == EVERY_RUN
 
 
-def test_a_disk_that_is_full_already_is_told_with_run_and_place(grid: Grid):
+def test_a_disk_that_is_full_already_is_reported_with_run_and_place(grid: Grid):
     grid.forget("serve", INT8)
     with small_disk(grid.outputs, "24m"):
         with contextlib.suppress(OSError), (grid.outputs / "ballast").open("wb", 0) as file:
@@ -459,7 +459,7 @@ def test_runs_of_two_checkouts_take_turns_on_the_device(grid: Grid):
     assert process.returncode == 0
 
 
-def test_outputs_that_cannot_be_written_are_told_in_a_sentence(grid: Grid):
+def test_outputs_that_cannot_be_written_are_refused_in_a_sentence(grid: Grid):
     if os.geteuid() == 0:  # to whom no mode forbids anything: a file stands in the way
         blocked = grid.directory / "file"
         blocked.write_text("")
@@ -494,7 +494,7 @@ BAD_STUDIES = {
 
 @pytest.mark.parametrize("command", ["plan", "all"])
 @pytest.mark.parametrize("case", BAD_STUDIES)
-def test_a_bad_study_file_is_told_in_one_sentence(grid: Grid, command: str, case: str):
+def test_a_bad_study_file_is_refused_in_a_sentence(grid: Grid, command: str, case: str):
     content, expected = BAD_STUDIES[case]
     grid.study.write_text(yaml.safe_dump(content))
     refused = grid.call(command, str(grid.study))
@@ -515,7 +515,7 @@ def test_a_bad_study_file_is_told_in_one_sentence(grid: Grid, command: str, case
         ("\x00\x01", "not valid YAML"),
     ],
 )
-def test_a_broken_study_file_is_told_in_one_sentence(grid: Grid, text: str, expected: str):
+def test_a_broken_study_file_is_refused_in_a_sentence(grid: Grid, text: str, expected: str):
     grid.study.write_text(text)
     refused = grid.call("plan", str(grid.study))
     assert refused.returncode == 1
@@ -524,7 +524,7 @@ def test_a_broken_study_file_is_told_in_one_sentence(grid: Grid, text: str, expe
 
 
 @pytest.mark.quick
-def test_an_absent_study_file_is_told_in_one_sentence(grid: Grid):
+def test_an_absent_study_file_is_refused_in_a_sentence(grid: Grid):
     refused = grid.call("all", str(grid.directory / "absent.yaml"))
     assert refused.returncode == 1
     assert re.fullmatch(r"There is no study file \S+absent\.yaml; .*\n", refused.stderr)

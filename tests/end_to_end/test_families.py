@@ -101,7 +101,7 @@ def test_deleted_weights_are_built_again_the_same(tmp_path, monkeypatch):
     assert all(torch.equal(value, again[name]) for name, value in before.items())
 
 
-def test_an_adapter_that_is_missing_too_is_told(tmp_path, monkeypatch):
+def test_an_adapter_that_is_missing_too_is_reported(tmp_path, monkeypatch):
     study = study_of(tmp_path, "llama", monkeypatch)
     with pytest.raises(UserError, match=r"The adapter llama-0\.1M_rag_lora is missing"):
         weights_to_serve(study, study.variants()[0])

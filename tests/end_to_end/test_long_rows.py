@@ -91,7 +91,7 @@ def test_the_plan_says_what_was_passed_over_and_what_is_not_known_yet(study):
     assert "counted when an adapter is trained: dialogue and rag" in plan.describe(fresh)
 
 
-def test_a_limit_that_leaves_too_few_is_told_with_the_numbers(study):
+def test_a_limit_that_leaves_too_few_is_reported_with_the_numbers(study):
     tokenizer = models.load_tokenizer(models.model_directory(study.models[0]))
     training = study.training.model_copy(update={"max_tokens": 40})
     short = study.model_copy(update={"training": training})

@@ -186,7 +186,7 @@ def test_a_job_left_behind_by_a_killed_make_is_replaced(tmp_path, monkeypatch):
 
 
 @pytest.mark.timeout(120)
-def test_outputs_that_a_node_does_not_share_are_told(tmp_path, monkeypatch):
+def test_outputs_that_a_node_does_not_share_are_reported(tmp_path, monkeypatch):
     """The node's daemon runs where another file system hides the outputs."""
     hide = 'mount -t tmpfs none "$0" && exec "$@"'
     outputs = tmp_path / "outputs"

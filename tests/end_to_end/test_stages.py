@@ -456,7 +456,7 @@ def model(**changes) -> Model:
         ({"source": "hub", "location": "a/b"}, "a/b at revision r cannot be had"),
     ],
 )
-def test_weights_that_are_not_there_are_told_in_one_sentence(changes, complaint, monkeypatch):
+def test_weights_that_are_not_there_are_refused_in_a_sentence(changes, complaint, monkeypatch):
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=complaint):

@@ -134,7 +134,7 @@ def test_vllm_answers_as_transformers_and_times_every_token(
     assert found["hit_rate"] == {"1": None, "4": None}
 
 
-def test_a_prefix_that_prompts_share_is_found_in_the_cache(
+def test_a_prefix_that_prompts_share_is_taken_from_the_cache(
     vllm_python, base, prompts, transformers_engine, tmp_path
 ):
     shared = (prompts[0] * 20)[:600]

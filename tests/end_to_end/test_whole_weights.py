@@ -278,7 +278,7 @@ def test_a_quantised_layer_without_its_scales_is_refused(lost, compressed, tmp_p
         models.load_model(directory, "float32")
 
 
-def test_the_bytes_of_nf4_layers_are_foretold(compressed, llama):
+def test_the_bytes_of_nf4_layers_are_predicted(compressed, llama):
     layers = weights.linear_layers(weights.read_tensors(llama))
     assert len(layers) == 14
     told = compressed["int4"].layers_share_of_fp16

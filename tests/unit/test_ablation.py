@@ -64,7 +64,7 @@ def test_every_repetition_holds_each_cell_once_in_an_order_of_its_own():
     assert order != ablation.blocks(cells, 3, seed=2)
 
 
-def test_effects_are_found_through_drift_that_dwarfs_them():
+def test_effects_are_detected_through_drift_that_dwarfs_them():
     found = found_by.effects(made())
     seconds = found[(found["quantity"] == "seconds") & (found["given"] != "all")]
     truth = {"base": 1.3, "autocast": 4.0, "casts": 1.1}

@@ -75,7 +75,7 @@ def test_packing_that_fails_leaves_the_last_file(study, tmp_path, monkeypatch):
     assert not list(tmp_path.glob(".outputs.zip*"))
 
 
-def test_what_cannot_be_taken_over_is_told(study, tmp_path, monkeypatch):
+def test_what_cannot_be_taken_over_is_reported(study, tmp_path, monkeypatch):
     packed = archive.pack(study, tmp_path / "outputs.zip")
     with pytest.raises(UserError, match="holds runs already"):
         archive.unpack(study, packed)

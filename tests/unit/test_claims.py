@@ -122,7 +122,7 @@ def test_what_is_not_reproduced_says_what_the_figures_show(judged):
     assert (failed["note"].str.len() > 20).all()
 
 
-def test_cells_are_told_from_claims(judged):
+def test_cells_are_kept_apart_from_claims(judged):
     cells = judged[judged["kind"] == "cell"]
     assert cells["source"].value_counts().to_dict() == {
         "headline table": 30,

@@ -57,7 +57,7 @@ DAMAGED = {
 
 @pytest.mark.parametrize("how", ["halved", "emptied", "one byte changed", "deleted"])
 @pytest.mark.parametrize("path", DAMAGED)
-def test_whatever_is_damaged_is_found_and_named(study, path, how):
+def test_whatever_is_damaged_is_named(study, path, how):
     file = study.directory / path
     content = file.read_bytes()
     dates = file.stat()
@@ -78,7 +78,7 @@ def test_whatever_is_damaged_is_found_and_named(study, path, how):
     assert not kept & undone(study).keys()
 
 
-def test_large_weights_are_told_by_their_header(study, monkeypatch):
+def test_large_weights_are_checked_by_their_header(study, monkeypatch):
     monkeypatch.setattr(completion, "SMALL_BYTES", 0)
     file = study.directory / WEIGHTS
     content = file.read_bytes()

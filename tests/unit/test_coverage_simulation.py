@@ -95,7 +95,7 @@ def test_ratio_over_prompts_of_f1_like_scores(prompts, scores):
     assert right(simulated_coverage(prompts, **scores))
 
 
-def test_ratio_over_24_prompts_is_told_as_it_is():
+def test_ratio_over_24_prompts_is_as_it_is():
     """Right where answers differ often; too narrow where nearly all are the same."""
     assert right(simulated_coverage(24))
     assert simulated_coverage(24, unchanged_share=0.9) < 0.93

@@ -109,7 +109,7 @@ def test_a_window_at_rest_is_not_disturbed_by_a_short_wait():
     assert verdict(use(own_s=0.01, busy_s=0.05, idle_s=19.95, waited_s=0.03))[0] == "ok"
 
 
-def test_a_quota_leaves_the_other_cores_to_others_and_holding_back_is_told():
+def test_a_quota_leaves_the_other_cores_to_others_and_holding_back_is_reported():
     crowd = {"cores": 64, "entitled": 4.0, "own_s": 38.0, "error_s": 1.28}
     assert verdict(use(**crowd, busy_s=538.0, idle_s=102.0))[0] == "ok"
     assert use(**crowd, busy_s=638.0, idle_s=2.0).taken == pytest.approx(0.0)
@@ -159,7 +159,7 @@ def test_the_cores_counters_are_read_by_number():
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_quotas_are_found_in_every_group_above(tmp_path, version):
+def test_quotas_are_read_in_every_group_above(tmp_path, version):
     mount = tmp_path if version == 2 else tmp_path / "cpu,cpuacct"
     job = mount / "slurm" / "job"
     job.mkdir(parents=True)
@@ -224,7 +224,7 @@ def measured(core, busy_core):
 
 @LINUX
 @pytest.mark.slow  # keeps two processes busy for seconds
-def test_a_stranger_on_our_core_is_found():
+def test_a_stranger_on_our_core_is_detected():
     """What a machine that others use too can tell: it is crowded at the least by the stranger."""
     core = max(os.sched_getaffinity(0))
     found = measured(core, busy_core=core)

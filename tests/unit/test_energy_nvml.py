@@ -95,7 +95,7 @@ def test_a_sensor_that_sees_a_quarter_of_the_time_is_flagged_and_the_counter_is_
     assert verdict(window, "counter against integral") == "warning"
 
 
-def test_a_sensor_three_percent_off_is_found_once_the_window_can_tell(start, clock):
+def test_a_sensor_three_percent_off_is_detected_once_the_window_can_tell(start, clock):
     gpu = FakeGpu(constant(60.0))
     monitor = start(gpu)
     gpu.power_override_mw = 61_800
@@ -130,7 +130,7 @@ def test_counter_and_integral_are_not_judged_on_an_idle_gpu(start, clock):
 
 
 @pytest.mark.parametrize("period_s", [0.02, 0.1, 0.25])
-def test_the_update_period_is_found(start, clock, period_s):
+def test_the_update_period_is_detected(start, clock, period_s):
     gpu = FakeGpu(ramp(20.0, 0.01), power_period_s=period_s, counter_period_s=period_s)
     monitor = start(gpu)
     assert monitor._meters["nvml-power"].resolution_s == pytest.approx(period_s, rel=0.15)
@@ -177,7 +177,7 @@ def test_without_the_instantaneous_field_the_power_usage_is_read(start, clock):
     assert pynvml.nvmlDeviceGetPowerUsage.called
 
 
-def test_no_counter_is_told_with_its_reason(start):
+def test_no_counter_is_reported_with_its_reason(start):
     monitor = start(FakeGpu(constant(60.0), counter_period_s=None))
     assert not source(monitor, "nvml-counter").available
     assert "GPU 0 (Tesla T4) has no energy counter" in source(monitor, "nvml-counter").reason
@@ -308,7 +308,7 @@ def test_a_device_lost_before_the_window_costs_only_the_energy(start, clock):
     assert window.seconds == pytest.approx(10.0)
 
 
-def test_a_sampling_gap_is_found(start, clock):
+def test_a_sampling_gap_is_detected(start, clock):
     gpu = FakeGpu(ramp(20.0, 0.01), counter_period_s=None)
     monitor = start(gpu)
     with monitor.window("work") as window:
@@ -425,7 +425,7 @@ IDLE = pynvml.nvmlClocksEventReasonGpuIdle
         (THERMAL | POWER_CAP, "invalid"),
     ],
 )
-def test_throttling_within_the_window_is_found(start, clock, mask, expected):
+def test_throttling_within_the_window_is_detected(start, clock, mask, expected):
     gpu = FakeGpu(constant(60.0))
     monitor = start(gpu)
     with monitor.window("work") as window:
@@ -438,7 +438,7 @@ def test_throttling_within_the_window_is_found(start, clock, mask, expected):
     assert window.energy_j is not None
 
 
-def test_another_process_on_the_device_is_found(start, clock):
+def test_another_process_on_the_device_is_detected(start, clock):
     gpu = FakeGpu(constant(60.0), processes={os.getpid(): 10**9})
     monitor = start(gpu)
     window = measure(monitor, clock)
@@ -448,7 +448,7 @@ def test_another_process_on_the_device_is_found(start, clock):
     assert verdict(measure(monitor, clock), "other processes") == "invalid"
 
 
-def test_in_a_container_processes_are_not_told_apart(start, clock, monkeypatch):
+def test_in_a_container_processes_are_not_kept_apart(start, clock, monkeypatch):
     gpu = FakeGpu(constant(60.0), processes={4_000_001: None})
     monitor = start(gpu)
     monkeypatch.setattr(nvml_watch, "in_host_pid_namespace", lambda: False)
@@ -569,7 +569,7 @@ def test_a_device_error_in_the_body_reaches_the_caller_and_the_check(start, cloc
     assert window.energy_j == pytest.approx(600.0, rel=0.01)
 
 
-def test_work_on_the_cpu_of_a_machine_with_gpus_is_not_told_by_them(start, monkeypatch, clock):
+def test_work_on_the_cpu_of_a_machine_with_gpus_is_not_measured_by_them(start, monkeypatch, clock):
     """The torch that is installed or imported decides where work runs."""
     start(FakeGpu(constant(60.0)))
     cuda = types.SimpleNamespace(is_available=lambda: False, is_initialized=lambda: False)

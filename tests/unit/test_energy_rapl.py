@@ -98,7 +98,7 @@ def deny(monkeypatch, path: Path) -> None:
     monkeypatch.setattr(Path, "read_text", read_text)
 
 
-def test_permission_denied_is_told_with_what_helps(powercap, monkeypatch):
+def test_permission_denied_is_reported_with_what_helps(powercap, monkeypatch):
     deny(monkeypatch, powercap / "intel-rapl:0" / "energy_uj")
     with pytest.raises(Unavailable, match="may not be read; an administrator can allow it"):
         rapl.Rapl(root=powercap)

@@ -29,7 +29,7 @@ from edge_eval_lib.study import load_study
 
 
 @given(rate=st.floats(0.01, 1000), requests=st.integers(1, 200), seed=st.integers(0, 2**32))
-def test_arrivals_rise_and_are_told_by_the_seed(rate, requests, seed):
+def test_arrivals_rise_and_follow_from_the_seed(rate, requests, seed):
     times = serve.poisson_arrivals(rate, requests, seed)
     assert times.shape == (requests,)
     assert (np.diff(times, prepend=0.0) >= 0).all()
@@ -139,7 +139,7 @@ def test_how_weights_are_quantised_is_read_from_their_configuration(tmp_path):
 
 
 @pytest.mark.parametrize(("rank", "told"), [(4, 8), (8, 8), (16, 16), (20, 32)])
-def test_vllm_is_told_a_rank_that_it_knows(tmp_path, rank, told):
+def test_vllm_is_given_a_rank_that_it_knows(tmp_path, rank, told):
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": rank}))
     assert vllm.lora_rank(tmp_path) == told
 
@@ -161,7 +161,7 @@ def test_vllm_computes_in_what_the_device_has(monkeypatch):
     assert vllm.serving_dtype("float16") == ("float16", True)
 
 
-def test_a_missing_llm_compressor_is_told_in_one_sentence(tmp_path, monkeypatch):
+def test_a_missing_llm_compressor_is_refused_in_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv(llm_compressor.PYTHON_VARIABLE, str(tmp_path / "python"))
     with pytest.raises(UserError, match="run make llm-compressor"):
         compress.quantize(tmp_path, "int8", "float32", tmp_path / "target", "vllm")
@@ -269,7 +269,7 @@ def test_requests_of_an_open_loop_count_from_when_they_were_due(endpoint, tmp_pa
     assert second.token_times_s[0] >= second.submitted_s
 
 
-def test_an_endpoint_that_is_not_there_or_serves_another_model_is_told(
+def test_an_endpoint_that_is_not_there_or_serves_another_model_is_reported(
     endpoint, tmp_path, monkeypatch
 ):
     with pytest.raises(UserError, match="offers no model 'other' but variant"):
@@ -342,7 +342,7 @@ def test_options_at_their_default_do_not_change_what_a_run_is(tmp_path):
         ),
     ],
 )
-def test_an_engine_that_a_study_may_not_have_is_told(tmp_path, changes, complaint):
+def test_an_engine_that_a_study_may_not_have_is_reported(tmp_path, changes, complaint):
     with pytest.raises(UserError, match=complaint):
         load(tmp_path, **changes)
 

@@ -219,7 +219,7 @@ def test_png_and_svg_are_written_the_same_every_time(tmp_path, one_model):
 
 
 @pytest.mark.parametrize("cell", OF_VARIANTS)
-def test_doubtful_rows_are_hollow_and_told(cell, one_model):
+def test_doubtful_rows_are_hollow_and_reported(cell, one_model):
     doubtful = one_model["precision"] == "int8"
     validity = np.where(doubtful, "warning: warmed up (serve at 8)", "ok")
     figure = drawn_by(cell, table=one_model.assign(validity=validity))
@@ -232,7 +232,7 @@ def test_doubtful_rows_are_hollow_and_told(cell, one_model):
 
 
 @pytest.mark.parametrize("cell", OF_VARIANTS)
-def test_rows_computed_otherwise_are_told_under_the_picture(cell, one_model):
+def test_rows_computed_otherwise_are_reported_under_the_picture(cell, one_model):
     dtypes = np.where(one_model["precision"] == "int4", "bfloat16", "float32")
     shown = texts(drawn_by(cell, table=one_model.assign(executed_dtype=dtypes)))
     assert "Mixed executed dtypes: float32 (FP16, INT8); bfloat16 (INT4)." in shown

@@ -199,7 +199,7 @@ def test_files_leave_the_page_cache(tmp_path):
     assert pagecache.evict(str(file) for file in files).residency_before > 0.9
 
 
-def test_pages_that_stay_are_told(tmp_path, monkeypatch):
+def test_pages_that_stay_are_reported(tmp_path, monkeypatch):
     file = tmp_path / "weights"
     file.write_bytes(os.urandom(1_000_000))
     monkeypatch.setattr(os, "posix_fadvise", lambda *arguments: None)

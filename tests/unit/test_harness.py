@@ -174,7 +174,7 @@ def test_the_plan_counts_its_runs_and_says_what_they_take(tmp_path):
     assert "lm-evaluation-harness" not in plan.describe(load(tmp_path))
 
 
-def test_without_the_library_the_way_to_it_is_told(tmp_path, monkeypatch):
+def test_without_the_library_the_way_to_it_is_reported(tmp_path, monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "lm_eval" else found(name)

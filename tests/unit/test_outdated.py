@@ -123,7 +123,7 @@ def test_a_stage_whose_code_changed_is_out_of_date_and_says_why(study, capsys):
     )
 
 
-def test_what_needs_them_is_told_with_its_time(study):
+def test_what_needs_them_is_reported_with_its_time(study):
     edit(study, "01_adapt.ipynb")
     (sentence,) = outdated.reasons(study, study.runs(), completion.survey(study, study.runs()))
     assert sentence.startswith("2 adapt runs are out of date: each was made by other code in 01_")

@@ -309,7 +309,7 @@ def test_code_against_figures(study):
     assert "50.2 ms" in table.loc["weights from one card", "code_or_paper"]
 
 
-def test_points_that_change_a_headline_figure_are_told_from_details(study):
+def test_points_that_change_a_headline_figure_are_kept_apart_from_details(study):
     table = code_against_figures(study).set_index("topic")
     assert "energy per request" in table.loc["batch size", "bears_on"]
     assert pd.isna(table.loc["energy and power", "bears_on"])  # one window of 180
@@ -460,7 +460,7 @@ def test_at_the_flip_two_models_break_even_together(study):
         assert first == pytest.approx(second, rel=1e-6)
 
 
-def test_an_electricity_flip_is_found_where_there_is_one():
+def test_an_electricity_flip_is_detected_where_there_is_one():
     # Spent before: e against 0.1 + e / 2, both saving 1 a request: equal at e = 0.2.
     first = pd.Series(
         {"fixed_free": 0.0, "fixed_slope": 1.0, "local_free": 0.0, "local_slope": 0.0, "api": 1.0}
@@ -483,7 +483,7 @@ def test_the_winner_at_each_score_is_the_first_to_break_even(study):
     assert table.groupby("task")["n_break_full"].apply(lambda s: s.is_monotonic_increasing).all()
 
 
-def test_a_lead_is_told_from_what_other_prompts_could_change(study):
+def test_a_lead_is_set_against_what_other_prompts_could_change(study):
     table = small_models.best_scores(study, draws=200).set_index("task")
     rag = table.loc["rag"]
     assert rag["difference"] == pytest.approx(0.012, abs=1e-3)
@@ -598,7 +598,7 @@ def test_a_table_that_does_not_exist_is_refused_with_those_that_do(study, tmp_pa
     assert not list(tmp_path.iterdir())
 
 
-def test_output_goes_to_the_project_unless_told(tmp_path):
+def test_output_goes_to_the_project_unless_a_directory_is_given(tmp_path):
     assert paper.output_directory() == outputs_root() / "paper"
     assert paper.output_directory(tmp_path) == tmp_path
 

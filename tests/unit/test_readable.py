@@ -69,7 +69,7 @@ def test_a_table_in_a_notebook_cannot_become_markup():
     assert "IPW: no energy source" in text  # a note's column by its name for people
 
 
-def test_a_note_is_told_once_with_its_rows_and_those_of_other_columns_left_out():
+def test_a_note_is_reported_once_with_its_rows_and_those_of_other_columns_left_out():
     table = pd.DataFrame(
         {
             "notes": [

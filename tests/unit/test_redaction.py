@@ -128,7 +128,7 @@ def test_a_secret_that_could_be_a_word_is_no_part_of_others():
     before=st.text(max_size=20),
     after=st.text(max_size=20),
 )
-def test_no_secret_is_found_after_it_was_masked(key: str, before: str, after: str):
+def test_no_secret_is_left_after_it_was_masked(key: str, before: str, after: str):
     masked = redact(f"{before} {key} {after}", of(key, "MY_PASSWORD"))
     if not secrets(of(key, "MY_PASSWORD")):  # a path, or a setting
         return

@@ -39,7 +39,7 @@ def test_published_and_running_files_never_share_a_directory(study: Study):
     assert place(study, "paper", "paper").directory == study.directory.parent / "paper"
 
 
-def test_raw_data_go_where_the_run_is_told_else_to_the_lab(
+def test_raw_data_go_where_the_run_says_else_to_the_lab(
     study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     run = notebook.Stage(study, study.runs()[1], study.models[0])
@@ -171,7 +171,7 @@ def check(verdict: str, detail: str = "other work took 31% of its 2 cores") -> l
     ]
 
 
-def test_a_run_that_other_work_disturbed_is_told_in_a_line(study: Study):
+def test_a_run_that_other_work_disturbed_is_reported_in_a_line(study: Study):
     from edge_eval_lib.runs.progress import Progress
 
     at = place(study, "serve", "x_r01")

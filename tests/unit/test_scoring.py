@@ -251,7 +251,7 @@ def test_the_topic_is_what_stands_before_the_colon():
     ],
 )
 @pytest.mark.usefixtures("no_embedding")
-def test_the_next_step_is_told_whole_or_not(reply, right):
+def test_the_next_step_is_given_whole_or_not(reply, right):
     gold = "Promised for Monday. Next: the carter brings the stove tomorrow."
     row = score_one("dialogue", reply, gold, step=dialogue.step_kind(gold))
     assert row["next_step"] == row["content"] == right

@@ -103,7 +103,7 @@ def test_a_run_has_a_node_to_itself_where_slurm_manages_no_gpu():
     assert slurm.wanted(1, "cpu* 64 256000 (null)\n") == ["--exclusive", "--mem=0"]
 
 
-def test_memory_that_slurm_was_not_told_of_is_not_asked_for():
+def test_memory_that_slurm_does_not_know_of_is_not_asked_for():
     assert slurm.wanted(1, "gpu* 2 1 gpu:1") == ["--gpus=1", "--cpus-per-gpu=2"]
 
 
@@ -248,7 +248,7 @@ def test_a_refused_submission_leaves_slurms_words(told, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_a_machine_without_slurm_is_told_so(told, monkeypatch):
+def test_a_machine_without_slurm_is_reported(told, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(subprocess.CalledProcessError) as caught:
         slurm.submit(1, OUTPUT, [], "job.sh")

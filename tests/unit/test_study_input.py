@@ -235,7 +235,7 @@ def test_words_and_dates_are_text(tmp_path: Path):
         ("name: tiny", "name: [tiny", "is not valid YAML at line"),
     ],
 )  # fmt: skip
-def test_a_slip_is_told_in_a_sentence(tmp_path: Path, old: str, new: str, sentence: str):
+def test_a_slip_is_refused_in_a_sentence(tmp_path: Path, old: str, new: str, sentence: str):
     text = plain(tmp_path)
     assert old in text, text
     assert sentence in refusal(tmp_path, text.replace(old, new, 1))

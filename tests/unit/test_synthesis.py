@@ -360,7 +360,7 @@ def test_a_comparison_of_two_dtypes_says_so_in_table_figure_and_sentence(whole, 
 
 
 @pytest.mark.slow  # executes the whole notebook
-def test_the_scatter_of_one_run_is_told_and_numbers_are_rounded_to_it(tmp_path, monkeypatch):
+def test_the_scatter_of_one_run_is_reported_and_numbers_are_rounded_to_it(tmp_path, monkeypatch):
     make_study(tmp_path / "embedded")
     for path in (tmp_path / "embedded/runs/serve").glob("*_qlora_int4_*.requests.parquet"):
         requests = pd.read_parquet(path)
@@ -373,7 +373,7 @@ def test_the_scatter_of_one_run_is_told_and_numbers_are_rounded_to_it(tmp_path, 
     assert "122" not in html.split("Serving at every concurrency</h2>")[-1].split("</table>")[0]
 
 
-def test_doubtful_rows_are_told_first_and_the_frontier_shows_them(whole, results):
+def test_doubtful_rows_are_named_first_and_the_frontier_shows_them(whole, results):
     space, _, drawn = whole
     expected = ["warning: 6 of 6 INT4 variants (temperature)"]
     assert space["frontier"]["validity"].tolist() == expected
@@ -403,12 +403,12 @@ def test_the_five_metrics_are_explained_with_their_prices(whole):
         (-0.3, -0.3, "the form: no gain"),
     ],
 )
-def test_what_adapting_taught_is_told_from_the_intervals(whole, base, rule, says):
+def test_what_adapting_taught_is_judged_by_the_intervals(whole, base, rule, says):
     row = {"content_difference_lo": base - 0.1, "content_difference_no_model_lo": rule - 0.1}
     assert whole[0]["taught"](row).startswith(says)
 
 
-def test_what_adapting_taught_is_not_told_without_rules(whole):
+def test_what_adapting_taught_is_not_judged_without_rules(whole):
     assert whole[0]["lora"].empty
 
 
@@ -519,7 +519,7 @@ def test_unknown_energy_stays_empty_with_its_reason(tmp_path, monkeypatch):
     assert any("Nothing to draw" in text.get_text() for text in texts)
 
 
-def test_a_run_that_did_not_tell_the_libraries_part_says_so(tmp_path):
+def test_a_run_that_did_not_record_the_libraries_part_says_so(tmp_path):
     make_study(tmp_path)
     for path in (tmp_path / "runs" / "serve").glob("*.ipynb"):
         path.write_bytes(path.read_bytes().replace(b"load_import_energy", b"an_older_name"))
@@ -542,7 +542,7 @@ def test_keeping_warm_pays_for_as_long_as_a_load_lasts_it(results):
     assert table.loc[("lora", "int8"), "load_import_s"] == 2
 
 
-def test_first_tokens_have_a_mean_only_where_every_one_was_told_apart(results):
+def test_first_tokens_have_a_mean_only_where_every_token_was_timed(results):
     serve = results.runs["stage"] == "serve"
     runs = results.runs.assign(load_first_token_s=results.runs["stage"].map({"serve": 0.5}))
     some = runs.index[serve & (runs["precision"] == "fp16") & (runs["method"] == "lora")][0]

@@ -177,7 +177,7 @@ def test_a_missing_figure_is_empty_and_says_why():
     assert "energy_per_request_j: not measured" in row["notes"]
 
 
-def test_a_prompt_without_score_is_left_out_and_told():
+def test_a_prompt_without_score_is_left_out_and_reported():
     runs = pd.DataFrame([observation(), observation(precision="int4")])
     answers = answers_of({"fp16": [0.5, 0.5, 0.5], "int4": [0.4, 0.4, np.nan]})
     table = tables.variants_table(runs, answers, PAPER)
@@ -385,7 +385,7 @@ def test_serving_has_a_row_a_variant_and_concurrency():
     assert table.iloc[1]["throughput_tok_s_lo"] < table.iloc[1]["throughput_tok_s"]
 
 
-def test_frontier_tells_what_is_empty():
+def test_frontier_says_what_is_empty():
     runs = pd.DataFrame([observation(precision="int4", energy_per_request_j=None, score=0.5)])
     row = tables.frontier_table(tables.variants_table(runs, None, PAPER)).iloc[0]
     assert np.isnan(row["n_break"])
@@ -419,7 +419,7 @@ def test_the_best_figure_is_never_a_doubtful_rows_while_there_is_another(doubt):
     assert alone["validity"].startswith(f"{worst}: 1 of 1")
 
 
-def test_invalid_rows_are_left_out_of_means_too_and_told():
+def test_invalid_rows_are_left_out_of_means_too_and_reported():
     rows = [
         int4(throughput_tok_s=1.0, validity="invalid: interference (serve at 8)"),
         int4("qlora", throughput_tok_s=60.0, validity="ok"),
@@ -522,7 +522,7 @@ def test_adaptation_tells_the_ratio_with_and_without_loading_and_its_dtypes():
 
 
 @pytest.mark.parametrize("column", list(columns.MIXED))
-def test_what_rows_do_not_share_is_told(column):
+def test_what_rows_do_not_share_is_reported(column):
     table = pd.DataFrame({"precision": ["fp16", "int4"], column: ["one", "other"]})
     (told,) = columns.mixed(table)
     assert "one" in told

@@ -123,7 +123,7 @@ def test_retrieval_finds_most_gold_passages_but_ranks_some_second(shipped):
     assert details["recall_at_2"] >= 0.9
 
 
-def test_a_gold_passage_cannot_be_told_by_its_place(shipped):
+def test_a_gold_passage_cannot_be_guessed_by_its_place(shipped):
     first = 0
     for example in shipped["rag"].evaluation:
         title = example.answer.split(": ", 1)[0]

@@ -211,7 +211,7 @@ def served(task, method, precision, figure, **other):
     return KEY | {"task": task, "method": method, "precision": precision, "tok_s": figure} | other
 
 
-def test_the_spread_of_a_run_is_found_from_pairs_of_the_same_arithmetic():
+def test_the_spread_of_a_run_is_that_of_pairs_of_the_same_arithmetic():
     generator = np.random.default_rng(3)
     rows = [
         served(f"t{i}", method, precision, 100 * np.exp(0.15 * generator.standard_normal()))

@@ -326,13 +326,13 @@ def test_the_plan_names_a_model_whose_weights_are_not_there(what, directory, tmp
     assert told in plan.describe(study)
 
 
-def test_a_package_that_is_missing_is_told_by_the_plan(tmp_path):
+def test_a_package_that_is_missing_is_reported_by_the_plan(tmp_path):
     model = {"source": "package", "location": "no_such_package/x.gguf", "revision": "1"}
     (told,) = models.weight_problems(study_in(tmp_path, model=model))
     assert "the package 'no_such_package' is not installed" in told
 
 
-def test_what_headers_tell_against_a_study_is_told_at_once(directory, tmp_path):
+def test_what_headers_say_against_a_study_is_reported_at_once(directory, tmp_path):
     study = study_in(
         tmp_path,
         model={"parameters": 10**9},
@@ -347,7 +347,7 @@ def test_what_headers_tell_against_a_study_is_told_at_once(directory, tmp_path):
     assert "take 0." not in told
 
 
-def test_layers_too_small_for_nf4_are_told_before_the_run(directory, tmp_path):
+def test_layers_too_small_for_nf4_are_reported_before_the_run(directory, tmp_path):
     small = arrays() | {"model.layers.0.self_attn.q_proj.weight": np.ones((16, 16), np.float16)}
     small["model.layers.0.mlp.down_proj.weight"] = np.ones((16, 16), np.float16)
     save_file(small, directory / "model.safetensors")
@@ -355,7 +355,7 @@ def test_layers_too_small_for_nf4_are_told_before_the_run(directory, tmp_path):
     assert "tinyllama-0.1M_rag_lora_int4 cannot be compressed: its layers are so small" in told
 
 
-def test_layers_that_vllm_cannot_group_are_told_before_the_run(directory, tmp_path):
+def test_layers_that_vllm_cannot_group_are_reported_before_the_run(directory, tmp_path):
     odd = arrays() | {"model.layers.0.mlp.down_proj.weight": np.ones((64, 100), np.float16)}
     save_file(odd, directory / "model.safetensors")
     workload = tiny_study(tmp_path)["workload"] | {"engine": "vllm"}
@@ -391,7 +391,7 @@ def test_revisions_as_the_hub_has_them_are_taken(revision, tmp_path):
     assert study.models[0].revision == revision
 
 
-def test_a_config_that_refers_to_itself_is_told_in_a_sentence(tmp_path):
+def test_a_config_that_refers_to_itself_is_refused_in_a_sentence(tmp_path):
     study_in(tmp_path)
     file = tmp_path / "tiny.yaml"
     looped = "- config: &loop {model_type: llama, more: *loop}\n  family:"

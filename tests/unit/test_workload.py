@@ -391,7 +391,7 @@ def test_what_was_reserved_and_not_used_is_not_needed_to_serve():
     assert serving.serving_figures(unknown, requests(), power())["memory_gb"] is None
 
 
-def test_failed_requests_are_told_apart_with_their_reasons():
+def test_failed_requests_are_counted_with_their_reasons():
     window = record(failures={"HTTP 503: busy": 2, "ended after 1 of 4 tokens": 1})
     figures = serving.serving_figures(window, requests(), power())
     assert figures["requests"] == 10
