@@ -31,6 +31,11 @@ GOOD = METRICS | {
     latency.quality_of_experience: ([0.1, 0.2], 0.1, 5),
     latency.attainment: ([1.0], [1.0], 1, 1),
     latency.goodput_req_s: ([1.0], [1.0], 0.9),
+    latency.quantile_interval: ([1.0, 2.0], 0.5, 0.95),
+    latency.erlang_c: (2, 1.0),
+    latency.queue_wait_s: (1.0, 0.5, 2),
+    latency.share_served_within: (1.0, 1.0, 0.5, 2),
+    latency.processor_sharing_s: (1.0, 0.5),
     latency.prefill_s: (1e9, 10, 1e12, 0.5),
     latency.decode_step_s: (1e9, 1e9, 1e9, 1e12, 1, 1, 1, 0.5),
     latency.compute_bound_concurrency: (1e12, 1e9, 2.0),
@@ -53,6 +58,7 @@ ELSEWHERE = {
     cost.full_costs,
     memory.serving_memory,
     memory.training_memory,
+    latency.trace_latencies,
 }
 EACH_ARGUMENT = [(f, name) for f in GOOD for name in inspect.signature(f).parameters]
 EACH_OF_A_METRIC = [(f, name) for f, name in EACH_ARGUMENT if f in METRICS]

@@ -291,6 +291,63 @@ def test_goodput_is_the_highest_rate_that_keeps_its_limits():
     assert math.isnan(latency.goodput_req_s([1, 2], [0.5, 0.2]))
 
 
+def test_a_trace_gives_every_wait_of_its_requests():
+    table = latency.trace_latencies([0.0, 1.0], [[0.5, 0.6, 0.9], [1.25]])
+    first, second = table.to_dict("records")
+    assert first == pytest.approx(
+        {
+            "ttft_s": 0.5,
+            "tpot_s": 0.2,
+            "latency_s": 0.9,
+            "jitter_s": 0.1,
+            "worst_interval_s": 0.3,
+            "output_tokens": 3,
+        }
+    )
+    assert first["latency_s"] == pytest.approx(latency.latency_s(0.5, 0.2, 3))
+    assert second["ttft_s"] == second["latency_s"] == 0.25
+    assert all(math.isnan(second[name]) for name in ("tpot_s", "jitter_s", "worst_interval_s"))
+    for tokens in ([], [0.5], [1.5, 1.4]):
+        with pytest.raises(ValueError, match=r"^token_times_s must ascend from submission"):
+            latency.trace_latencies([1.0], [tokens])
+    with pytest.raises(
+        ValueError, match=r"^token_times_s must have a sequence a request: 2, not 1"
+    ):
+        latency.trace_latencies([0.0, 1.0], [[0.5]])
+
+
+def test_a_quantile_has_the_interval_of_its_order_statistics():
+    # 100 values: the median lies between the 40th and the 61st with 95 % (binomial tables).
+    assert latency.quantile_interval(np.arange(1, 101), 0.5) == (50.5, 40, 61)
+    assert latency.quantile_interval(np.arange(24), 0.95)[2] == np.inf
+    rng = np.random.default_rng(0)
+    found = [latency.quantile_interval(rng.exponential(size=200), 0.95) for _ in range(500)]
+    truth = -np.log(0.05)
+    assert 0.94 < np.mean([lo <= truth <= hi for _, lo, hi in found]) < 0.99
+
+
+def test_queues_of_published_tables():
+    # Erlang C: 8 erlangs on 10 servers; M/M/1 waits a/(1 - a) services.
+    assert latency.erlang_c(10, 8) == pytest.approx(0.40918, abs=1e-5)
+    assert latency.erlang_c([1, 2], [0.5, 1.0]) == pytest.approx([0.5, 1 / 3])
+    assert latency.queue_wait_s(0.9, 1.0, 1) == pytest.approx(9)
+    assert latency.queue_wait_s(2.0, 1.0, 2) == np.inf
+    assert latency.share_served_within(1.0, 0.5, 1.0) == pytest.approx(1 - 0.5 * math.exp(-0.5))
+    assert latency.share_served_within(9.0, 3.0, 1.0, 2) == 0
+    assert latency.processor_sharing_s(2.0, [0.0, 0.5, 1.0]) == pytest.approx([2, 4, np.inf])
+
+
+@given(st.integers(1, 200), st.floats(0, 1), st.floats(0, 0.5))
+def test_queues_move_as_they_must(servers, load, more):
+    low, high = servers * load, servers * (load + more)
+    assert 0 <= latency.erlang_c(servers, low) <= latency.erlang_c(servers, high) <= 1
+    assert latency.erlang_c(servers + 1, low) <= latency.erlang_c(servers, low) + 1e-12
+    assert latency.queue_wait_s(low, 1.0, servers) <= latency.queue_wait_s(high, 1.0, servers)
+    within = latency.share_served_within([0.0, 1.0], low, 1.0, servers)
+    assert within[0] <= within[1]
+    assert within[0] == pytest.approx(1 - latency.erlang_c(servers, low))
+
+
 T4 = {"peak_flop_s": 65e12, "bandwidth_byte_s": 320e9}
 A100 = {"peak_flop_s": 312e12, "bandwidth_byte_s": 2.039e12}
 H100 = {"peak_flop_s": 989e12, "bandwidth_byte_s": 3.35e12}
