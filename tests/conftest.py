@@ -1,7 +1,6 @@
 """Makes tests/tiny.py importable as `tiny` from every test, and keeps tests and studies apart."""
 
 import os
-from pathlib import Path
 
 import hypothesis
 import pytest
@@ -46,10 +45,3 @@ def _locks_of_the_tests_own(tmp_path_factory: pytest.TempPathFactory):
         del os.environ["XDG_RUNTIME_DIR"]
     else:
         os.environ["XDG_RUNTIME_DIR"] = before
-
-
-@pytest.fixture(scope="session")
-def shared_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory that all processes of one pytest share."""
-    base = tmp_path_factory.getbasetemp()
-    return base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base

@@ -28,6 +28,15 @@ TINY_SHAPE = {
     "max_position_embeddings": 1024,
     "tie_word_embeddings": True,
 }
+# What readers of variants.csv count on.
+VARIANT_COLUMNS = {
+    "family", "size", "task", "method", "precision", "repetitions", "concurrency", "gpus", "engine",
+    "adapt_energy_j", "adapt_s", "compress_energy_j", "compress_s", "load_energy_j", "load_s",
+    "energy_per_request_j", "energy_per_request_net_j", "energy_per_token_j", "throughput_tok_s",
+    "ttft_ms", "tpot_ms", "memory_gb", "reserved_gb", "memory_nominal_gb",
+    "natural_tokens_per_request", "score", "n_break", "n_break_full", "ipw", "rho_sys", "q_ret_pct",
+    "q_ret_pct_lo", "q_ret_pct_hi", "c_tax", "energy_source", "merge_base", "notes",
+}  # fmt: skip
 # Task files for lm-evaluation-harness, and what they have in common.
 TINY_TASKS = {
     "tiny_choice": {

@@ -21,7 +21,6 @@ import nbformat
 import psutil
 import pytest
 import yaml
-from filelock import FileLock
 from tiny import TINY_SHAPE, tiny_study
 
 from edge_eval_lib.paths import project_root
@@ -210,30 +209,16 @@ def _without_the_paper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
         yield
 
 
-def made_once(directory: Path, make: Callable[[Path], None]) -> Path:
-    """`directory` as `make` filled it: by the first process of this pytest that asks for it."""
-    with FileLock(directory.with_suffix(".lock")):
-        if not directory.with_suffix(".made").exists():
-            shutil.rmtree(directory, ignore_errors=True)
-            directory.mkdir()
-            make(directory)
-            directory.with_suffix(".made").touch()
-    return directory
-
-
 @pytest.fixture(scope="session")
-def finished(shared_directory: Path) -> Grid:
-    """A grid that was run to its end once; tests work on copies."""
-
-    def make(directory: Path) -> None:
-        grid = Grid(directory)
-        write_notebooks(grid.directory / "notebooks")
-        grid.write_study()
-        grid.misbehave()
-        done = grid.all()
-        assert done.returncode == 0, done.stdout + done.stderr
-
-    return Grid(made_once(shared_directory / "finished", make))
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Grid:
+    """A grid that was run to its end; tests work on copies."""
+    grid = Grid(tmp_path_factory.mktemp("finished"))
+    write_notebooks(grid.directory / "notebooks")
+    grid.write_study()
+    grid.misbehave()
+    done = grid.all()
+    assert done.returncode == 0, done.stdout + done.stderr
+    return grid
 
 
 @pytest.fixture

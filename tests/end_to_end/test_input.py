@@ -7,9 +7,8 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import quote
 
@@ -17,56 +16,35 @@ import pandas as pd
 import pytest
 import tiny
 from conftest import Grid, write_notebooks
+from endpoint import Replies, listening
 
 KEY = 'sk-ech0"back\\me/+=12345678'
 NAME = "tinyllama-0.1M"
 
 
-class Echo(BaseHTTPRequestHandler):
+class Echo(Replies):
     """Tells everybody what the request's Authorization header was, in many forms."""
 
     def forms(self) -> list[str]:
-        told = self.headers["Authorization"]
-        code = base64.b64encode(told.encode()).decode()
-        return [told, quote(told), code, repr({"Authorization": told})]
+        sent = self.headers["Authorization"]
+        code = base64.b64encode(sent.encode()).decode()
+        return [sent, quote(sent), code, repr({"Authorization": sent})]
 
     def do_GET(self):
         models = [{"id": name, "object": "model"} for name in self.server.models]
-        self.reply(200, {"object": "list", "data": models + [{"id": i} for i in self.forms()]})
+        self.reply({"object": "list", "data": models + [{"id": i} for i in self.forms()]})
 
     def do_POST(self):
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if self.server.refuses or "prompt_logprobs" in asked:
-            self.reply(401, {"error": {"message": " ".join(self.forms())}})
-            return
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream")
-        self.end_headers()
-        for text in self.forms():  # as many as tokens were asked for
-            chunk = {"id": "1", "choices": [{"index": 0, "text": f" {text}"}]}
-            self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
-        self.wfile.write(b"data: [DONE]\n\n")
-
-    def reply(self, status: int, content: dict) -> None:
-        body = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *arguments):
-        """A test's output is no place for an access log."""
+        if self.server.refuses or "prompt_logprobs" in self.asked():
+            self.reply({"error": {"message": " ".join(self.forms())}}, status=401)
+        else:
+            self.stream(f" {text}" for text in self.forms())  # as many as tokens were asked for
 
 
 @pytest.fixture
 def endpoint() -> Iterator[ThreadingHTTPServer]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Echo)
-    server.models, server.refuses = [NAME], False
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with listening(Echo, models=[NAME], refuses=False) as server:
+        yield server
 
 
 def measure(directory: Path, server: ThreadingHTTPServer) -> subprocess.CompletedProcess[str]:

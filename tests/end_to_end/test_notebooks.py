@@ -12,7 +12,6 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from conftest import made_once
 from nbclient import NotebookClient
 from ruamel.yaml import YAML
 from tiny import TINY_TASKS, make_tiny_model, make_tiny_tasks
@@ -42,41 +41,40 @@ PROGRESS_BAR = re.compile(r"\r[^\r\n]*\d+%\|[^\r\n]*\|[^\r\n]*\]")
 ELSEWHERE = {"09_t4_free.ipynb": {"outputs": "../outputs-t4", "hours": 0.5}}
 
 
-@pytest.fixture(scope="session")
-def checkout(shared_directory: Path) -> Path:
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project, its smollm2-135M a tiny model, with a finished study called embedded."""
+    directory = tmp_path_factory.mktemp("checkout")
+    for name in ("edge_eval_lib", "notebooks", "params", "profiles"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(project_root() / name, directory / name, ignore=ignored)
+    for name in ("Snakefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(project_root() / name, directory)
+    git("init", "--quiet", cwd=directory)  # a clone is one, and libraries ask for its commit
+    git("commit", "--quiet", "--allow-empty", "--message", "A checkout", cwd=directory)
+    tiny_model = make_tiny_model(directory / "tiny")
+    make_tiny_tasks(directory / "tasks")
+    change(directory / "params" / "models.yaml", {"smollm2-135M": stanza(tiny_model)})
+    for name in STUDIES:
+        file = directory / "params" / f"{name}.yaml"
+        study = YAML(typ="safe", pure=True).load(file)
+        training = study["training"] | {"target_modules": ["q_proj", "v_proj", "down_proj"]}
+        changes = SMALL | {"training": training, "workload": study["workload"] | SMALL_WORKLOAD}
+        if name == "harness":
+            tasks = {"tasks": list(TINY_TASKS), "task_directory": str(directory / "tasks")}
+            changes["harness"] = tasks | {"prompts": 10}
+        change(file, changes)
+    done = subprocess.run(
+        [sys.executable, "-m", "edge_eval_lib", "all", "embedded"],
+        env=environment(directory),
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=1500,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
-    def make(directory: Path) -> None:
-        for name in ("edge_eval_lib", "notebooks", "params", "profiles"):
-            ignored = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(project_root() / name, directory / name, ignore=ignored)
-        for name in ("Snakefile", "pyproject.toml", "constraints.txt"):
-            shutil.copy(project_root() / name, directory)
-        git("init", "--quiet", cwd=directory)  # a clone is one, and libraries ask for its commit
-        git("commit", "--quiet", "--allow-empty", "--message", "A checkout", cwd=directory)
-        tiny_model = make_tiny_model(directory / "tiny")
-        make_tiny_tasks(directory / "tasks")
-        change(directory / "params" / "models.yaml", {"smollm2-135M": stanza(tiny_model)})
-        for name in STUDIES:
-            file = directory / "params" / f"{name}.yaml"
-            study = YAML(typ="safe", pure=True).load(file)
-            training = study["training"] | {"target_modules": ["q_proj", "v_proj", "down_proj"]}
-            changes = SMALL | {"training": training, "workload": study["workload"] | SMALL_WORKLOAD}
-            if name == "harness":
-                tasks = {"tasks": list(TINY_TASKS), "task_directory": str(directory / "tasks")}
-                changes["harness"] = tasks | {"prompts": 10}
-            change(file, changes)
-        done = subprocess.run(
-            [sys.executable, "-m", "edge_eval_lib", "all", "embedded"],
-            env=environment(directory),
-            cwd=directory,
-            capture_output=True,
-            text=True,
-            timeout=1500,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-
-    return made_once(shared_directory / "checkout", make)
+    return directory
 
 
 def git(*arguments: str, cwd: Path) -> None:

@@ -4,12 +4,11 @@ import json
 import os
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 import yaml
+from endpoint import Replies, listening
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import tiny_study
@@ -172,7 +171,7 @@ def test_a_missing_llm_compressor_is_refused_in_a_sentence(tmp_path, monkeypatch
 # --- an endpoint ------------------------------------------------------------------------------
 
 
-class Endpoint(BaseHTTPRequestHandler):
+class Endpoint(Replies):
     """Answers as small servers do: no token ids, one piece of text a token."""
 
     pieces = (" a", " b", " a")
@@ -181,50 +180,26 @@ class Endpoint(BaseHTTPRequestHandler):
         self.reply({"object": "list", "data": [{"id": "variant", "object": "model"}]})
 
     def do_POST(self):
-        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        asked = self.asked()
         self.server.asked.append((asked, self.headers["Authorization"]))
         if asked["prompt"] == [0]:
             self.reply({"error": {"message": "busy"}}, status=503)
-            return
-        if "prompt_logprobs" in asked:  # it knows nothing of them
+        elif "prompt_logprobs" in asked:  # it knows nothing of them
             self.reply({"id": "1", "choices": [{"index": 0, "text": "x"}]})
-            return
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream")
-        if asked["prompt"] == [8]:  # promises more than it sends
-            self.send_header("Content-Length", "100000")
-        self.end_headers()
-        for piece in self.pieces[: 1 if asked["prompt"] == [9] else None]:
-            chunk = {"id": "1", "choices": [{"index": 0, "text": piece}]}
-            self.wfile.write(f"data: {json.dumps(chunk)}\n\n".encode())
-        if asked["prompt"] != [8]:
-            self.wfile.write(b"data: [DONE]\n\n")
-
-    def reply(self, content, status=200):
-        body = json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *arguments):
-        """A test's output is no place for an access log."""
+        else:
+            pieces = self.pieces[: 1 if asked["prompt"] == [9] else None]
+            self.stream(pieces, cut=asked["prompt"] == [8])
 
 
 @pytest.fixture
 def endpoint(monkeypatch):
     pytest.importorskip("openai")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
-    server.asked = []
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{server.server_port}/v1")
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(OpenAiEngine, "open_tokenizer", lambda self, directory: None)
-    yield server
-    server.shutdown()
-    server.server_close()
+    with listening(Endpoint, asked=[]) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{server.server_port}/v1")
+        yield server
 
 
 def test_an_endpoint_without_token_ids_gives_a_time_for_every_piece(endpoint, tmp_path):
