@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from edge_eval_lib.errors import UserError
+
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
 
     from edge_eval_lib.machine.declared import Hardware
-    from edge_eval_lib.models.likelihood import Likelihood
+    from edge_eval_lib.models.likelihood import Likelihood, Reading
     from edge_eval_lib.study import Study
     from edge_eval_lib.tasks import Example
 
@@ -190,28 +193,30 @@ class Engine:
         """Answer at most `slots` prompts at a time, each from its arrival where these are given."""
         raise NotImplementedError
 
-    def likelihoods(self, examples: Iterable[Example], batch_size: int) -> list[Likelihood]:
-        """Return the likelihood of each example's gold answer, teacher-forced.
-
-        NaN where prompt and answer are longer than the engine has room for.
-        """
-        raise NotImplementedError
-
-    def most_likely(self, prompt_ids: list[int], token_ids: list[int]) -> list[int] | None:
-        """Return the most likely token at each place of `token_ids`, in one pass and alone.
-
-        It is the one given the prompt and the tokens before it; None where the engine does not say.
-        """
-        raise NotImplementedError
-
     def read(
-        self, prompts: list[list[int]], answers: list[list[int]], batch_size: int
-    ) -> list[list[int] | None]:
-        """Return `most_likely` of every answer after its prompt.
+        self, prompts: list[list[int]], texts: list[list[list[int]]], batch_size: int
+    ) -> list[list[Reading]]:
+        """Read texts (token ids) after their prompts, in one pass each; nothing is generated.
 
-        Together, at most `batch_size` at a time, only where that changes nothing.
+        `NOT_READ` where prompt and text are longer than the engine has room for, or where it does
+        not say how likely given tokens are. At most `batch_size` prompts at a time, and only where
+        that changes nothing.
         """
-        return [self.most_likely(*both) for both in zip(prompts, answers, strict=True)]
+        raise NotImplementedError
+
+    def likelihoods(self, examples: Iterable[Example], batch_size: int) -> list[Likelihood]:
+        """Return the likelihood of each example's gold answer, teacher-forced."""
+        from edge_eval_lib.models.likelihood import Likelihood
+
+        examples = list(examples)
+        prompts = [self.encode(example.messages) for example in examples]
+        texts = [[self.encode_answer(example.answer)] for example in examples]
+        return [
+            Likelihood(gold.nll, gold.argmax_ids, example.id)
+            for example, (gold,) in zip(
+                examples, self.read(prompts, texts, batch_size), strict=True
+            )
+        ]
 
     def executed_dtype(self) -> str:
         """Return the arithmetic that the linear layers really execute."""
@@ -242,6 +247,12 @@ class Engine:
 
         return models.prompt_ids(self.tokenizer, messages)
 
+    def encode_answer(self, answer: str) -> list[int]:
+        """Return an answer as token ids, its end-of-sequence token included."""
+        from edge_eval_lib import models
+
+        return models.answer_ids(self.tokenizer, answer)
+
     def decode(self, token_ids: list[int]) -> str:
         """Return the answer in generated tokens: what comes before the first end-of-sequence."""
         length = self.natural_length(token_ids)
@@ -257,20 +268,32 @@ class Engine:
         return next(stops, len(token_ids) - 1) + 1
 
 
-def ranked_likelihood(
-    prompt_id: str, answer: Sequence[int], positions: Sequence[Mapping[int, tuple[float, int]]]
-) -> Likelihood:
-    """Return a gold answer's likelihood from the ranked tokens at each of its places.
+def ranked_reading(
+    text: Sequence[int], positions: Sequence[Mapping[int, tuple[float, int]]]
+) -> Reading:
+    """Return a text's reading from the ranked tokens at each of its places.
 
-    `positions` hold for each token of the answer at least that one and the most likely: token id ->
+    `positions` hold for each token of the text at least that one and the most likely: token id ->
     (log-probability in nats, rank from 1).
     """
-    from edge_eval_lib.models.likelihood import Likelihood
+    from edge_eval_lib.models.likelihood import Reading
 
-    ranked = list(zip(answer, positions, strict=True))
+    ranked = list(zip(text, positions, strict=True))
     nll = -sum(position[token][0] for token, position in ranked) / len(ranked)
     best = [min(position, key=lambda token: position[token][1]) for position in positions]
-    return Likelihood(prompt_id, nll, best)
+    return Reading(nll, best)
+
+
+def require_numbers(
+    readings: list[list[Reading]], directory: Path, compute_dtype: str
+) -> list[list[Reading]]:
+    """Return the readings; UserError if a likelihood is no number: the model's logits were none."""
+    if all(math.isfinite(r.nll) for of_prompt in readings for r in of_prompt if r.argmax_ids):
+        return readings
+    raise UserError(
+        f"{directory}: the likelihood of an answer is no number, so the model's logits are NaN or "
+        f"infinite; its weights overflow training.compute_dtype ({compute_dtype}), or are damaged."
+    )
 
 
 def wrong_length(generation: Generation, output_tokens: int, until_end: bool) -> str | None:

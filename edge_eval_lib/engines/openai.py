@@ -8,23 +8,21 @@ not this process's: energy, memory and load stay empty.
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edge_eval_lib import redaction
-from edge_eval_lib.engines.base import Engine, Generation, ranked_likelihood, wrong_length
+from edge_eval_lib.engines.base import Engine, Generation, ranked_reading, wrong_length
 from edge_eval_lib.errors import UserError
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
-    from edge_eval_lib.models.likelihood import Likelihood
-    from edge_eval_lib.tasks import Example
+    from edge_eval_lib.models.likelihood import Reading
 
 URL_VARIABLE = "OPENAI_BASE_URL"
 KEY_VARIABLE = "OPENAI_API_KEY"
@@ -169,41 +167,45 @@ class OpenAiEngine(Engine):
         pieces = list(self.pieces)
         return "".join(pieces[-1 - token] for token in token_ids)
 
-    def likelihoods(self, examples: Iterable[Example], batch_size: int) -> list[Likelihood]:
-        """Return the gold answers' likelihoods; NaN where the endpoint has none for a prompt."""
-        return _ask_all(list(examples), self._likelihood, batch_size)
+    def read(
+        self, prompts: list[list[int]], texts: list[list[list[int]]], batch_size: int
+    ) -> list[list[Reading]]:
+        """Ask for the likelihood of every text; not read where the endpoint gives none."""
+        pairs = [
+            (p, text) for p, of_prompt in zip(prompts, texts, strict=True) for text in of_prompt
+        ]
 
-    async def _likelihood(
-        self, client: AsyncOpenAI, example: Example, _start_s: float
-    ) -> Likelihood:
+        async def ask(
+            client: AsyncOpenAI, pair: tuple[list[int], list[int]], _start_s: float
+        ) -> Reading:
+            return await self._read(client, *pair)
+
+        in_order = iter(_ask_all(pairs, ask, batch_size))
+        return [[next(in_order) for _ in of_prompt] for of_prompt in texts]
+
+    async def _read(self, client: AsyncOpenAI, prompt: list[int], text: list[int]) -> Reading:
         import openai
 
-        from edge_eval_lib import models
-        from edge_eval_lib.models.likelihood import Likelihood
+        from edge_eval_lib.models.likelihood import NOT_READ
 
-        answer = models.answer_ids(self.tokenizer, example.answer)
-        unknown = Likelihood(example.id, math.nan, [])
         try:
             completion = await client.completions.create(
                 model=self.served_name,
-                prompt=self.encode(example.messages) + answer,
+                prompt=prompt + text,
                 max_tokens=1,
                 temperature=0.0,
                 extra_body={"prompt_logprobs": 1},
             )
         except openai.OpenAIError:
-            return unknown
+            return NOT_READ
         ranked = (completion.choices[0].model_extra or {}).get("prompt_logprobs")
         if not ranked:
-            return unknown
+            return NOT_READ
         positions = [
             {int(token): (entry["logprob"], entry["rank"]) for token, entry in position.items()}
-            for position in ranked[-len(answer) :]
+            for position in ranked[-len(text) :]
         ]
-        return ranked_likelihood(example.id, answer, positions)
-
-    def most_likely(self, prompt_ids: list[int], token_ids: list[int]) -> None:
-        """Return None: an endpoint's requests are paid for, and its batches are not ours."""
+        return ranked_reading(text, positions)
 
     def executed_dtype(self) -> str:
         return "unknown: the endpoint does not tell"

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import itertools
-import math
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from edge_eval_lib.engines.base import Engine, Generation, context_length, too_long
+from edge_eval_lib.engines.base import (
+    Engine,
+    Generation,
+    context_length,
+    require_numbers,
+    too_long,
+)
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
     from transformers import GenerationConfig
 
-    from edge_eval_lib.models.likelihood import Likelihood
-    from edge_eval_lib.tasks import Example
+    from edge_eval_lib.models.likelihood import Reading
 
 
 class TransformersEngine(Engine):
@@ -114,48 +117,27 @@ class TransformersEngine(Engine):
             pad_token_id=self.tokenizer.pad_token_id,
         )
 
-    def likelihoods(self, examples: Iterable[Example], batch_size: int) -> list[Likelihood]:
-        """Return the likelihoods of the gold answers; NaN where there is no room for them."""
-        from edge_eval_lib import models
-        from edge_eval_lib.models.likelihood import Likelihood, gold_likelihoods, require_numbers
-
-        examples = list(examples)
-        lengths = [models.count_tokens(self.tokenizer, example) for example in examples]
-        fits = [self.room is None or length <= self.room for length in lengths]
-        computed = gold_likelihoods(
-            self.model, self.tokenizer, itertools.compress(examples, fits), batch_size
-        )
-        in_order = iter(require_numbers(computed, self.directory))
-        return [
-            next(in_order) if fit else Likelihood(example.id, math.nan, [])
-            for example, fit in zip(examples, fits, strict=True)
-        ]
-
-    def most_likely(self, prompt_ids: list[int], token_ids: list[int]) -> list[int]:
-        return self._read([prompt_ids], [token_ids])[0]
-
     def read(
-        self, prompts: list[list[int]], answers: list[list[int]], batch_size: int
-    ) -> list[list[int] | None]:
-        """Return the most likely tokens of every answer; INT8 layers scale over all at hand."""
-        if self.executed_dtype() == "int8":
-            batch_size = 1
-        likeliest: list[list[int] | None] = []
-        for start in range(0, len(prompts), batch_size):
-            batch = slice(start, start + batch_size)
-            likeliest += self._read(prompts[batch], answers[batch])
-        return likeliest
+        self, prompts: list[list[int]], texts: list[list[list[int]]], batch_size: int
+    ) -> list[list[Reading]]:
+        """Read texts after their prompts; INT8 layers scale over all at hand, so alone."""
+        from edge_eval_lib.models.likelihood import NOT_READ, read_texts
 
-    def _read(self, prompts: list[list[int]], answers: list[list[int]]) -> list[list[int]]:
-        import torch
-
-        rows = [[*prompt, *tokens[:-1]] for prompt, tokens in zip(prompts, answers, strict=True)]
-        inputs = self.tokenizer.pad({"input_ids": rows}, return_tensors="pt").to(self.model.device)
-        # Padding is on the left, so the answers end together: only their logits are computed.
-        with torch.inference_mode():
-            logits = self.model(**inputs, logits_to_keep=max(map(len, answers))).logits
-        likeliest = logits.argmax(-1).tolist()
-        return [row[-len(tokens) :] for row, tokens in zip(likeliest, answers, strict=True)]
+        fits = [
+            [self.room is None or len(prompt) + len(text) <= self.room for text in of_prompt]
+            for prompt, of_prompt in zip(prompts, texts, strict=True)
+        ]
+        asked = [i for i, of_prompt in enumerate(fits) if any(of_prompt)]
+        readings = read_texts(
+            self.model,
+            self.tokenizer,
+            [prompts[i] for i in asked],
+            [list(itertools.compress(texts[i], fits[i])) for i in asked],
+            1 if self.executed_dtype() == "int8" else batch_size,
+        )
+        require_numbers(readings, self.directory, self.compute_dtype)
+        in_order = (reading for of_prompt in readings for reading in of_prompt)
+        return [[next(in_order) if fit else NOT_READ for fit in of_prompt] for of_prompt in fits]
 
     def executed_dtype(self) -> str:
         from edge_eval_lib import models

@@ -9,8 +9,58 @@ import pandas as pd
 
 from edge_eval_lib.engines.base import Engine
 from edge_eval_lib.lifecycle.serve import Served, closed_loop_name
+from edge_eval_lib.models.likelihood import Reading
 from edge_eval_lib.study import Workload
 from edge_eval_lib.tasks import Example
+
+
+@dataclass(frozen=True)
+class AnswersRead:
+    """What the model finds of one prompt's gold answer and of the tokens it answered in a batch.
+
+    `batched` is None where that answer was not read.
+    """
+
+    prompt_id: str
+    gold: Reading
+    batched: Reading | None
+
+
+def read_answers(
+    served: list[Served],
+    engine: Engine,
+    examples: list[Example],
+    workload: Workload,
+    batched: bool = True,
+) -> list[AnswersRead]:
+    """Read every gold answer and, if `batched`, the answers at the headline concurrency.
+
+    Nothing is measured meanwhile. A prompt that was also served alone needs no such reading, and
+    requests to an engine elsewhere are paid for: there only gold answers are read.
+    """
+    alone = {
+        tuple(generation.prompt_ids)
+        for window in served
+        if window.window.name == closed_loop_name(1)
+        for generation in window.generations
+    }
+    answered: list[list[int]] = []
+    for generation in _headline(served, workload).generations:
+        wanted = batched and not engine.remote and workload.headline_concurrency > 1
+        if not wanted or generation.failure or tuple(generation.prompt_ids) in alone:
+            answered.append([])
+        else:
+            answered.append(generation.token_ids)
+    prompts = [engine.encode(example.messages) for example in examples]
+    golds = [engine.encode_answer(example.answer) for example in examples]
+    texts = [
+        [gold, tokens] if tokens else [gold] for gold, tokens in zip(golds, answered, strict=True)
+    ]
+    readings = engine.read(prompts, texts, workload.headline_concurrency)
+    return [
+        AnswersRead(example.id, gold, rest[0] if rest and rest[0].argmax_ids else None)
+        for example, (gold, *rest) in zip(examples, readings, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -27,51 +77,42 @@ class BatchAgreement:
 
 
 def batch_agreement(
-    requests: pd.DataFrame,
-    headline_concurrency: int,
-    engine: Engine | None,
-    examples: list[Example],
+    requests: pd.DataFrame, headline_concurrency: int, read: list[AnswersRead]
 ) -> BatchAgreement:
     """Compare every prompt's tokens at the headline concurrency with those it gets alone.
 
-    Nothing is measured meanwhile.
-
-    A prompt that was also served at concurrency 1 is compared with that answer. The others are
-    read once, prompt and batched tokens together (`Engine.read`): the answer alone is the
-    same where every token is the likeliest after those before it. That costs a prefill a prompt
-    instead of a pass a token; kernels that only single tokens take are not seen by it. Without an
-    engine the others are left out.
+    A prompt that was also served at concurrency 1 is compared with that answer. The others were
+    read, prompt and batched tokens together (`read_answers`): the answer alone is the same where
+    every token is the likeliest after those before it. That costs a pass an answer instead of one
+    a token; kernels that only single tokens take are not seen by it. What was not read is left out.
     """
+    if headline_concurrency == 1:
+        return BatchAgreement(None, 0, 0)
     alone, batched = (
         requests[requests["window"] == closed_loop_name(concurrency)]
         .drop_duplicates("prompt_id")
         .set_index("prompt_id")["token_ids"]
         for concurrency in (1, headline_concurrency)
     )
-    if headline_concurrency == 1:
-        return BatchAgreement(None, 0, 0)
-    apart = [name for name in batched.index if name not in alone.index] if engine else []
-    messages = {example.id: example.messages for example in examples}
-    prompts = [engine.encode(messages[name]) for name in apart] if engine else []
-    tokens = [list(batched[name]) for name in apart]
-    read = engine.read(prompts, tokens, headline_concurrency) if engine and apart else []
-    expected = {name: list(alone[name]) for name in batched.index if name in alone.index}
-    expected |= {name: ids for name, ids in zip(apart, read, strict=True) if ids is not None}
-    same = [ids == list(batched[name]) for name, ids in expected.items()]
+    likeliest = {answer.prompt_id: answer.batched.argmax_ids for answer in read if answer.batched}
+    expected = likeliest | {name: list(ids) for name, ids in alone.items()}
+    same = [expected[name] == list(ids) for name, ids in batched.items() if name in expected]
     served = len(alone.index.intersection(batched.index))
     return BatchAgreement(float(np.mean(same)) if same else None, len(same), served)
 
 
 def answer_table(
-    served: list[Served], engine: Engine, examples: list[Example], workload: Workload
+    served: list[Served],
+    engine: Engine,
+    examples: list[Example],
+    workload: Workload,
+    read: list[AnswersRead],
 ) -> pd.DataFrame:
     """A row a prompt at the headline concurrency: the answer, and how likely the gold answer is.
 
     A request that failed has no answer; `failure` says why. `limit_reached` is 1 where the answer
     had no end within `output_tokens`, else 0.
     """
-    headline = _headline(served, workload)
-    likelihoods = engine.likelihoods(examples, batch_size=workload.headline_concurrency)
     return pd.DataFrame(
         {
             "prompt_id": example.id,
@@ -84,11 +125,11 @@ def answer_table(
             "limit_reached": None
             if generation.failure
             else float(not engine.ended(generation.token_ids)),
-            "gold_nll": likelihood.nll,
-            "gold_argmax_ids": likelihood.argmax_ids,
+            "gold_nll": answer.gold.nll,
+            "gold_argmax_ids": answer.gold.argmax_ids,
         }
-        for example, generation, likelihood in zip(
-            examples, headline.generations, likelihoods, strict=True
+        for example, generation, answer in zip(
+            examples, _headline(served, workload).generations, read, strict=True
         )
     )
 

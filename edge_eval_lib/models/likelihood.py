@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge_eval_lib.errors import UserError
 from edge_eval_lib.models.tokens import answer_ids, prompt_ids
 
 if TYPE_CHECKING:
@@ -18,22 +17,31 @@ if TYPE_CHECKING:
     from edge_eval_lib.tasks import Example
 
 
-# Rows of logits (one a token of an answer) computed at a time: 2048 take 0.6 GB in FP16 where the
+# Rows of logits (one a token of a text) computed at a time: 2048 take 0.6 GB in FP16 where the
 # vocabulary has 150,000 tokens. Gold dialogue replies may have a thousand tokens each.
 LOGITS_AT_ONCE = 2048
 
 
 @dataclass(frozen=True)
-class Likelihood:
-    """One gold answer under a model.
+class Reading:
+    """A text after its prompt, read by a model.
 
-    `nll` is the mean negative log-likelihood per gold token in nats, `argmax_ids` the model's own
-    most likely token at each gold position (the end-of-sequence position included).
+    `nll` is the mean negative log-likelihood per token of the text in nats, `argmax_ids` the
+    model's own most likely token at each of its places. NaN and none where it was not read.
     """
 
-    prompt_id: str
     nll: float
     argmax_ids: list[int]
+
+
+NOT_READ = Reading(math.nan, [])
+
+
+@dataclass(frozen=True)
+class Likelihood(Reading):
+    """The reading of an example's gold answer, the end-of-sequence position included."""
+
+    prompt_id: str
 
 
 def gold_likelihoods(
@@ -42,48 +50,89 @@ def gold_likelihoods(
     examples: Iterable[Example],
     batch_size: int,
 ) -> list[Likelihood]:
-    """The likelihood of each example's gold answer after its prompt, in order.
+    """The likelihood of each example's gold answer after its prompt, in order."""
+    examples = list(examples)
+    prompts = [prompt_ids(tokenizer, example.messages) for example in examples]
+    texts = [[answer_ids(tokenizer, example.answer)] for example in examples]
+    readings = read_texts(model, tokenizer, prompts, texts, batch_size)
+    return [
+        Likelihood(gold.nll, gold.argmax_ids, example.id)
+        for example, (gold,) in zip(examples, readings, strict=True)
+    ]
 
-    At most `batch_size` at a time, fewer where answers are long (`LOGITS_AT_ONCE`).
+
+def read_texts(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[list[int]],
+    texts: list[list[list[int]]],
+    batch_size: int,
+) -> list[list[Reading]]:
+    """Read texts after their prompts, each prompt once however many texts follow it.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer, which pads on the left.
+        prompts: Token ids.
+        texts: The token ids of the texts to read after each prompt, each apart from the others.
+        batch_size: Prompts in a pass; fewer where texts are long (`LOGITS_AT_ONCE`).
+
+    Returns:
+        The readings of each prompt's texts.
     """
+    readings: list[list[Reading]] = []
+    while len(readings) < len(prompts):
+        batch = texts[len(readings) : len(readings) + batch_size]
+        while len(batch) > 1 and len(batch) * _longest(batch) > LOGITS_AT_ONCE:
+            batch.pop()
+        asked = prompts[len(readings) : len(readings) + len(batch)]
+        readings += _read_batch(model, tokenizer, asked, batch)
+    return readings
+
+
+def _read_batch(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[list[int]],
+    texts: list[list[list[int]]],
+) -> list[list[Reading]]:
     import torch
 
-    examples = list(examples)
-    likelihoods: list[Likelihood] = []
-    while len(likelihoods) < len(examples):
-        batch = examples[len(likelihoods) : len(likelihoods) + batch_size]
-        answers = [answer_ids(tokenizer, example.answer) for example in batch]
-        while len(answers) > 1 and len(answers) * max(map(len, answers)) > LOGITS_AT_ONCE:
-            answers.pop()
-        batch = batch[: len(answers)]
-        sequences = [
-            prompt_ids(tokenizer, example.messages) + answer
-            for example, answer in zip(batch, answers, strict=True)
-        ]
-        inputs = tokenizer.pad({"input_ids": sequences}, return_tensors="pt").to(model.device)
-        longest = max(map(len, answers))
-        # Padding is on the left, so the answers end together: only their logits are computed.
-        with torch.inference_mode():
-            logits = model(**inputs, logits_to_keep=longest + 1).logits.cpu().float()
-        for example, answer, row in zip(batch, answers, logits, strict=True):
-            scores = row[-len(answer) - 1 : -1].log_softmax(-1)
-            gold = scores[torch.arange(len(answer)), torch.tensor(answer)]
-            likelihoods.append(
-                Likelihood(example.id, -gold.mean().item(), scores.argmax(-1).tolist())
-            )
-    return likelihoods
+    readings: list[list[Reading]] = [[] for _ in prompts]
+    inputs = tokenizer.pad({"input_ids": prompts}, return_tensors="pt").to(model.device)
+    with torch.inference_mode():
+        read = model(**inputs, use_cache=True, logits_to_keep=1)
+        places = max(map(len, texts))
+        for place in range(places):
+            rows = [text[place] if place < len(text) else [] for text in texts]
+            logits = read.logits
+            # The last token predicts nothing; what pads a shorter text comes after it.
+            following = [row[:-1] for row in rows]
+            if any(following):
+                ids = torch.zeros((len(rows), max(map(len, following))), dtype=torch.long)
+                mask = torch.zeros_like(ids)
+                for i, row in enumerate(following):
+                    ids[i, : len(row)], mask[i, : len(row)] = torch.tensor(row), 1
+                cache = read.past_key_values  # reading fills it further
+                more = model(
+                    input_ids=ids.to(model.device),
+                    attention_mask=torch.cat(
+                        [inputs["attention_mask"], mask.to(model.device)], dim=1
+                    ),
+                    past_key_values=cache if place == places - 1 else copy.deepcopy(cache),
+                    use_cache=True,
+                )
+                logits = torch.cat([logits, more.logits], dim=1)
+            for i, (row, scores) in enumerate(zip(rows, logits.cpu().float(), strict=True)):
+                if row:
+                    scores = scores[: len(row)].log_softmax(-1)
+                    nll = -scores[torch.arange(len(row)), torch.tensor(row)].mean().item()
+                    readings[i].append(Reading(nll, scores.argmax(-1).tolist()))
+    return readings
 
 
-def require_numbers(likelihoods: list[Likelihood], directory: Path) -> list[Likelihood]:
-    """The likelihoods; UserError if one is no number: the model's logits were none."""
-    wrong = [one.prompt_id for one in likelihoods if not math.isfinite(one.nll)]
-    if wrong:
-        raise UserError(
-            f"{directory}: the likelihood of the gold answer to {wrong[0]} is no number, so the "
-            "model's logits are NaN or infinite; its weights overflow training.compute_dtype, or "
-            "are damaged."
-        )
-    return likelihoods
+def _longest(texts: list[list[list[int]]]) -> int:
+    return max((len(text) for of_prompt in texts for text in of_prompt), default=0)
 
 
 @contextmanager

@@ -300,12 +300,16 @@ def test_in_float32_a_batch_gives_each_request_the_answer_it_gets_alone(engines,
     batched = engine.serve(prompts, output_tokens=12, concurrency=len(prompts))
     assert [g.token_ids for g in alone] == [g.token_ids for g in batched]
     for generation in alone:  # read in one pass, every token is the likeliest after the others
-        read = engine.most_likely(generation.prompt_ids, generation.token_ids)
-        assert read == generation.token_ids
-    shorter = [[9, 8, 7], *(g.token_ids for g in alone[1:])]  # each in its own place
-    read = engine.read(prompts, shorter, batch_size=4)
-    assert read[0] == engine.most_likely(prompts[0], shorter[0])
-    assert read[1:] == shorter[1:]
+        ((read,),) = engine.read([generation.prompt_ids], [[generation.token_ids]], 1)
+        assert read.argmax_ids == generation.token_ids
+    # Several texts after a prompt, of several lengths, some prompts with fewer: each as if alone.
+    texts = [[[9, 8, 7], g.token_ids, [5]][: 1 + i % 3] for i, g in enumerate(alone)]
+    together = engine.read(prompts, texts, batch_size=4)
+    for prompt, of_prompt, readings in zip(prompts, texts, together, strict=True):
+        apart = [engine.read([prompt], [[text]], 1)[0][0] for text in of_prompt]
+        assert [r.argmax_ids for r in readings] == [r.argmax_ids for r in apart]
+        assert [r.nll for r in readings] == pytest.approx([r.nll for r in apart], abs=1e-4)
+    assert together[1][1].argmax_ids == alone[1].token_ids
     single = engine.likelihoods(examples.evaluation, batch_size=1)
     together = engine.likelihoods(examples.evaluation, batch_size=6)
     for one, other in zip(single, together, strict=True):
@@ -331,7 +335,7 @@ def test_long_gold_answers_are_judged_in_smaller_batches(engines, examples, monk
     whole = engine.likelihoods(examples.evaluation, batch_size=6)
     monkeypatch.setattr(likelihood, "LOGITS_AT_ONCE", 20)  # one answer, or two
     assert engine.likelihoods(examples.evaluation, batch_size=6) == [
-        Likelihood(w.prompt_id, pytest.approx(w.nll, abs=1e-4), w.argmax_ids) for w in whole
+        Likelihood(pytest.approx(w.nll, abs=1e-4), w.argmax_ids, w.prompt_id) for w in whole
     ]
     endless = replace(examples.evaluation[1], answer="well " * 2000)
     told = engine.likelihoods([examples.evaluation[0], endless, examples.evaluation[2]], 3)

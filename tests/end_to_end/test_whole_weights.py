@@ -300,7 +300,7 @@ def test_logits_that_are_no_numbers_are_not_served(copy):
     engine = open_engine("transformers", copy, "float16")
     engine.load()
     examples = load_task("rag", train_examples=1, evaluation_examples=2, seed=1).evaluation
-    with pytest.raises(UserError, match=r"likelihood of the gold answer .* is no number"):
+    with pytest.raises(UserError, match=r"likelihood of an answer is no number"):
         engine.likelihoods(examples, 2)
 
 

@@ -15,7 +15,7 @@ from tiny import tiny_study
 
 from edge_eval_lib import engines
 from edge_eval_lib.engines import open_engine
-from edge_eval_lib.engines.base import ranked_likelihood
+from edge_eval_lib.engines.base import ranked_reading
 from edge_eval_lib.engines.openai import OpenAiEngine
 from edge_eval_lib.engines.vllm import placement as vllm
 from edge_eval_lib.errors import UserError
@@ -74,7 +74,7 @@ def test_concurrency_doubles_until_throughput_saturates(throughput, largest, mea
 
 
 def test_the_likelihood_is_the_gold_tokens_mean_and_the_first_rank_the_models_choice():
-    found = ranked_likelihood("p", [5, 6], [{5: (-0.5, 1)}, {6: (-2.0, 3), 9: (-0.1, 1)}])
+    found = ranked_reading([5, 6], [{5: (-0.5, 1)}, {6: (-2.0, 3), 9: (-0.1, 1)}])
     assert found.nll == pytest.approx(1.25)
     assert found.argmax_ids == [5, 9]
 

@@ -16,7 +16,7 @@ from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle import answers as answers_of
 from edge_eval_lib.lifecycle import cold_load
 from edge_eval_lib.lifecycle import serve as workload
-from edge_eval_lib.models.likelihood import Likelihood
+from edge_eval_lib.models.likelihood import NOT_READ, Reading
 from edge_eval_lib.results import serving
 from edge_eval_lib.study import Workload, load_study
 from edge_eval_lib.tasks import Example
@@ -479,8 +479,23 @@ class Batching:
     def decode(self, token_ids):
         return "x" * len(token_ids)
 
-    def likelihoods(self, examples, batch_size):
-        return [Likelihood(example.id, 1.0, [5]) for example in examples]
+    def encode(self, messages):
+        return [len(messages)]
+
+    def encode_answer(self, answer):
+        return [len(answer)]
+
+    def read(self, prompts, texts, batch_size):
+        self.texts = texts
+        return [[self.reading(text) for text in of_prompt] for of_prompt in texts]
+
+    def reading(self, text):
+        return Reading(1.0, list(text))
+
+
+def table_of_answers(served, engine, examples, asked):
+    read = answers_of.read_answers(served, engine, examples, asked)
+    return answers_of.answer_table(served, engine, examples, asked, read)
 
 
 def vllm_settings(**changes):
@@ -515,7 +530,7 @@ def test_a_failed_request_has_no_row_and_no_answer():
     assert headline.failures == {"HTTP 503: busy": 1}
     table = workload.request_table(headline, engine, examples)
     assert table["prompt_id"].tolist() == ["p0", "p2", "p3"]
-    answers = answers_of.answer_table(served, engine, examples, vllm_settings())
+    answers = table_of_answers(served, engine, examples, vllm_settings())
     assert answers["answer"].isna().tolist() == [False, True, False, False]
     assert answers["failure"][1] == "HTTP 503: busy"
     assert math.isnan(answers["answer_tokens"][1])
@@ -529,7 +544,7 @@ def test_answers_that_reached_the_limit_go_on_until_their_end():
     served = workload.serve_all(engine, prompts, asked, 7, engine)
     served[1].generations[4].token_ids[:] = [5, 5, 0, 5]  # this one ended by itself
     calls = list(engine.calls)
-    measured = answers_of.answer_table(served, engine, examples, asked)
+    measured = table_of_answers(served, engine, examples, asked)
     assert measured["limit_reached"].tolist()[0::2] == [1, 1, 0]
     assert math.isnan(measured["limit_reached"][1])  # failed: no answer, no limit
     uncut = answers_of.uncut_answers(measured, served, engine, asked)
@@ -552,7 +567,7 @@ def test_an_endpoint_without_tokens_is_asked_again_from_the_prompt():
     examples = [Example("p0", [{"role": "user", "content": "?"}], "gold")]
     asked = vllm_settings(output_tokens=4, uncut_tokens=9)
     served = workload.serve_all(engine, [[1]], asked, 7, engine)
-    measured = answers_of.answer_table(served, engine, examples, asked)
+    measured = table_of_answers(served, engine, examples, asked)
     uncut = answers_of.uncut_answers(measured, served, engine, asked)
     assert engine.uncut == ([[1]], 9, asked.headline_concurrency)
     assert uncut["answer_tokens"].tolist() == [1]
@@ -563,7 +578,7 @@ def test_without_a_cap_for_uncut_answers_nothing_is_asked_again():
     examples = [Example("p0", [{"role": "user", "content": "?"}], "gold")]
     asked = vllm_settings(uncut_tokens=None)
     served = workload.serve_all(engine, [[1]], asked, 7, engine)
-    measured = answers_of.answer_table(served, engine, examples, asked)
+    measured = table_of_answers(served, engine, examples, asked)
     kept = answers_of.uncut_answers(measured, served, engine, asked)
     assert not hasattr(engine, "uncut")
     assert kept["answer"].equals(measured["answer"])
@@ -581,49 +596,58 @@ def test_a_window_in_which_nothing_was_answered_ends_the_run():
         workload.serve_all(Batching(most=1), [[13]], vllm_settings(), 7, Batching(most=1))
 
 
-class Reader:
-    """Likeliest tokens by prompt; None tells nothing. Prompts are their example's number."""
-
-    def __init__(self, likeliest):
-        self.likeliest = likeliest
-        self.asked = []
-
-    def encode(self, messages):
-        return [messages]
-
-    def read(self, prompts, answers, batch_size):
-        self.asked += [prompt[0] for prompt in prompts]
-        return [
-            self.likeliest(prompt[0], ids) for prompt, ids in zip(prompts, answers, strict=True)
-        ]
+def read_of(requests_table, likeliest):
+    """What was read of the batched answers: `likeliest(prompt id, tokens)`, or None."""
+    return [
+        answers_of.AnswersRead(name, NOT_READ, tokens and Reading(1.0, tokens))
+        for name, ids in requests_table.groupby("prompt_id")["token_ids"].last().items()
+        for tokens in [likeliest(name, list(ids))]
+    ]
 
 
 def test_every_batched_answer_is_compared_with_the_one_alone():
     alone, batched = requests(count=2, slots=1), requests(count=4, slots=2)
     table = pd.concat([alone, batched], ignore_index=True)
-    examples = [Example(name, number, "") for number, name in enumerate(batched["prompt_id"])]
-    same = Reader(lambda _, tokens: list(tokens))
-    found = answers_of.batch_agreement(table, 2, same, examples)
-    assert found == answers_of.BatchAgreement(1.0, 4, 2)
-    assert same.asked == [2, 3]  # the others were served alone
-
-    other = Reader(lambda number, tokens: [9] * len(tokens) if number == 3 else list(tokens))
-    assert answers_of.batch_agreement(table, 2, other, examples).batch_agreement == 0.75
+    same = read_of(batched[2:], lambda _, tokens: tokens)
+    assert answers_of.batch_agreement(table, 2, same) == answers_of.BatchAgreement(1.0, 4, 2)
+    last = batched["prompt_id"].iloc[-1]
+    other = read_of(batched[2:], lambda name, tokens: [9] * len(tokens) if name == last else tokens)
+    assert answers_of.batch_agreement(table, 2, other).batch_agreement == 0.75
     table.at[0, "token_ids"] = [6, 6, 6, 6]
-    assert answers_of.batch_agreement(table, 2, other, examples).batch_agreement == 0.5
+    assert answers_of.batch_agreement(table, 2, other).batch_agreement == 0.5
 
 
 def test_batches_that_cannot_be_compared_have_no_agreement():
     batched = requests(count=4, slots=2)
-    examples = [Example(name, number, "") for number, name in enumerate(batched["prompt_id"])]
-    mute = Reader(lambda *_: None)
-    assert answers_of.batch_agreement(batched, 2, mute, examples).batch_agreement is None
+    mute = read_of(batched, lambda *_: None)
+    assert answers_of.batch_agreement(batched, 2, mute).batch_agreement is None
     alone = requests(count=2, slots=1)
     partly = pd.concat([alone, batched], ignore_index=True)
-    assert answers_of.batch_agreement(partly, 2, mute, examples) == answers_of.BatchAgreement(
-        1.0, 2, 2
-    )
-    assert answers_of.batch_agreement(alone, 1, mute, examples).batch_agreement is None
+    agreement = answers_of.batch_agreement(partly, 2, mute)
+    assert agreement == answers_of.BatchAgreement(1.0, 2, 2)
+    assert answers_of.batch_agreement(alone, 1, mute).batch_agreement is None
+
+
+def test_batched_answers_are_read_unless_they_were_served_alone_or_elsewhere():
+    engine = Batching(most=8)
+    engine.encode = lambda messages: messages
+    examples = [Example(f"p{i}", prompt, "gold") for i, prompt in enumerate(([1], [2], [13], [3]))]
+    prompts = [example.messages for example in examples]
+    asked = vllm_settings(output_tokens=2)
+    served = workload.serve_all(engine, prompts, asked, 7, engine)
+    read = answers_of.read_answers(served, engine, examples, asked)
+    # The first two were served alone, the third failed; every gold answer is read.
+    assert engine.texts == [[[4]], [[4]], [[4]], [[4], [5, 5]]]
+    assert [answer.batched for answer in read] == [None, None, None, Reading(1.0, [5, 5])]
+    for unread in ({"batched": False}, {}):
+        engine.remote = not unread
+        read = answers_of.read_answers(served, engine, examples, asked, **unread)
+        assert engine.texts == [[[4]]] * 4
+        assert [answer.gold.nll for answer in read] == [1.0] * 4
+    engine.remote = False
+    engine.reading = lambda text: NOT_READ
+    read = answers_of.read_answers(served, engine, examples, asked)
+    assert read[3].batched is None
 
 
 @pytest.mark.parametrize(("count", "known"), [(19, False), (20, True)])

@@ -16,7 +16,8 @@ from edge_eval_lib.engines.base import (
     Engine,
     Generation,
     KvCache,
-    ranked_likelihood,
+    ranked_reading,
+    require_numbers,
     too_long,
     wrong_length,
 )
@@ -29,9 +30,8 @@ if TYPE_CHECKING:
     from lm_eval.api.model import LM
 
     from edge_eval_lib.machine.declared import Hardware
-    from edge_eval_lib.models.likelihood import Likelihood
+    from edge_eval_lib.models.likelihood import Reading
     from edge_eval_lib.study import Study
-    from edge_eval_lib.tasks import Example
 
 # Read by vLLM when it is imported. One process on one device: its steps are our clock.
 ENVIRONMENT = {
@@ -245,37 +245,24 @@ class VllmEngine(Engine):
             cache.num_gpu_blocks * block_bytes / 1e9, self.most_blocks * block_bytes / 1e9
         )
 
-    def likelihoods(self, examples: Iterable[Example], batch_size: int) -> list[Likelihood]:
-        """Return the gold answers' likelihoods; NaN for an adapter served apart on a CPU."""
-        from edge_eval_lib import models
-        from edge_eval_lib.models.likelihood import Likelihood, require_numbers
+    def read(
+        self, prompts: list[list[int]], texts: list[list[list[int]]], batch_size: int
+    ) -> list[list[Reading]]:
+        """Read texts after their prompts; nothing for an adapter served apart on a CPU."""
+        from edge_eval_lib.models.likelihood import NOT_READ
 
-        examples = list(examples)
         if self._ranks_nothing:
-            return [Likelihood(example.id, math.nan, []) for example in examples]
-        answers = [models.answer_ids(self.tokenizer, example.answer) for example in examples]
-        prompts = [self.encode(example.messages) for example in examples]
-        ranked = self._ranked(prompts, answers, batch_size)
-        likelihoods = [
-            Likelihood(example.id, math.nan, [])
-            if positions is None
-            else ranked_likelihood(example.id, answer, positions)
-            for example, answer, positions in zip(examples, answers, ranked, strict=True)
+            return [[NOT_READ for _ in of_prompt] for of_prompt in texts]
+        pairs = [
+            (p, text) for p, of_prompt in zip(prompts, texts, strict=True) for text in of_prompt
         ]
-        known = [
-            likelihood
-            for likelihood, positions in zip(likelihoods, ranked, strict=True)
-            if positions
-        ]
-        require_numbers(known, self.directory)
-        return likelihoods
-
-    def most_likely(self, prompt_ids: list[int], token_ids: list[int]) -> list[int] | None:
-        """Return the most likely tokens; None for an adapter apart on a CPU, or without room."""
-        if self._ranks_nothing:
-            return None
-        (positions,) = self._ranked([prompt_ids], [token_ids], 1)
-        return None if positions is None else ranked_likelihood("", token_ids, positions).argmax_ids
+        ranked = self._ranked([p for p, _ in pairs], [text for _, text in pairs], batch_size)
+        in_order = iter(
+            NOT_READ if positions is None else ranked_reading(text, positions)
+            for (_, text), positions in zip(pairs, ranked, strict=True)
+        )
+        readings = [[next(in_order) for _ in of_prompt] for of_prompt in texts]
+        return require_numbers(readings, self.directory, self.compute_dtype)
 
     @property
     def _ranks_nothing(self) -> bool:
