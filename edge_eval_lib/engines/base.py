@@ -70,7 +70,7 @@ class KvCache:
 class Engine:
     """Loads one variant and answers requests. Nothing is loaded by the constructor.
 
-    A subclass implements `load`, `answer`, `likelihoods`, `most_likely` and `executed_dtype`, and
+    A subclass implements `load`, `answer`, `read` and `executed_dtype`, and
     says what it can in its class attributes.
 
     Args:
