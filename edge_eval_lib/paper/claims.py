@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from edge_eval_lib.paper.evidence import STATISTICS, Evidence, digits_of, evidence
+from edge_eval_lib.paper.evidence import STATISTICS, Evidence, digits_of
 from edge_eval_lib.paper.finding import VERDICTS, verdict_of
 from edge_eval_lib.paper.rules import RULES
 
@@ -18,14 +18,13 @@ from edge_eval_lib.paper.rules import RULES
 _SIGNS = dict(zip(VERDICTS, "✓≈✗?", strict=True))
 
 
-def judge(proof: Evidence | None = None) -> pd.DataFrame:
+def judge(proof: Evidence) -> pd.DataFrame:
     """Judge every claim, a row each in the order of claims.csv.
 
     paper_value is as printed; statistic is what meets it where it is not what the claim says;
     other_choices are other readings, each with its verdict; hinges says whether one of them gives
     another verdict. ValueError for a claim that names no known rule.
     """
-    proof = proof or evidence()
     rows = []
     for _, claim in proof.figures.claims.iterrows():
         if claim["rule"] not in RULES:

@@ -61,8 +61,35 @@ class Evidence:
 
     @cached_property
     def headline(self) -> pd.DataFrame:
-        """The headline table's cells; see `headline`."""
-        return headline(self)
+        """The 30 cells of the headline table, a row a cell: printed, and by every statistic.
+
+        `statistic` is the one that meets all six cells of its column, `recomputed` its value; both
+        are empty where no single statistic does.
+        """
+        ledger = self.figures.claims
+        rows = []
+        for _, claim in ledger[ledger["rule"].isin(METRICS)].iterrows():
+            own = self.int4_of_models[tuple(claim[MODEL])]
+            rows.append(
+                {
+                    **claim[MODEL],
+                    "metric": claim["rule"],
+                    "printed": claim["value"],
+                    **{name: value(own, claim["rule"]) for name, value in STATISTICS.items()},
+                    "mean, QLoRA-INT4 alone": _of_method(own, "qlora", claim["rule"]).mean(),
+                }
+            )
+        table = pd.DataFrame(rows)
+        statistic_of = {
+            metric: next((name for name in STATISTICS if met(cells, name) == len(cells)), None)
+            for metric, cells in table.groupby("metric")
+        }
+        table["statistic"] = table["metric"].map(statistic_of)
+        table["recomputed"] = [
+            cell[statistic_of[cell["metric"]]] if statistic_of[cell["metric"]] else np.nan
+            for _, cell in table.iterrows()
+        ]
+        return table
 
     @cached_property
     def int4_of_models(self) -> dict[tuple[str, str], pd.DataFrame]:
@@ -109,38 +136,6 @@ def digits_of(printed: str) -> int:
 def met(cells: pd.DataFrame, column: str) -> int:
     """Count the cells of the headline table that `column` meets as printed."""
     return sum(map(agrees, cells["printed"], cells[column]))
-
-
-def headline(proof: Evidence) -> pd.DataFrame:
-    """Return the 30 cells of the headline table, a row a cell: printed, and by every statistic.
-
-    `statistic` is the one statistic that meets all six cells of its column, `recomputed` its value;
-    both are empty where no single statistic does.
-    """
-    ledger = proof.figures.claims
-    rows = []
-    for _, claim in ledger[ledger["rule"].isin(METRICS)].iterrows():
-        own = proof.int4_of_models[tuple(claim[MODEL])]
-        rows.append(
-            {
-                **claim[MODEL],
-                "metric": claim["rule"],
-                "printed": claim["value"],
-                **{name: value(own, claim["rule"]) for name, value in STATISTICS.items()},
-                "mean, QLoRA-INT4 alone": _of_method(own, "qlora", claim["rule"]).mean(),
-            }
-        )
-    table = pd.DataFrame(rows)
-    statistic_of = {
-        metric: next((name for name in STATISTICS if met(cells, name) == len(cells)), None)
-        for metric, cells in table.groupby("metric")
-    }
-    table["statistic"] = table["metric"].map(statistic_of)
-    table["recomputed"] = [
-        cell[statistic_of[cell["metric"]]] if statistic_of[cell["metric"]] else np.nan
-        for _, cell in table.iterrows()
-    ]
-    return table
 
 
 def adaptation_kwh(proof: Evidence) -> pd.DataFrame:

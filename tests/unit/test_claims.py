@@ -155,7 +155,7 @@ def test_the_argument_of_a_claim_stands_below_it(judged):
 
 
 def test_all_30_cells_come_out_by_one_statistic_a_column(figures):
-    cells = evidence.headline(evidence.evidence(figures))
+    cells = evidence.evidence(figures).headline
     assert len(cells) == 30
     assert all(
         evidence.agrees(p, v) for p, v in zip(cells["printed"], cells["recomputed"], strict=True)
@@ -170,7 +170,7 @@ def test_all_30_cells_come_out_by_one_statistic_a_column(figures):
 
 
 def test_llama_1bs_14_is_3_7_for_lora_and_24_for_qlora(figures):
-    cells = evidence.headline(evidence.evidence(figures)).set_index([*MODEL, "metric"])
+    cells = evidence.evidence(figures).headline.set_index([*MODEL, "metric"])
     row = cells.loc[("llama", "1B", "n_break")]
     assert row["median"] == pytest.approx(11.8, abs=0.01)
     assert row["mean, LoRA-INT4 alone"] == pytest.approx(3.7, abs=0.01)
@@ -182,7 +182,7 @@ def test_a_column_without_a_single_statistic_has_none(figures):
     at = raw["claims"]["claim_id"] == "c_tax_qwen_3b"
     raw["claims"].loc[at, "value"] = "187"
     proof = evidence.evidence(published.check(**raw))
-    cells = evidence.headline(proof).set_index("metric")
+    cells = proof.headline.set_index("metric")
     assert cells.loc["c_tax", "statistic"].isna().all()
     assert cells.loc["c_tax", "recomputed"].isna().all()
     verdicts = claims.judge(proof).set_index("claim_id")["verdict"]
@@ -265,7 +265,7 @@ def median_of_llama_1b(raw):
 
 
 def all_medians(raw):
-    cells = evidence.headline(evidence.evidence(published.check(**raw)))
+    cells = evidence.evidence(published.check(**raw)).headline
     for _, cell in cells.iterrows():
         at = rows(raw, "claims", rule=cell["metric"], family=cell["family"], size=cell["size"])
         digits = len(cell["printed"].partition(".")[2])
