@@ -56,6 +56,20 @@ class Generation:
 
 
 @dataclass(frozen=True)
+class Requests:
+    """What an engine is asked: prompts, at most `slots` at a time, each from its arrival if given.
+
+    An answer has `output_tokens`; `until_end`, at most these, and is over at its end-of-sequence.
+    """
+
+    prompts: list[list[int]]
+    output_tokens: int
+    slots: int
+    arrivals_s: list[float] | None = None
+    until_end: bool = False
+
+
+@dataclass(frozen=True)
 class KvCache:
     """The KV cache in GB: what an engine took in advance, and the most that was filled of it.
 
@@ -166,7 +180,7 @@ class Engine:
             until_end: An answer is over at its first end-of-sequence; `output_tokens` is the most
                 that it may have.
         """
-        return self.answer(prompts, output_tokens, concurrency, None, until_end)
+        return self.answer(Requests(prompts, output_tokens, concurrency, until_end=until_end))
 
     def serve_arrivals(
         self, prompts: list[list[int]], output_tokens: int, arrivals_s: list[float]
@@ -180,17 +194,10 @@ class Engine:
         """
         if not self.continuous_batching:
             raise ValueError(f"the engine {self.name!r} answers batch by batch")
-        return self.answer(prompts, output_tokens, len(prompts), arrivals_s, False)
+        return self.answer(Requests(prompts, output_tokens, len(prompts), arrivals_s))
 
-    def answer(
-        self,
-        prompts: list[list[int]],
-        output_tokens: int,
-        slots: int,
-        arrivals_s: list[float] | None,
-        until_end: bool,
-    ) -> list[Generation]:
-        """Answer at most `slots` prompts at a time, each from its arrival where these are given."""
+    def answer(self, requests: Requests) -> list[Generation]:
+        """Answer every request, in their order."""
         raise NotImplementedError
 
     def read(
@@ -296,12 +303,12 @@ def require_numbers(
     )
 
 
-def wrong_length(generation: Generation, output_tokens: int, until_end: bool) -> str | None:
+def wrong_length(generation: Generation, requests: Requests) -> str | None:
     """Return why an answer is not as long as was asked for; None if it is."""
     answered = len(generation.token_ids)
-    if answered == output_tokens or until_end:
+    if answered == requests.output_tokens or requests.until_end:
         return None
-    return f"ended after {answered} of {output_tokens} tokens"
+    return f"ended after {answered} of {requests.output_tokens} tokens"
 
 
 def too_long(prompt_ids: list[int], output_tokens: int, room: int | None) -> str | None:

@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edge_eval_lib import redaction
-from edge_eval_lib.engines.base import Engine, Generation, ranked_reading, wrong_length
+from edge_eval_lib.engines.base import Engine, Generation, Requests, ranked_reading, wrong_length
 from edge_eval_lib.errors import UserError
 
 if TYPE_CHECKING:
@@ -89,30 +89,18 @@ class OpenAiEngine(Engine):
             raise UserError(why)
         self.open_tokenizer(self.directory)
 
-    def answer(
-        self,
-        prompts: list[list[int]],
-        output_tokens: int,
-        slots: int,
-        arrivals_s: list[float] | None,
-        until_end: bool,
-    ) -> list[Generation]:
+    def answer(self, requests: Requests) -> list[Generation]:
         """Ask for every answer as soon as a slot is free, or when it is due."""
-        due_s: Sequence[float | None] = arrivals_s or [None] * len(prompts)
-        ask = partial(self._generate, output_tokens=output_tokens, until_end=until_end)
-        return _ask_all(list(zip(prompts, due_s, strict=True)), ask, slots)
+        numbers = range(len(requests.prompts))
+        return _ask_all(numbers, partial(self._generate, requests), requests.slots)
 
     async def _generate(
-        self,
-        client: AsyncOpenAI,
-        request: tuple[list[int], float | None],
-        start_s: float,
-        output_tokens: int,
-        until_end: bool,
+        self, requests: Requests, client: AsyncOpenAI, number: int, start_s: float
     ) -> Generation:
         import openai
 
-        prompt, due = request
+        prompt = requests.prompts[number]
+        due = requests.arrivals_s[number] if requests.arrivals_s else None
         if due is not None:
             await asyncio.sleep(start_s + due - time.monotonic())
         generation = Generation(prompt, time.monotonic() if due is None else start_s + due)
@@ -120,10 +108,10 @@ class OpenAiEngine(Engine):
             stream = await client.completions.create(
                 model=self.served_name,
                 prompt=generation.prompt_ids,
-                max_tokens=output_tokens,
+                max_tokens=requests.output_tokens,
                 temperature=0.0,
                 stream=True,
-                extra_body=EXACT_LENGTH | {"ignore_eos": not until_end},
+                extra_body=EXACT_LENGTH | {"ignore_eos": not requests.until_end},
             )
             async for chunk in stream:
                 now = time.monotonic()
@@ -137,7 +125,7 @@ class OpenAiEngine(Engine):
         except openai.OpenAIError as error:
             generation.failure = type(error).__name__
         else:
-            generation.failure = wrong_length(generation, output_tokens, until_end)
+            generation.failure = wrong_length(generation, requests)
             answer = generation.token_ids
             if answer and not generation.failure and self._repeats_a_secret(answer):
                 generation.token_ids = [self._piece(redaction.MASK)] * len(answer)

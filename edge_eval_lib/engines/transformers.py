@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from edge_eval_lib.engines.base import (
     Engine,
     Generation,
+    Requests,
     context_length,
     require_numbers,
     too_long,
@@ -63,21 +64,15 @@ class TransformersEngine(Engine):
         # tokens that would stop it, and penalties that would make it other than greedy.
         self.model.generation_config = GenerationConfig()
 
-    def answer(
-        self,
-        prompts: list[list[int]],
-        output_tokens: int,
-        slots: int,
-        arrivals_s: list[float] | None,
-        until_end: bool,
-    ) -> list[Generation]:
+    def answer(self, requests: Requests) -> list[Generation]:
         """Answer the prompts batch by batch."""
+        prompts, output_tokens = requests.prompts, requests.output_tokens
         reasons = [too_long(prompt, output_tokens, self.room) for prompt in prompts]
         fitting = [prompt for prompt, why in zip(prompts, reasons, strict=True) if why is None]
         answered: list[Generation] = []
-        for start in range(0, len(fitting), slots):
-            batch = fitting[start : start + slots]
-            answered += self._batch(batch, output_tokens, until_end)
+        for start in range(0, len(fitting), requests.slots):
+            batch = fitting[start : start + requests.slots]
+            answered += self._batch(batch, output_tokens, requests.until_end)
         in_order = iter(answered)
         return [
             next(in_order) if why is None else Generation(prompt, time.monotonic(), failure=why)

@@ -335,8 +335,9 @@ class Echo(Engine):
     def load(self):
         self.loaded = True
 
-    def answer(self, prompts, output_tokens, slots, arrivals_s, until_end):
-        return [Generation(p, 0.0, p[:1] * output_tokens, [1.0] * output_tokens) for p in prompts]
+    def answer(self, requests):
+        n = requests.output_tokens
+        return [Generation(p, 0.0, p[:1] * n, [1.0] * n) for p in requests.prompts]
 
     def executed_dtype(self):
         return self.compute_dtype

@@ -16,6 +16,7 @@ from edge_eval_lib.engines.base import (
     Engine,
     Generation,
     KvCache,
+    Requests,
     ranked_reading,
     require_numbers,
     too_long,
@@ -146,23 +147,17 @@ class VllmEngine(Engine):
         )
         self.block_tokens = self.engine.vllm_config.cache_config.block_size
 
-    def answer(
-        self,
-        prompts: list[list[int]],
-        output_tokens: int,
-        slots: int,
-        arrivals_s: list[float] | None,
-        until_end: bool,
-    ) -> list[Generation]:
+    def answer(self, requests: Requests) -> list[Generation]:
         """Answer the prompts in vLLM's step loop, whose every step is a token's time."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
+        prompts, arrivals_s, slots = requests.prompts, requests.arrivals_s, requests.slots
         greedy = SamplingParams(
             temperature=0.0,
-            max_tokens=output_tokens,
-            ignore_eos=not until_end,
-            stop_token_ids=sorted(self.stop_ids) if until_end else None,
+            max_tokens=requests.output_tokens,
+            ignore_eos=not requests.until_end,
+            stop_token_ids=sorted(self.stop_ids) if requests.until_end else None,
             detokenize=False,
             output_kind=RequestOutputKind.DELTA,
             skip_reading_prefix_cache=not self.share_prefixes,
@@ -198,7 +193,7 @@ class VllmEngine(Engine):
                 if output.finished:
                     running.remove(int(output.request_id))
                     generation = generations[int(output.request_id)]
-                    generation.failure = wrong_length(generation, output_tokens, until_end)
+                    generation.failure = wrong_length(generation, requests)
         self.prefix_cache_hit_rate = _hit_rate(before, self._prefix_cache_counts())
         return generations
 
