@@ -6,43 +6,55 @@ raises ValueError that names it.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.stats import qmc
 
 from edge_eval_lib import metrics
-from edge_eval_lib.bounds import NonNegative, Positive, PositiveShare, checked
+from edge_eval_lib.bounds import NonNegative, Positive, PositiveShare, Share, checked
 from edge_eval_lib.economics.carbon import Pue
 from edge_eval_lib.economics.prices import Prices, capital_recovery_factor
 from edge_eval_lib.units import HOURS_PER_YEAR, JOULES_PER_KWH
 
 __all__ = [
     "BreakEvenCosts",
+    "api_usd_per_request",
     "break_even_api_price",
     "break_even_electricity_price",
+    "break_even_months",
     "capital_recovery_factor",
+    "cold_start_tax_usd",
     "full_costs",
     "keep_warm_s",
     "order_flip_api_price",
+    "over_ranges",
     "paper_costs",
     "rag_usd_per_request",
+    "saving_share",
+    "tco_usd",
     "usd_per_hour",
     "usd_per_million_tokens",
+    "usd_per_request",
 ]
 
 
 @checked
 def usd_per_hour(
     capex_usd: NonNegative,
-    discount_rate: NonNegative[float],
-    years: Positive[float],
+    discount_rate: NonNegative,
+    years: Positive,
     power_kw: NonNegative,
     electricity_usd_per_kwh: NonNegative,
     pue: Pue = 1.0,
     other_usd_per_hour: NonNegative = 0.0,
 ):
-    """Compute the USD an hour of a machine: capex x CRF / 8760 + kW x PUE x price + the rest."""
+    """Compute the USD an hour of a machine: capex x CRF / 8760 + kW x PUE x price + the rest.
+
+    The rest is what else it takes, such as people: their share of a year's pay / 8760.
+    """
     hardware = capex_usd * capital_recovery_factor(discount_rate, years) / HOURS_PER_YEAR
     return hardware + power_kw * pue * electricity_usd_per_kwh + other_usd_per_hour
 
@@ -116,11 +128,157 @@ def order_flip_api_price(
 
 
 @checked
-def rag_usd_per_request(
-    context_tokens: NonNegative, input_usd_per_mtok: NonNegative, retrieval_usd: NonNegative = 0.0
+def usd_per_request(
+    usd_per_hour: NonNegative, seconds_per_request: NonNegative, utilisation: PositiveShare = 1.0
 ):
-    """Compute the USD that retrieval adds to a request: context tokens x price + the retrieval."""
-    return context_tokens * input_usd_per_mtok / 1e6 + retrieval_usd
+    """Compute the USD of a request: USD an hour x its seconds of the machine / utilisation / 3600.
+
+    Args:
+        usd_per_hour: What the machine costs, one's own (`usd_per_hour`) or a cloud's.
+        seconds_per_request: 1 / requests a second while it works: a batch shares its seconds.
+        utilisation: Share of the paid hours in which it works.
+    """
+    return usd_per_hour * seconds_per_request / utilisation / 3600
+
+
+@checked
+def api_usd_per_request(
+    input_tokens: NonNegative,
+    output_tokens: NonNegative,
+    input_usd_per_mtok: NonNegative,
+    output_usd_per_mtok: NonNegative,
+    cached_share: Share = 0.0,
+    cached_input_usd_per_mtok: NonNegative = 0.0,
+    batch_discount: Share = 0.0,
+):
+    """Compute the USD that an API asks for a request, its tokens at their prices per million.
+
+    (in ((1 - cached) price_in + cached price_cached) + out price_out) (1 - discount) / 1e6
+
+    Args:
+        input_tokens: Prompt, with whatever retrieval adds.
+        output_tokens: Answer.
+        input_usd_per_mtok: Price of a million input tokens.
+        output_usd_per_mtok: Price of a million output tokens.
+        cached_share: Share of the input that the provider has in its cache.
+        cached_input_usd_per_mtok: Price of a million of those.
+        batch_discount: Share off for requests that may wait, as for a batch overnight.
+    """
+    uncached = (1 - np.asarray(cached_share)) * input_usd_per_mtok
+    read = input_tokens * (uncached + cached_share * cached_input_usd_per_mtok)
+    usd = (read + output_tokens * output_usd_per_mtok) * (1 - np.asarray(batch_discount)) / 1e6
+    return usd if np.ndim(usd) else float(usd)
+
+
+@checked
+def rag_usd_per_request(
+    context_tokens: NonNegative,
+    input_usd_per_mtok: NonNegative,
+    retrieval_usd: NonNegative = 0.0,
+    index_usd_per_month: NonNegative = 0.0,
+    requests_per_month: Positive = 1.0,
+):
+    """Compute the USD that retrieval adds to a request: context + search + its part of the index.
+
+    context tokens x price + retrieval + index a month / requests a month. On a machine of one's
+    own a million input tokens cost `usd_per_million_tokens(usd_per_hour, 1 / prefill s a token)`.
+
+    Args:
+        context_tokens: What retrieval adds to the prompt.
+        input_usd_per_mtok: Price of a million input tokens.
+        retrieval_usd: A search, the question's embedding among it.
+        index_usd_per_month: Building it anew and keeping it.
+        requests_per_month: Among which the index is shared.
+    """
+    return (
+        context_tokens * input_usd_per_mtok / 1e6
+        + retrieval_usd
+        + index_usd_per_month / requests_per_month
+    )
+
+
+@checked
+def break_even_months(
+    fixed_usd: NonNegative,
+    api_usd_per_request: NonNegative,
+    local_usd_per_request: NonNegative,
+    requests_per_month: Positive,
+):
+    """Compute the months until both ways have cost the same: fixed / ((API - local) x requests)."""
+    requests = metrics.break_even(fixed_usd, 0.0, api_usd_per_request, local_usd_per_request)
+    return requests / requests_per_month
+
+
+@checked
+def tco_usd(
+    fixed_usd: NonNegative, usd_per_year: NonNegative, discount_rate: NonNegative, years: Positive
+):
+    """Compute the total cost over years, in USD of today: fixed + a year's cost / CRF.
+
+    1 / CRF = (1 - (1 + r)^-n) / r is what a USD each year is worth today.
+    """
+    return fixed_usd + usd_per_year / capital_recovery_factor(discount_rate, years)
+
+
+def over_ranges(
+    function: Callable[..., Any],
+    ranges: Mapping[str, tuple[float, float]],
+    draws: int = 1024,
+    confidence: float = 0.9,
+    seed: int = 0,
+    **fixed: Any,
+) -> tuple[float, float, float]:
+    """Compute what a figure comes to where its inputs may lie anywhere in their ranges.
+
+    Args:
+        function: Takes arrays; a figure of this package.
+        ranges: Its uncertain arguments as (least, most), each value as likely as another.
+        draws: How many, a power of 2 (Sobol's sequence).
+        confidence: Share of the draws between lo and hi.
+        seed: Of the sequence.
+        fixed: Its other arguments.
+
+    Returns:
+        (median, lo, hi) of the figure.
+    """
+    for name, (least, most) in ranges.items():
+        if not least <= most:
+            raise ValueError(f"{name} must be (least, most), not {(least, most)}")
+    unit = qmc.Sobol(len(ranges), seed=seed).random(draws)
+    drawn = {
+        name: least + (most - least) * column
+        for (name, (least, most)), column in zip(ranges.items(), unit.T, strict=True)
+    }
+    tail = (1 - confidence) / 2
+    lo, median, hi = np.quantile(function(**drawn, **fixed), [tail, 0.5, 1 - tail])
+    return float(median), float(lo), float(hi)
+
+
+@checked
+def saving_share(usd_before: Positive, usd_after: NonNegative):
+    """Compute the share saved by a change, 1 - after / before; negative where it is dearer.
+
+    Of USD a million tokens at another utilisation u it is 1 - u_before / u_after, likewise for the
+    throughput that a larger batch or a quantised model brings.
+    """
+    return 1 - usd_after / usd_before
+
+
+@checked
+def cold_start_tax_usd(
+    load_s: NonNegative,
+    load_energy_j: NonNegative,
+    usd_per_hour: NonNegative,
+    electricity_usd_per_kwh: NonNegative,
+    usd_per_request: Positive,
+):
+    """Compute C_tax in money: USD of a cold load / USD of a request.
+
+    A load costs its seconds of the machine and its electricity; 0 USD per kWh where the hour's
+    price holds it, as a cloud's does. In joules it is `metrics.cold_start_tax`.
+    """
+    load = load_s * usd_per_hour / 3600 + load_energy_j / JOULES_PER_KWH * electricity_usd_per_kwh
+    return load / usd_per_request
 
 
 @checked

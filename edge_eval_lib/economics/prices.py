@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from edge_eval_lib import bounds
 from edge_eval_lib.errors import UserError
@@ -26,14 +26,14 @@ Range = Annotated[list[NotNegative], Field(min_length=2, max_length=2)]
 
 
 @bounds.checked
-def capital_recovery_factor(
-    discount_rate: bounds.NonNegative[float], years: bounds.Positive[float]
-) -> float:
+def capital_recovery_factor(discount_rate: bounds.NonNegative, years: bounds.Positive):
     """Return the share of a price to be paid back each year: r (1+r)^n / ((1+r)^n - 1), or 1/n."""
-    if discount_rate < 1e-15:  # no digit differs from r = 0, and smaller products underflow
-        return 1 / years
-    # -expm1(-n log1p(r)) is 1 - (1+r)^-n without loss at tiny rates.
-    return float(discount_rate / -np.expm1(-years * np.log1p(discount_rate)))
+    rate, n = np.asarray(discount_rate, float), np.asarray(years, float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        # -expm1(-n log1p(r)) is 1 - (1+r)^-n without loss at tiny rates; below 1e-15 no digit
+        # differs from r = 0, and smaller products underflow.
+        factor = np.where(rate < 1e-15, 1 / n, rate / -np.expm1(-n * np.log1p(rate)))
+    return factor if factor.ndim else float(factor)
 
 
 class Prices(Strict):
@@ -93,6 +93,25 @@ class ApiPrice(Strict):
     output_usd_per_mtok: NotNegative
     valid_from: Annotated[date, BeforeValidator(_day)]
     source: str
+    cached_input_usd_per_mtok: NotNegative | None = None  # None: none is published here
+    batch_discount: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+
+class CloudGpu(Strict):
+    """What an hour of one GPU costs, with its share of the machine, on demand."""
+
+    provider: str
+    device: str  # of hardware.yaml, where it stands there
+    usd_per_hour: Range  # [least, most]: one price twice, or a range
+    as_of: Annotated[date, BeforeValidator(_day)]
+    source: str
+
+    @field_validator("usd_per_hour")
+    @classmethod
+    def _ordered(cls, value: list[float]) -> list[float]:
+        if value[0] > value[1]:
+            raise ValueError("must be [least, most]")
+        return value
 
 
 class Scenarios(Strict):
@@ -115,6 +134,7 @@ class PriceBook(Strict):
     sets: dict[str, Prices]
     scenarios: Scenarios
     api_prices: Annotated[list[ApiPrice], Field(min_length=1)]
+    cloud_gpus: list[CloudGpu] = Field(default=[])
 
     def prices(self, name: str) -> Prices:
         """Return the set called `name`; UserError naming the others if there is none."""
@@ -122,6 +142,11 @@ class PriceBook(Strict):
             known = ", ".join(self.sets)
             raise UserError(f"There is no set of prices {name!r}; there is: {known}.")
         return self.sets[name]
+
+    def cloud_usd_per_hour(self, device: str) -> tuple[float, float] | None:
+        """Return the least and the most that an hour of a GPU costs; None where none is listed."""
+        ends = [gpu.usd_per_hour for gpu in self.cloud_gpus if gpu.device == device]
+        return (min(e[0] for e in ends), max(e[1] for e in ends)) if ends else None
 
     def scenario_prices(self, prices: Prices) -> list[Prices]:
         """Return `prices` at every published API price, at the least and at the most of the ranges.

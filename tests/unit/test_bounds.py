@@ -12,7 +12,7 @@ import pytest
 
 from edge_eval_lib import metrics, uncertainty
 from edge_eval_lib.bounds import NonNegative, Whole, checked, require
-from edge_eval_lib.economics import carbon, cost, latency, memory
+from edge_eval_lib.economics import capacity, carbon, cost, latency, memory
 from edge_eval_lib.economics.prices import capital_recovery_factor
 
 # Arguments that a function takes, in their order.
@@ -45,12 +45,29 @@ GOOD = METRICS | {
     cost.break_even_api_price: (1, 1, 1),
     cost.break_even_electricity_price: (1, 1, 0, 1),
     cost.order_flip_api_price: (1, 1, 1, 1),
-    cost.rag_usd_per_request: (1, 1, 1),
+    cost.rag_usd_per_request: (1, 1, 1, 1, 1),
+    cost.usd_per_request: (2, 1, 0.5),
+    cost.api_usd_per_request: (1, 1, 1, 1, 0.5, 1, 0.5),
+    cost.break_even_months: (1, 2, 1, 1),
+    cost.tco_usd: (1, 1, 0.05, 3),
+    cost.saving_share: (2, 1),
+    cost.cold_start_tax_usd: (1, 1, 1, 1, 1),
+    capacity.cards_needed: (1, 1, 0.1),
+    capacity.standby: ([1.0], 1),
+    capacity.standby_j: (0.5, 1, 1, 1),
+    capacity.standby_usd: (0.5, 1, 1, 1),
     cost.keep_warm_s: (1, 2, 1),
     carbon.operational_g: (1, 1, 1.1),
     carbon.embodied_g: (1, 0.5, 0.5),
     carbon.software_carbon_intensity_g: (1, 1, 1, 1),
     carbon.mix_intensity_g_per_kwh: ([1.0], [1.0]),
+    carbon.embodied_g_per_hour: (1, 1, 0.5),
+    carbon.serving_footprint: (1, 1, 1, 1.1, 1, 1, 0.5),
+    carbon.yearly_g: (1, 1),
+    carbon.consumer_sci_g: (1, 1, 1),
+    carbon.provider_sci_g: (1, 1, 1),
+    carbon.training_hours: (1, 1, 1, 0.5, 6),
+    carbon.training_footprint: (1, 1, 1, 1.1, 1),
 }
 # Their other arguments are no numbers; what they refuse is tested beside what they do.
 ELSEWHERE = {
@@ -68,7 +85,7 @@ def arguments(function: Callable[..., object]) -> dict[str, object]:
     return dict(zip(inspect.signature(function).parameters, GOOD[function], strict=True))
 
 
-@pytest.mark.parametrize("module", [metrics, memory, latency, cost, carbon])
+@pytest.mark.parametrize("module", [metrics, memory, latency, cost, capacity, carbon])
 def test_no_checked_function_is_forgotten(module: ModuleType):
     functions = {
         f
