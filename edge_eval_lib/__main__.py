@@ -125,6 +125,72 @@ def paper() -> None:
 
 
 @app.command()
+def advise(
+    study: Annotated[
+        str, typer.Argument(help="a study that was run, or `published` for the T4 figures")
+    ] = "embedded",
+    requests_per_day: Annotated[str | None, typer.Option(help="VALUE or LEAST:VALUE:MOST")] = None,
+    input_tokens: Annotated[str | None, typer.Option(help="of a request, likewise")] = None,
+    output_tokens: Annotated[str | None, typer.Option(help="of an answer, likewise")] = None,
+    input: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="another input of params/advice.yaml or a price"),
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="whose variants; the study's first")] = None,
+    ttft_ms: Annotated[float | None, typer.Option(help="longest wait for the first token")] = None,
+    tpot_ms: Annotated[float | None, typer.Option(help="longest time per token")] = None,
+    score: Annotated[float | None, typer.Option(help="least score, 0 to 1")] = None,
+    budget_usd_per_month: Annotated[float | None, typer.Option(help="most money")] = None,
+    machines: Annotated[float | None, typer.Option(help="most machines")] = None,
+    at_hand: Annotated[bool, typer.Option("--at-hand", help="machines are there already")] = False,
+    objective: Annotated[str, typer.Option(help="cost, energy, carbon or latency")] = "cost",
+    deployment: Annotated[
+        list[str] | None, typer.Option(help="on premises, cloud or API; several times")
+    ] = None,
+    region: Annotated[str | None, typer.Option(help="whose electricity, for the carbon")] = None,
+    prices: Annotated[str | None, typer.Option(help="a set of params/prices.yaml")] = None,
+    model: Model = None,
+) -> None:
+    """Choose what to serve, where, for a load and needs: tables, a page, the answer."""
+    from edge_eval_lib.runs import scheduler
+    from edge_eval_lib.study import PUBLISHED
+
+    inputs: dict[str, str | None] = dict(_pair(text) for text in input or [])
+    inputs |= {
+        "requests_per_day": requests_per_day,
+        "input_tokens": input_tokens,
+        "output_tokens": output_tokens,
+    }
+    need = {
+        "ttft_ms": ttft_ms,
+        "tpot_ms": tpot_ms,
+        "score": score,
+        "budget_usd_per_month": budget_usd_per_month,
+        "machines": machines,
+        "at_hand": at_hand,
+        "objective": objective,
+    }
+    parameters = {
+        "task": task,
+        "inputs": {name: value for name, value in inputs.items() if value is not None},
+        "need": {name: value for name, value in need.items() if value is not None},
+        "deployments": deployment,
+        "region": region,
+        "prices": prices,
+    }
+    opened = None if study == PUBLISHED else _opened(study, model=model)
+    scheduler.make_advice(opened, parameters)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    """Split NAME=VALUE; UserError for anything else."""
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise UserError(f"input is {text[:40]!r}, but it must be NAME=VALUE.")
+    return name.replace("-", "_"), value
+
+
+@app.command()
 def run(
     study: StudyName,
     stage: str,

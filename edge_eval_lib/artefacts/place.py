@@ -12,6 +12,7 @@ import orjson
 
 from edge_eval_lib import redaction
 from edge_eval_lib.paths import outputs_root
+from edge_eval_lib.study.grid import PUBLISHED
 
 if TYPE_CHECKING:  # asking SLURM how a job stands must start at once
     from edge_eval_lib.study import Study
@@ -60,7 +61,8 @@ class Place:
 
 def place(study: Study, stage: str, name: str) -> Place:
     """Return where the run of that stage and name has its files."""
-    directory = outputs_root() / "paper" if stage == "paper" else study.directory
+    of_paper = stage == "paper" or name == PUBLISHED
+    directory = outputs_root() / "paper" if of_paper else study.directory
     return Place(directory, stage, name)
 
 

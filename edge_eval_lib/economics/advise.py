@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from edge_eval_lib.economics.advise_inputs import MEASUREMENT, Inputs, Need
+from edge_eval_lib.economics.advise_inputs import MEASUREMENT, OBJECTIVES, Inputs, Need
 from edge_eval_lib.economics.advise_options import API, CLOUD, TIMED
 from edge_eval_lib.units import HOURS_PER_YEAR, JOULES_PER_KWH
 
@@ -26,12 +26,6 @@ DRAWS_OF_ERRORS = 256
 DAYS_PER_MONTH = 365 / 12
 HOURS_PER_MONTH = HOURS_PER_YEAR / 12
 SECONDS_PER_DAY = 86400.0
-OBJECTIVES = {
-    "cost": "usd_per_request",
-    "energy": "energy_per_request_j",
-    "carbon": "carbon_g_per_request",
-    "latency": "latency_s",
-}
 
 
 @dataclass(frozen=True)

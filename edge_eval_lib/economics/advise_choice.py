@@ -14,12 +14,11 @@ from scipy import optimize, stats
 
 from edge_eval_lib.economics.advise import (
     DRAWS_OF_ERRORS,
-    OBJECTIVES,
     Evaluation,
     evaluate,
     prepared,
 )
-from edge_eval_lib.economics.advise_inputs import AT_LEAST, AT_MOST, MEASUREMENT, Inputs
+from edge_eval_lib.economics.advise_inputs import AT_LEAST, AT_MOST, MEASUREMENT, OBJECTIVES, Inputs
 from edge_eval_lib.economics.advise_options import API, row_name
 from edge_eval_lib.errors import UserError
 
@@ -240,7 +239,7 @@ def _nearest_flip(
 ) -> tuple[float | None, int | None]:
     """Bracket the first change on the way from `value` to `end`, then bisect."""
     steps = np.geomspace(value, end, 400)
-    best = _best_at(choice, name, steps)
+    best = best_at(choice, name, steps)
     here = best[0]
     changed = np.flatnonzero(best != here)
     if not len(changed):
@@ -248,7 +247,7 @@ def _nearest_flip(
     first = changed[0]
 
     def side(log_value: float) -> float:
-        return 1.0 if _best_at(choice, name, np.exp([log_value]))[0] == here else -1.0
+        return 1.0 if best_at(choice, name, np.exp([log_value]))[0] == here else -1.0
 
     ends = sorted(np.log(steps[[first - 1, first]]))
     at = optimize.bisect(side, *ends, xtol=FLIP_TOLERANCE / 4)
@@ -256,7 +255,8 @@ def _nearest_flip(
     return float(np.exp(at)), None if beyond < 0 else beyond
 
 
-def _best_at(choice: Choice, name: str, values: np.ndarray) -> np.ndarray:
+def best_at(choice: Choice, name: str, values: np.ndarray) -> np.ndarray:
+    """Return the best option at each value of an input, the others at theirs; -1 for none."""
     inputs = {
         n: np.asarray(values, dtype=float) if n == name else np.full(len(values), r.value)
         for n, r in choice.inputs.ranges.items()
@@ -326,8 +326,7 @@ def remedies(choice: Choice) -> pd.DataFrame:
             "constraint": name,
             "limit": needs[name][1],
             "would_fit_at": table[needs[name][0]][index],
-            "option": table["name"][index],
-            "deployment": table["deployment"][index],
+            "option_index": index,
         }
         for name, index in rows
     )

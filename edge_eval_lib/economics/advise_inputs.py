@@ -22,6 +22,12 @@ from edge_eval_lib.paths import project_root
 from edge_eval_lib.study import Strict, read_yaml, validate
 
 MEASUREMENT = "measurement"  # the input that draws the measured figures' own errors
+OBJECTIVES = {
+    "cost": "usd_per_request",
+    "energy": "energy_per_request_j",
+    "carbon": "carbon_g_per_request",
+    "latency": "latency_s",
+}
 # What no price, rate or length can be below, or above.
 AT_LEAST = {"pue": 1.0, "peak_to_mean": 1.0}
 AT_MOST = {"idle_power_share": 1.0, "score_floor_share": 1.0}
@@ -75,7 +81,7 @@ class Need:
     at_hand: bool = False  # machines that are there cost no purchase
     percentile: float = 90.0
     utilisation: float = 0.9
-    objective: Literal["cost", "energy", "carbon", "latency"] = "cost"
+    objective: str = "cost"
 
     def __post_init__(self) -> None:
         """Refuse what nothing can hold."""
@@ -83,6 +89,9 @@ class Need:
             value = getattr(self, name)
             if value is not None and not (np.isfinite(value) and value > 0):
                 raise UserError(f"{name} must be above 0, not {value:g}.")
+        if self.objective not in OBJECTIVES:
+            known = ", ".join(OBJECTIVES)
+            raise UserError(f"objective is {self.objective!r}, but it must be one of: {known}.")
         if self.score is not None and not 0 <= self.score <= 1:
             raise UserError(f"score must lie between 0 and 1, not {self.score:g}.")
         if not 0 < self.utilisation <= 1:

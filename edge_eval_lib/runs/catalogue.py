@@ -12,7 +12,8 @@ from edge_eval_lib.artefacts.source import kept_code, notebook_source
 from edge_eval_lib.paths import outputs_root, project_root
 from edge_eval_lib.study import Run, Study, find_beside, hash_of
 
-UNMEASURED = ("synthesis", "paper")  # stages that need no device to themselves
+REPORTS = ("synthesis", "paper")  # stages whose report make all keeps up to date
+UNMEASURED = (*REPORTS, "planner")  # that need no device to themselves
 
 
 def runs(study: Study) -> list[Run]:
@@ -30,11 +31,11 @@ def all_runs(study: Study) -> list[Run]:
 
 def final_stages() -> list[str]:
     """Return the stages that write reports and whose notebook is there."""
-    return [stage for stage in UNMEASURED if notebook_source(stage).is_file()]
+    return [stage for stage in REPORTS if notebook_source(stage).is_file()]
 
 
 def find_run(study: Study, stage: str, name: str, gpus: int | None = None) -> Run:
-    """Return the grid's run of that name, or the synthesis or paper run; UserError if none.
+    """Return the grid's run of that name, or one that writes a page; UserError if there is none.
 
     `gpus` is what it needs, where that is known already.
     """
@@ -43,6 +44,8 @@ def find_run(study: Study, stage: str, name: str, gpus: int | None = None) -> Ru
         if gpus is None:
             gpus = next(r.gpus for r in runs(study) if (r.stage, r.name) == (stage, name))
         return replace(run, gpus=gpus)
+    if stage == "planner":
+        return Run(stage, name, {}, {"stage": stage})
     needs: tuple[Key, ...] = ()
     if stage == "synthesis":
         needs = tuple((run.stage, run.name) for run in study.runs())

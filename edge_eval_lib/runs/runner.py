@@ -17,7 +17,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
@@ -29,7 +31,7 @@ from edge_eval_lib.errors import UserError
 from edge_eval_lib.paths import project_root
 from edge_eval_lib.runs import devices, kernel
 from edge_eval_lib.runs.catalogue import UNMEASURED, find_run
-from edge_eval_lib.study import Run, Study
+from edge_eval_lib.study import PUBLISHED, Run, Study
 
 # Of every kernel: nothing leaves this machine unasked, and hashing is repeatable.
 ENVIRONMENT = {
@@ -47,7 +49,13 @@ class RunFailed(UserError):
     """A run's notebook did not reach its end; the message is the reason, in one sentence."""
 
 
-def run_one(study: Study, stage: str, name: str, gpus: int | None = None) -> Path:
+def run_one(
+    study: Study,
+    stage: str,
+    name: str,
+    gpus: int | None = None,
+    parameters: dict[str, Any] | None = None,
+) -> Path:
     """Execute one run and publish it. Waits for a device of its own.
 
     Call it from a process's main thread: an interrupt ends the process, and the kernel with it.
@@ -57,6 +65,7 @@ def run_one(study: Study, stage: str, name: str, gpus: int | None = None) -> Pat
         stage: The run's stage.
         name: The run's name.
         gpus: How many GPUs it needs, where that is known already.
+        parameters: What is said to its notebook beside the run's own.
 
     Returns:
         The published notebook.
@@ -66,6 +75,9 @@ def run_one(study: Study, stage: str, name: str, gpus: int | None = None) -> Pat
             reach its end.
     """
     run = find_run(study, stage, name, gpus)
+    if parameters:
+        settings = run.settings | {"parameters": parameters}
+        run = replace(run, parameters=run.parameters | parameters, settings=settings)
     at = place(study, stage, name)
     source = notebook_source(stage)
     if not source.is_file():
@@ -117,18 +129,18 @@ def _try_run(
     if reason is None and not scraps.is_complete(notebook):
         return "The notebook ended without recording run_complete in its last cell."
     if reason is None and run.stage in REPORTED:
-        return _render(notebook, at)
+        return _render(notebook, at, "planner.html" if run.stage == "planner" else "report.html")
     return reason
 
 
-def _render(notebook: Path, at: Place) -> str | None:
-    """Write the notebook as report.html; None, or why it could not be."""
+def _render(notebook: Path, at: Place, name: str) -> str | None:
+    """Write the notebook as a page of that name; None, or why it could not be."""
     from edge_eval_lib.results import report
 
     try:
-        report.render(notebook, at.directory / "report.html")
+        report.render(notebook, at.directory / name)
     except Exception as error:  # whatever a notebook shows: it must not be half a report
-        return kernel.sentence(type(error).__name__, f"report.html could not be rendered: {error}")
+        return kernel.sentence(type(error).__name__, f"{name} could not be rendered: {error}")
     return None
 
 
@@ -143,7 +155,7 @@ def _its_own(study: Study, run: Run, at: Place) -> Iterator[dict[str, str]]:
             yield environment
         return
     with contextlib.ExitStack() as stack:
-        if run.stage == "paper":
+        if run.stage == "paper" or run.name == PUBLISHED:
             at.directory.mkdir(parents=True, exist_ok=True)
             stack.enter_context(FileLock(at.directory / ".lock"))
         yield devices.thread_environment()

@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Collection, Iterable
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from edge_eval_lib import redaction, scraps
@@ -37,7 +38,7 @@ from edge_eval_lib.paths import outputs_root, project_root
 from edge_eval_lib.runs import catalogue, claims, devices, outdated, runner
 from edge_eval_lib.runs.problems import require_possible
 from edge_eval_lib.runs.process import INTERRUPT_S, supervised
-from edge_eval_lib.study import NOTEBOOKS, STAGES, Study, load_study
+from edge_eval_lib.study import NOTEBOOKS, PUBLISHED, STAGES, Study, load_study
 
 MOST_PASSES = 12  # a chain of runs is judged stage by stage, and each may find something damaged
 FULL_DISK_BYTES = 1 << 20  # with less left, hardly anything can be written
@@ -260,6 +261,40 @@ def make_paper() -> None:
     for number, text in enumerate(findings, start=1):
         SAY(f"{number}. {text.replace('**', '')}")
     SAY(f"Report: {outputs_root() / 'paper' / 'report.html'}")
+
+
+def make_advice(study: Study | None, parameters: dict[str, Any]) -> None:
+    """Choose among the study's variants, or the published ones; write tables and page, say what.
+
+    The study's report, where there is one, is made again: it shows the choice.
+
+    Args:
+        study: A study that was run; None for the published figures.
+        parameters: What is said to the planner's notebook: `task`, `inputs`, `need`, ...
+
+    Raises:
+        UserError: An input that cannot be, or nothing to choose among.
+    """
+    from edge_eval_lib.runs import planner
+
+    name = PUBLISHED if study is None else str(study.path)
+    planner.begin(name, **parameters)  # refuses what cannot be, before a notebook starts
+    if study is None:  # which study does not matter to it
+        study = load_study("embedded")
+        key, parameters = PUBLISHED, parameters | {"study": PUBLISHED}
+        notebook = runner.run_one(study, "planner", key, parameters=parameters)
+        at = place(study, "planner", key)
+        if (at.directory / "report.html").is_file():
+            runner.run_one(study, "paper", "paper")
+    else:
+        with claims.claimed(study):
+            notebook = runner.run_one(study, "planner", "planner", parameters=parameters)
+            at = place(study, "planner", "planner")
+            if (at.directory / "report.html").is_file():
+                runner.run_one(study, "synthesis", "synthesis")
+    for text in scraps.read_scraps(notebook)["answer"]:
+        SAY(text.replace("**", ""))
+    SAY(f"All of it: {at.directory / 'planner.html'}")
 
 
 def _clean_up(study: Study) -> None:

@@ -16,6 +16,7 @@ from edge_eval_lib.study.files import (
 )
 from edge_eval_lib.study.grid import (
     NOTEBOOKS,
+    PUBLISHED,
     STAGES,
     Run,
     Variant,
@@ -42,6 +43,7 @@ from edge_eval_lib.study.yaml_file import read_yaml
 __all__ = [
     "MOST_REPETITIONS",
     "NOTEBOOKS",
+    "PUBLISHED",
     "STAGES",
     "Line",
     "Method",

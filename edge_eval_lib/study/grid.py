@@ -26,8 +26,10 @@ NOTEBOOKS = {
     "ablation": "08_qlora_ablation.ipynb",
     "synthesis": "05_synthesis.ipynb",
     "paper": "06_paper.ipynb",
+    "planner": "07_planner.ipynb",
 }
-STAGES = tuple(stage for stage in NOTEBOOKS if stage not in ("synthesis", "paper"))
+STAGES = tuple(stage for stage in NOTEBOOKS if stage not in ("synthesis", "paper", "planner"))
+PUBLISHED = "published"  # what stands for a study where the published T4 figures are meant
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,8 @@ class Run:
             return tuple(weights_path(f"{self.name}_{p}") for p in self.precisions)
         if self.stage in ("synthesis", "paper"):
             return ("tables", "figures", "report.html")
+        if self.stage == "planner":
+            return ("planner.html",)
         return ()
 
     @property

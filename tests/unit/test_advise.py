@@ -101,7 +101,7 @@ def test_the_best_has_least_of_what_is_asked(objective, book):
         cloud_usd_per_hour=CLOUD,
     )  # fmt: skip
     choice = advise_choice.choose(options, inputs, 64)
-    column = advise.OBJECTIVES[objective]
+    column = advise_inputs.OBJECTIVES[objective]
     fitting = choice.table[choice.table["fits"]]
     assert choice.chosen[column] == fitting[column].min()
 
@@ -249,6 +249,7 @@ def test_several_needs_are_all_named_where_none_is_broken_alone(book):
         ({"budget_usd_per_month": -5}, "budget_usd_per_month must be above 0"),
         ({"score": 1.5}, "score must lie between 0 and 1"),
         ({"machines": 0}, "machines must be above 0"),
+        ({"objective": "fun"}, "objective is 'fun', but it must be one of: cost, energy"),
     ],
 )
 def test_a_need_that_nothing_can_hold_is_refused(need, words):

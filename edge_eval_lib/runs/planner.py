@@ -1,0 +1,171 @@
+"""What notebook 07 begins and ends with: whose options it chooses among, and where it writes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from edge_eval_lib import scraps
+from edge_eval_lib.artefacts.lab import lab_root
+from edge_eval_lib.economics import advise_choice, advise_inputs, advise_options, published
+from edge_eval_lib.economics.advise_inputs import Inputs, Need
+from edge_eval_lib.economics.prices import PriceBook, Prices, load_price_book
+from edge_eval_lib.errors import UserError, nearest
+from edge_eval_lib.machine.declared import Hardware, load_hardware
+from edge_eval_lib.paths import outputs_root
+from edge_eval_lib.study import PUBLISHED, Study, find_beside, load_study
+
+NEEDS = ("ttft_ms", "tpot_ms", "score", "budget_usd_per_month", "machines", "at_hand", "objective")
+
+
+@dataclass(frozen=True)
+class Planner:
+    """A question: the options, what is asked of them, and where the answer goes.
+
+    `study` is None for the published figures.
+    """
+
+    study: Study | None
+    options: pd.DataFrame
+    inputs: Inputs
+    book: PriceBook
+    hardware: Hardware
+    machine: str
+    outputs: Path
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def need(self) -> Need:
+        """What must hold."""
+        return self.inputs.need
+
+    @property
+    def task(self) -> str:
+        """The task whose variants are the options."""
+        return str(self.options["task"].iloc[0])
+
+    @cached_property
+    def choice(self) -> advise_choice.Choice:
+        """The choice, evaluated once."""
+        return advise_choice.choose(self.options, self.inputs)
+
+    @cached_property
+    def requirements(self) -> pd.DataFrame:
+        """What every step of every model needs, on this and other hardware."""
+        return pd.DataFrame()
+
+    @cached_property
+    def prediction_errors(self) -> pd.DataFrame:
+        """How far predictions are off, beside measured figures."""
+        return pd.DataFrame()
+
+    def asking(self, **asked: Any) -> advise_choice.Choice:
+        """Choose again with other inputs or needs, quickly: for sliders."""
+        need = {**vars(self.need), **{k: v for k, v in asked.items() if k in NEEDS}}
+        ranges = dict(self.inputs.ranges)
+        for name, value in asked.items():
+            if name not in NEEDS:
+                ranges[name] = advise_inputs.parse(name, value, ranges[name])
+        return advise_choice.choose(self.options, Inputs(ranges, Need(**need)), draws=512)
+
+    @property
+    def stamp(self) -> str:
+        """What stands at a picture's foot."""
+        source = self.options["energy_source"].dropna()
+        energy = f"; energy from {source.iloc[0]}" if len(source) else ""
+        return f"Measured on {self.machine}{energy}; prices and loads as listed in the page"
+
+    def finish(self, answer: Sequence[str]) -> None:
+        """Record the answer, and that the notebook came to its end."""
+        scraps.record("settings_hash", os.environ.get("EDGE_EVAL_SETTINGS_HASH"))
+        scraps.record("answer", list(answer))
+        scraps.complete()
+        print(f"Tables and figures: {self.outputs}")
+
+
+def by_hand() -> bool:
+    """Whether somebody runs the notebook, in JupyterLab."""
+    return "EDGE_EVAL_RUN" not in os.environ
+
+
+def begin(
+    study: str,
+    task: str | None = None,
+    inputs: Mapping[str, str | float] | None = None,
+    need: Mapping[str, Any] | None = None,
+    deployments: Sequence[str] | None = None,
+    region: str | None = None,
+    prices: str | None = None,
+) -> Planner:
+    """Put the question together.
+
+    Args:
+        study: A name in params/ or the path of a study that was run, or `published` for the T4
+            figures that come with the project.
+        task: Whose variants to choose among; by default the study's first.
+        inputs: By name, a value or `least:value:most`; the rest as in params/advice.yaml.
+        need: What must hold: `ttft_ms`, `tpot_ms`, `score`, `budget_usd_per_month`, `machines`,
+            `at_hand`, and the `objective`: cost, energy, carbon or latency.
+        deployments: Some of on premises, cloud, API; by default all.
+        region: Whose electricity's carbon counts, as in params/carbon.yaml.
+        prices: A set of prices of params/prices.yaml; by default the study's.
+
+    Raises:
+        UserError: An input that cannot be, or nothing to choose among.
+    """
+    for name in need or {}:
+        if name not in NEEDS:
+            raise UserError(f"There is no need {name!r}; {nearest(name, NEEDS)}")
+    limits = advise_inputs.load_assumptions().limits
+    needed = Need(**{**limits.model_dump(), **(need or {})})
+    loaded = None if study == PUBLISHED else load_study(study)
+    variants, serving = _tables(loaded)
+    book, of_study = _prices(loaded, prices)
+    wanted = tuple(deployments or advise_options.DEPLOYMENTS)
+    hardware = load_hardware("t4x2" if loaded is None else loaded.hardware)
+    options = advise_options.of_study(variants, serving, task, wanted)
+    options = _with_floor(options, hardware)
+    gathered = advise_inputs.gather(options, book, of_study, needed, inputs)
+    host = options["host"].dropna()
+    machine = str(host.iloc[0]).removesuffix(" (published)") if len(host) else "the machine"
+    return Planner(loaded, options, gathered, book, hardware, machine, _outputs(loaded))
+
+
+def _tables(study: Study | None) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    if study is None:
+        return published.observations(), None
+    folder = study.directory / "tables"
+    if not (folder / "variants.csv").is_file():
+        raise UserError(
+            f"{study.name} has no table of variants yet: `make all STUDY={study.argument}` first. "
+            f"The published T4 figures need none: STUDY={PUBLISHED}."
+        )
+    variants = pd.read_csv(folder / "variants.csv", float_precision="round_trip")
+    serving = folder / "serving.csv"
+    known = pd.read_csv(serving, float_precision="round_trip") if serving.is_file() else None
+    return variants, known
+
+
+def _prices(study: Study | None, name: str | None) -> tuple[PriceBook, Prices]:
+    book = load_price_book(None if study is None else find_beside(study.path, "prices.yaml"))
+    return book, book.prices(name or ("paper" if study is None else study.prices))
+
+
+def _with_floor(options: pd.DataFrame, hardware: Hardware) -> pd.DataFrame:
+    """Add the time of reading every weight once, where the memory's bandwidth is known."""
+    if hardware.bandwidth_gb_s is None or options["memory_nominal_gb"].isna().all():
+        return options
+    bandwidth = hardware.bandwidth_gb_s * options["gpus"].clip(lower=1)
+    return options.assign(floor_ms=1e3 * options["memory_nominal_gb"] / bandwidth)
+
+
+def _outputs(study: Study | None) -> Path:
+    if study is None:
+        return outputs_root() / "paper"
+    return study.directory if not by_hand() else lab_root() / study.name
