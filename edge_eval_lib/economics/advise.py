@@ -86,8 +86,11 @@ def evaluate(options: pd.DataFrame, inputs: Mapping[str, np.ndarray], need: Need
     fleet_w = _power_w(x, o, served)
     kwh_per_month = fleet_w / 1e3 * HOURS_PER_MONTH * x["pue"]
     requests_per_month = x["requests_per_day"] * DAYS_PER_MONTH
-    running, fixed = _money(x, o, served["machines"], kwh_per_month, need.at_hand)
-    usd_per_month = running + fixed / (12 * x["horizon_years"])
+    parts = _money(x, o, served["machines"], kwh_per_month, need.at_hand)
+    fixed = parts.pop("fixed")
+    running = sum(parts.values())
+    parts["once"] = fixed / (12 * x["horizon_years"])
+    usd_per_month = running + parts["once"]
     energy = kwh_per_month * JOULES_PER_KWH / requests_per_month
     carbon_g = _carbon_g(x, served["machines"], kwh_per_month) / requests_per_month
     figures = {
@@ -96,6 +99,7 @@ def evaluate(options: pd.DataFrame, inputs: Mapping[str, np.ndarray], need: Need
         "usd_per_month": usd_per_month,
         "running_usd_per_request": running / requests_per_month,
         "fixed_usd": fixed,
+        **{f"{name}_usd_per_month": usd for name, usd in parts.items()},
         "energy_per_request_j": np.where(o["is_api"], np.nan, energy),  # nobody tells
         "carbon_g_per_request": np.where(o["is_api"], np.nan, carbon_g),
         "score": o["score"],
@@ -179,24 +183,29 @@ def _power_w(x: Mapping[str, np.ndarray], o: Arrays, served: Arrays) -> np.ndarr
 
 def _money(
     x: Mapping[str, np.ndarray], o: Arrays, machines: np.ndarray, kwh_per_month, at_hand: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """USD a month, and USD before the first request."""
+) -> Arrays:
+    """USD a month by what they are paid for; `fixed` is USD before the first request."""
     purchase = 0.0 if at_hand else x["hardware_usd"] * x["hardware_factor"]
     own = machines * purchase * _recovery(x["discount_rate"], x["lifetime_years"]) / 12
-    own = own + kwh_per_month * x["electricity_usd_per_kwh"]
     cloud_usd_per_hour = x.get("cloud_usd_per_hour", np.nan) * x.get("cloud_factor", 1.0)
     cloud = machines * cloud_usd_per_hour * HOURS_PER_MONTH
-    people = x["people_hours_per_month"] * x["labour_usd_per_hour"]
     tokens_usd = x["input_tokens"] * x["api_input_usd_per_mtok"]
     tokens_usd = tokens_usd + x["output_tokens"] * x["api_output_usd_per_mtok"]
     api = x["api_price_factor"] * tokens_usd / 1e6 * x["requests_per_day"] * DAYS_PER_MONTH
+    usd_per_kwh = x["electricity_usd_per_kwh"]
     once_j = np.nan_to_num(o["adapt_energy_j"] + o["compress_energy_j"]) * x["energy_factor"]
-    own_once = once_j / JOULES_PER_KWH * x["pue"] * x["electricity_usd_per_kwh"]
+    own_once = once_j / JOULES_PER_KWH * x["pue"] * usd_per_kwh
     cloud_once = np.nan_to_num(o["adapt_s"]) / 3600 * cloud_usd_per_hour
     setup = x["setup_hours"] * x["labour_usd_per_hour"]
-    running = np.where(o["is_cloud"], cloud, own) + people
-    fixed = np.where(o["is_cloud"], cloud_once, own_once) + setup
-    return np.where(o["is_api"], api, running), np.where(o["is_api"], 0.0, fixed)
+    labour = x["people_hours_per_month"] * x["labour_usd_per_hour"]
+    is_api, is_cloud = o["is_api"], o["is_cloud"]
+    return {
+        "machines": np.where(is_api, 0.0, np.where(is_cloud, cloud, own)),
+        "electricity": np.where(is_api | is_cloud, 0.0, kwh_per_month * usd_per_kwh),
+        "people": np.where(is_api, 0.0, labour),
+        "api": np.where(is_api, api, 0.0),
+        "fixed": np.where(is_api, 0.0, np.where(is_cloud, cloud_once, own_once) + setup),
+    }
 
 
 def _carbon_g(x: Mapping[str, np.ndarray], machines: np.ndarray, kwh_per_month) -> np.ndarray:

@@ -80,7 +80,7 @@ def choose(options: pd.DataFrame, inputs: Inputs, draws: int = DRAWS, seed: int 
     """
     ready = prepared(options, inputs)
     nominal = evaluate(ready, inputs.nominal(), inputs.need)
-    _require_physical(ready, inputs)
+    require_physical(ready, inputs)
     names = inputs.varied()
     quantiles = stats.qmc.Sobol(len(names), rng=seed).random(draws).T
     drawn = evaluate(ready, inputs.at(quantiles, names), inputs.need)
@@ -89,7 +89,7 @@ def choose(options: pd.DataFrame, inputs: Inputs, draws: int = DRAWS, seed: int 
     return Choice(ready, inputs, nominal, drawn, table, None if best < 0 else best)
 
 
-def _require_physical(options: pd.DataFrame, inputs: Inputs) -> None:
+def require_physical(options: pd.DataFrame, inputs: Inputs) -> None:
     """Refuse an SLO that is faster than anything here, waiting and prompt left out."""
     for name in ("ttft_ms", "tpot_ms"):
         limit = getattr(inputs.need, name)

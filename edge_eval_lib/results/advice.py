@@ -31,14 +31,12 @@ CONSTRAINTS = {
     "budget": ("{} USD a month may be spent", "{} USD a month"),
     "machines": ("there are {} machines", "{} machines"),
 }
-SHOWN = ["rank", "option", "deployment", "at_once", "usd_per_1000_requests", "usd_per_month",
-         "machines", "ttft_ms", "tpot_ms", "energy_per_request_j", "carbon_g_per_request", "score",
-         "best_in_pct", "fits_in_pct", "regret_pct", "binding", "remark"]  # fmt: skip
+SHOWN = ["rank", "option", "usd_per_1000_requests", "ttft_ms", "tpot_ms", "energy_per_request_j",
+         "carbon_g_per_request", "score", "best_in_pct", "fits_in_pct", "regret_pct", "binding",
+         "remark"]  # fmt: skip
 HEADINGS = {
     "usd_per_1000_requests": "USD per 1,000 requests",
-    "usd_per_month": "USD a month",
     "carbon_g_per_request": "g CO2e a request",
-    "at_once": "at once",
     "best_in_pct": "best in [%]",
     "fits_in_pct": "fits in [%]",
     "regret_pct": "mean regret [%]",
@@ -47,6 +45,7 @@ HEADINGS = {
 }
 
 
+NEAR = 1.05  # how many times the least cost is called hardly more
 _WORDS = {
     "measurement": "the measuring errors",
     "ttft_ms": "first token",
@@ -144,6 +143,7 @@ def answer(choice: Choice, machine: str, flips: pd.DataFrame | None = None) -> l
             f"The measuring errors do not tell it from {'; '.join(names)}{more}: take which you "
             "like."
         )
+    sentences += _alike(choice, row)
     sentences += _pays(choice) + _flips_at_api_price(choice)
     if np.isfinite(row["carbon_g_per_request"]):
         sentences.append(
@@ -189,6 +189,19 @@ def _where(deployment: str) -> str:
     return {API: "of an API", "cloud": "in the cloud"}.get(deployment, deployment)
 
 
+def _alike(choice: Choice, row: pd.Series) -> list[str]:
+    """What a little more money buys: the best score among options that cost hardly more."""
+    usd = choice.table["usd_per_request"]
+    near = choice.table[choice.table["fits"] & (usd <= NEAR * usd[choice.best])]
+    better = near.sort_values("score", ascending=False).iloc[0]
+    if len(near) < 3 or not better["score"] > row["score"]:
+        return []
+    return [
+        f"{len(near) - 1} others cost at most {100 * (NEAR - 1):.0f} % more; of these "
+        f"{option_name(better)} scores best, {better['score']:.2f} instead of {row['score']:.2f}."
+    ]
+
+
 def _pays(choice: Choice) -> list[str]:
     assert choice.best is not None
     requests = advise_choice.pays_after_requests(choice, choice.best)
@@ -214,7 +227,7 @@ def _flips_at_api_price(choice: Choice) -> list[str]:
             price = advise_choice.api_usd_per_request(choice, factor)
             texts.append(
                 f"It stops being right when the API {verb} {1e3 * price:.3g} USD per 1,000 "
-                f"requests, {factor:.2g} of today's {1e3 * now:.3g}: then {then}."
+                f"requests, now {1e3 * now:.3g}: then {then}."
             )
     return texts or ["No price of the API makes another option the best."]
 
@@ -280,13 +293,12 @@ def table(choice: Choice, machine: str) -> pd.DataFrame:
 def for_people(advice: pd.DataFrame, most: int = 20) -> Prose:
     """Show the first rows of an advice table; options that share a rank have an `=`."""
     rows = advice.head(most).copy()
-    rows["option"] = [short_name(row) for _, row in rows.iterrows()]
+    rows["option"] = [option_name(row) + at_once(row) for _, row in rows.iterrows()]
     for end in ("", "_least", "_most"):
         rows[f"usd_per_1000_requests{end}"] = 1e3 * rows[f"usd_per_request{end}"]
     rows["best_in_pct"], rows["fits_in_pct"] = 100 * rows["p_best"], 100 * rows["p_fits"]
     several = advice["rank"].value_counts() > 1
     rows["rank"] = ["–" if pd.isna(r) else f"{r:.0f}{'=' * bool(several[r])}" for r in rows["rank"]]
-    rows["at_once"] = ["" if pd.isna(c) else f"{c:.0f}" for c in rows["concurrency"]]
     broken = [f"breaks: {name}" for name in rows["binding"]]
     rows["binding"] = np.where(rows["fits"], rows["binding"], broken)
     rows["remark"] = np.where(rows["doubtful"], "doubtful measurement", "")

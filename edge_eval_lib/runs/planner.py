@@ -13,14 +13,22 @@ import pandas as pd
 
 from edge_eval_lib import scraps
 from edge_eval_lib.artefacts.lab import lab_root
-from edge_eval_lib.economics import advise_choice, advise_inputs, advise_options, published
-from edge_eval_lib.economics.advise_inputs import Inputs, Need
+from edge_eval_lib.economics import (
+    advise_choice,
+    advise_inputs,
+    advise_options,
+    prediction_errors,
+    published,
+    requirements,
+)
+from edge_eval_lib.economics.advise_inputs import Assumed, Inputs, Need
 from edge_eval_lib.economics.prices import PriceBook, Prices, load_price_book
 from edge_eval_lib.errors import UserError, nearest
 from edge_eval_lib.machine.declared import Hardware, load_hardware
 from edge_eval_lib.paths import outputs_root
 from edge_eval_lib.study import PUBLISHED, Study, find_beside, load_study
 
+LIKE_PUBLISHED = "paper_t4"  # the study that measures what was published
 NEEDS = ("ttft_ms", "tpot_ms", "score", "budget_usd_per_month", "machines", "at_hand", "objective")
 
 
@@ -58,12 +66,12 @@ class Planner:
     @cached_property
     def requirements(self) -> pd.DataFrame:
         """What every step of every model needs, on this and other hardware."""
-        return pd.DataFrame()
+        return requirements.requirements(self.study or load_study(LIKE_PUBLISHED))
 
     @cached_property
     def prediction_errors(self) -> pd.DataFrame:
         """How far predictions are off, beside measured figures."""
-        return pd.DataFrame()
+        return prediction_errors.prediction_errors(self.study)
 
     def asking(self, **asked: Any) -> advise_choice.Choice:
         """Choose again with other inputs or needs, quickly: for sliders."""
@@ -127,14 +135,24 @@ def begin(
     loaded = None if study == PUBLISHED else load_study(study)
     variants, serving = _tables(loaded)
     book, of_study = _prices(loaded, prices)
-    wanted = tuple(deployments or advise_options.DEPLOYMENTS)
     hardware = load_hardware("t4x2" if loaded is None else loaded.hardware)
+    cloud = _cloud(hardware)
+    wanted = tuple(deployments or advise_options.DEPLOYMENTS)
+    remarks = []
+    if cloud is None and advise_options.CLOUD in wanted:
+        wanted = tuple(name for name in wanted if name != advise_options.CLOUD)
+        remarks.append("No cloud is among the options: no price of such a machine is listed.")
     options = advise_options.of_study(variants, serving, task, wanted)
     options = _with_floor(options, hardware)
-    gathered = advise_inputs.gather(options, book, of_study, needed, inputs)
+    gathered = advise_inputs.gather(
+        options, book, of_study, needed, inputs, cloud_usd_per_hour=cloud
+    )
+    advise_choice.require_physical(options, gathered)
     host = options["host"].dropna()
     machine = str(host.iloc[0]).removesuffix(" (published)") if len(host) else "the machine"
-    return Planner(loaded, options, gathered, book, hardware, machine, _outputs(loaded))
+    return Planner(
+        loaded, options, gathered, book, hardware, machine, _outputs(loaded), tuple(remarks)
+    )
 
 
 def _tables(study: Study | None) -> tuple[pd.DataFrame, pd.DataFrame | None]:
@@ -155,6 +173,16 @@ def _tables(study: Study | None) -> tuple[pd.DataFrame, pd.DataFrame | None]:
 def _prices(study: Study | None, name: str | None) -> tuple[PriceBook, Prices]:
     book = load_price_book(None if study is None else find_beside(study.path, "prices.yaml"))
     return book, book.prices(name or ("paper" if study is None else study.prices))
+
+
+def _cloud(hardware: Hardware) -> Assumed | None:
+    """What a machine like the one that was measured costs an hour in a cloud."""
+    if hardware.gpus == 0:
+        return None
+    n = hardware.gpus
+    return Assumed(
+        value=0.35 * n, least=0.2 * n, most=0.6 * n, scale="log", unit="USD/h", source="ASSUMED"
+    )
 
 
 def _with_floor(options: pd.DataFrame, hardware: Hardware) -> pd.DataFrame:

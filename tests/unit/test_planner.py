@@ -1,0 +1,146 @@
+"""The planner on the published figures and on a study's tables: notebook 07, words, refusals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from cells import run_cells
+from test_advise import row
+
+from edge_eval_lib.__main__ import app
+from edge_eval_lib.economics import advise_choice
+from edge_eval_lib.errors import UserError
+from edge_eval_lib.results import advice
+from edge_eval_lib.results.readable import write_table
+from edge_eval_lib.runs import planner
+
+
+@pytest.fixture
+def outputs(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGE_EVAL_OUTPUTS", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def study(outputs):
+    """The embedded study's outputs, as far as a choice reads them."""
+    table = pd.DataFrame([row(size="135M"), row(size="135M", precision="fp16", power_w=90.0)])
+    write_table(table, outputs / "embedded" / "tables" / "variants.csv")
+    return outputs / "embedded"
+
+
+@pytest.fixture(scope="module")
+def published_choice():
+    return planner.begin("published", need={"ttft_ms": 1000})
+
+
+# --- the published figures --------------------------------------------------------------------
+
+
+def test_every_published_variant_of_a_task_is_an_option(published_choice):
+    counts = published_choice.options["deployment"].value_counts()
+    assert counts["on premises"] == 24
+    assert counts["API"] == 1
+    assert published_choice.machine == "2x Tesla T4"
+    assert published_choice.task == "rag"
+
+
+def test_the_answer_holds_what_a_decision_needs(published_choice):
+    choice = published_choice.choice
+    text = " ".join(advice.answer(choice, "2x Tesla T4", advise_choice.flips(choice)))
+    for part in ("For 30,000 rag requests a day", "first token within 1,000 ms", "take **llama-1B",
+                 "% of what the inputs may be", "It pays after", "g CO2e a request",
+                 "when the API falls below", "Most able to flip it"):  # fmt: skip
+        assert part in text
+
+
+def test_neighbours_that_noise_hides_share_a_rank_and_are_named(published_choice):
+    table = published_choice.choice.table
+    assert table["tied"].any()
+    text = " ".join(advice.answer(published_choice.choice, "2x Tesla T4"))
+    assert "The measuring errors do not tell it from" in text
+
+
+def test_the_shares_of_being_best_add_up(published_choice):
+    choice = published_choice.choice
+    assert choice.table["p_best"].sum() + choice.p_none == pytest.approx(1)
+    assert choice.p_best_of("deployment").sum() + choice.p_none == pytest.approx(1)
+
+
+def test_an_slo_below_reading_the_weights_once_is_refused():
+    with pytest.raises(UserError, match="even reading the weights once takes"):
+        planner.begin("published", need={"tpot_ms": 0.5})
+
+
+def test_where_none_fits_the_answer_says_what_would():
+    asked = planner.begin("published", need={"ttft_ms": 15}, deployments=["on premises"])
+    text = " ".join(advice.answer(asked.choice, asked.machine))
+    assert "**none** of the 24 options fits" in text
+    assert "would fit if the first token may take" in text
+
+
+def test_listed_apis_below_the_flip_change_the_choice(published_choice):
+    choice = published_choice.choice
+    at = advise_choice.flip(choice, "api_price_factor")
+    price = 1e3 * advise_choice.api_usd_per_request(choice, at.below)
+    listed = advice.against_listed(choice, published_choice.book)
+    stands = listed["USD per 1,000 requests"] > price
+    assert list(listed["the choice"] == "stands") == list(stands)
+
+
+def test_sliders_ask_again_quickly(published_choice):
+    fewer = published_choice.asking(requests_per_day=100, ttft_ms=2000)
+    assert fewer.inputs.need.ttft_ms == 2000
+    assert fewer.chosen["deployment"] == "API"
+
+
+# --- notebook 07 ------------------------------------------------------------------------------
+
+
+def test_the_notebook_writes_tables_and_pictures(study, monkeypatch):
+    monkeypatch.setenv("EDGE_EVAL_RUN", "planner/planner")
+    parameters = """
+study, task, deployments, region, prices = "embedded", None, None, None, None
+inputs, need = {"requests_per_day": 5000}, {"ttft_ms": 500}
+"""
+    left = run_cells("07_planner.ipynb", parameters)
+    written = {file.name for file in (study / "tables").iterdir()}
+    assert {"advice.csv", "requirements.csv", "prediction_errors.csv"} < written
+    assert len(list((study / "figures").glob("advice_*.svg"))) == 4
+    table = pd.read_csv(study / "tables" / "advice.csv")
+    assert table["rank"][0] == 1
+    assert np.isfinite(table["usd_per_request"]).all()
+    assert left["answer"][0].startswith("For 5,000 rag requests a day")
+    page = str(advice.of(study))
+    assert "For 5,000 rag requests a day" in page
+    assert "`planner.html`" in page
+
+
+def test_a_report_says_how_to_choose_where_nobody_did(tmp_path):
+    assert "make advise" in advice.of(tmp_path)
+
+
+# --- the command ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["published", "--requests-per-day", "-5"], "requests-per-day must be above 0, not -5"),
+        (["published", "--input", "pue"], "input is 'pue', but it must be NAME=VALUE"),
+        (["published", "--input", "api-price=1"], "There is no input 'api_price'; did you mean"),
+        (["published", "--input", "api-price-factor=-1"], "must be at least 0, not -1"),
+        (["published", "--ttft-ms", "0"], "ttft_ms must be above 0"),
+        (["published", "--ttft-ms", "0.1"], "less than any option can do"),
+        (["published", "--task", "chess"], "No variant of the task 'chess' was served"),
+        (["published", "--deployment", "moon"], "There is no deployment 'moon'"),
+        (["published", "--objective", "fun"], "objective is 'fun'"),
+        (["published", "--prices", "gold"], "There is no set of prices 'gold'"),
+        (["embedded"], "embedded has no table of variants yet: `make all STUDY=embedded` first"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_a_notebook_starts(arguments, words, outputs):
+    with pytest.raises(UserError, match=words):
+        app(["advise", *arguments], standalone_mode=False)
+    assert not list(outputs.rglob("*.ipynb"))
