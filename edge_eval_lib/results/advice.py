@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import pandas as pd
 
 from edge_eval_lib.economics import advise_choice
 from edge_eval_lib.economics.advise_choice import Choice
-from edge_eval_lib.economics.advise_inputs import Inputs, Need
 from edge_eval_lib.economics.advise_options import API
 from edge_eval_lib.economics.prices import PriceBook
-from edge_eval_lib.errors import UserError
 from edge_eval_lib.results.columns import configuration_name
 from edge_eval_lib.results.readable import Prose, format_number, readable
 
@@ -73,20 +70,6 @@ _WORDS = {
     "intensity_g_per_kwh": "electricity's carbon",
     "embodied_kg": "carbon of making the machine",
 }
-
-
-class Planner(Protocol):
-    """What sliders ask of a question (runs.planner)."""
-
-    inputs: Inputs
-    machine: str
-
-    @property
-    def need(self) -> Need:
-        """What must hold."""
-
-    def asking(self, **asked: float) -> Choice:
-        """Choose again with other inputs or needs."""
 
 
 def option_name(row) -> str:
@@ -382,6 +365,28 @@ def _option(choice: Choice, index: int) -> str:
     return "none fits" if index < 0 else option_name(choice.options.loc[index])
 
 
+def cards_needed(requirements: pd.DataFrame) -> pd.DataFrame:
+    """A row a model and step, a column a hardware: the cards that it takes, empty where none do."""
+    rows = requirements.dropna(subset=["verdict"]).assign(cards=lambda t: t["cards"].astype(str))
+    rows.loc[rows["verdict"] == "offload", "cards"] += ", offloading"
+    rows.loc[rows["verdict"] == "does not fit", "cards"] = None
+    order = {name: list(dict.fromkeys(rows[name])) for name in ("model", "step", "hardware")}
+    wide = rows.pivot_table(
+        index=["model", "step"], columns="hardware", values="cards", aggfunc="first", sort=False
+    )
+    return wide.reindex(columns=order["hardware"]).reset_index()
+
+
+def errors_for_people(errors: pd.DataFrame) -> pd.DataFrame:
+    """The predictors that are used, and the ladder's for comparison, each with its error."""
+    columns = ["quantity", "predictor", "direction", "rows", "mean_ape_pct", "worst_ape_pct",
+               "coverage_pct"]  # fmt: skip
+    rows = errors[columns].assign(coverage_pct=pd.to_numeric(errors["coverage_pct"]))
+    headings = {"mean_ape_pct": "mean error [%]", "worst_ape_pct": "worst error [%]",
+                "coverage_pct": "in 90 % intervals [%]"}  # fmt: skip
+    return rows.rename(columns=headings)
+
+
 def of(outputs: Path, page: str = "planner.html") -> Prose:
     """Show the choice that was made for these outputs, or how to make one: for the reports."""
     file = outputs / "tables" / "advice.csv"
@@ -391,36 +396,3 @@ def of(outputs: Path, page: str = "planner.html") -> Prose:
     asked = str(advice["question"].iloc[0])
     more = f"What it stands on, how sure it is and what would change it: `{page}`."
     return Prose(f"{asked}.\n\n{for_people(advice, 10)}\n\n{more}")
-
-
-# --- by hand ----------------------------------------------------------------------------------
-
-
-def sliders(question: Planner) -> None:
-    """Show sliders that ask the same question at other loads, deadlines and prices."""
-    import ipywidgets as widgets
-    from IPython.display import display
-
-    log, value = widgets.FloatLogSlider, question.inputs.value
-    controls = {
-        "requests_per_day": log(
-            value("requests_per_day"), min=1, max=7, description="requests a day"
-        ),
-        "api_price_factor": log(
-            value("api_price_factor"), min=-3, max=1, description="API price ×"
-        ),
-        "electricity_usd_per_kwh": widgets.FloatSlider(
-            value("electricity_usd_per_kwh"), min=0, max=1, step=0.01, description="USD/kWh"
-        ),
-        "ttft_ms": log(question.need.ttft_ms or 1000, min=1, max=4, description="first token, ms"),
-    }
-
-    def again(**asked: float) -> None:
-        try:
-            chosen = question.asking(**asked)
-        except UserError as error:
-            print(error)
-        else:
-            display(sentences(answer(chosen, question.machine)))
-
-    display(widgets.VBox(list(controls.values())), widgets.interactive_output(again, controls))

@@ -26,6 +26,7 @@ from edge_eval_lib.economics.prices import PriceBook, Prices, load_price_book
 from edge_eval_lib.errors import UserError, nearest
 from edge_eval_lib.machine.declared import Hardware, load_hardware
 from edge_eval_lib.paths import outputs_root
+from edge_eval_lib.results import advice
 from edge_eval_lib.study import PUBLISHED, Study, find_beside, load_study
 
 LIKE_PUBLISHED = "paper_t4"  # the study that measures what was published
@@ -197,3 +198,33 @@ def _outputs(study: Study | None) -> Path:
     if study is None:
         return outputs_root() / "paper"
     return study.directory if not by_hand() else lab_root() / study.name
+
+
+def sliders(question: Planner) -> None:
+    """Show sliders that ask the same question at other loads, deadlines and prices."""
+    import ipywidgets as widgets
+    from IPython.display import display
+
+    log, value = widgets.FloatLogSlider, question.inputs.value
+    controls = {
+        "requests_per_day": log(
+            value("requests_per_day"), min=1, max=7, description="requests a day"
+        ),
+        "api_price_factor": log(
+            value("api_price_factor"), min=-3, max=1, description="API price ×"
+        ),
+        "electricity_usd_per_kwh": widgets.FloatSlider(
+            value("electricity_usd_per_kwh"), min=0, max=1, step=0.01, description="USD/kWh"
+        ),
+        "ttft_ms": log(question.need.ttft_ms or 1000, min=1, max=4, description="first token, ms"),
+    }
+
+    def again(**asked: float) -> None:
+        try:
+            chosen = question.asking(**asked)
+        except UserError as error:
+            print(error)
+        else:
+            display(advice.sentences(advice.answer(chosen, question.machine)))
+
+    display(widgets.VBox(list(controls.values())), widgets.interactive_output(again, controls))
