@@ -149,6 +149,9 @@ def advise(
     ] = None,
     region: Annotated[str | None, typer.Option(help="whose electricity, for the carbon")] = None,
     prices: Annotated[str | None, typer.Option(help="a set of params/prices.yaml")] = None,
+    hardware: Annotated[
+        str | None, typer.Option(help="other hardware, of params/hardware.yaml: predicted")
+    ] = None,
     model: Model = None,
 ) -> None:
     """Choose what to serve, where, for a load and needs: tables, a page, the answer."""
@@ -177,6 +180,7 @@ def advise(
         "deployments": deployment,
         "region": region,
         "prices": prices,
+        "hardware": hardware,
     }
     opened = None if study == PUBLISHED else _opened(study, model=model)
     scheduler.make_advice(opened, parameters)

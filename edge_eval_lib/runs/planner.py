@@ -15,6 +15,7 @@ from edge_eval_lib import scraps
 from edge_eval_lib.artefacts.lab import lab_root
 from edge_eval_lib.economics import (
     advise_choice,
+    advise_elsewhere,
     advise_inputs,
     advise_options,
     prediction_errors,
@@ -30,6 +31,7 @@ from edge_eval_lib.results import advice
 from edge_eval_lib.study import PUBLISHED, Study, find_beside, load_study
 
 LIKE_PUBLISHED = "paper_t4"  # the study that measures what was published
+INPUT_TOKENS = 500.0  # of a published request, the paper's assumption
 NEEDS = ("ttft_ms", "tpot_ms", "score", "budget_usd_per_month", "machines", "at_hand", "objective")
 
 
@@ -111,6 +113,7 @@ def begin(
     deployments: Sequence[str] | None = None,
     region: str | None = None,
     prices: str | None = None,
+    hardware: str | None = None,
 ) -> Planner:
     """Put the question together.
 
@@ -124,6 +127,8 @@ def begin(
         deployments: Some of on premises, cloud, API; by default all.
         region: Whose electricity's carbon counts, as in params/carbon.yaml.
         prices: A set of prices of params/prices.yaml; by default the study's.
+        hardware: Other than what was measured on, a name of params/hardware.yaml: speed and power
+            are then predicted.
 
     Raises:
         UserError: An input that cannot be, or nothing to choose among.
@@ -136,24 +141,42 @@ def begin(
     loaded = None if study == PUBLISHED else load_study(study)
     variants, serving = _tables(loaded)
     book, of_study = _prices(loaded, prices)
-    hardware = load_hardware("t4x2" if loaded is None else loaded.hardware)
-    cloud = _cloud(hardware)
+    measured_on = "t4x2" if loaded is None else loaded.hardware
+    declared = load_hardware(hardware or measured_on)
+    cloud = _cloud(declared)
     wanted = tuple(deployments or advise_options.DEPLOYMENTS)
     remarks = []
     if cloud is None and advise_options.CLOUD in wanted:
         wanted = tuple(name for name in wanted if name != advise_options.CLOUD)
         remarks.append("No cloud is among the options: no price of such a machine is listed.")
     options = advise_options.of_study(variants, serving, task, wanted)
-    options = _with_floor(options, hardware)
+    asked = dict(inputs or {})
+    if hardware in (None, measured_on):
+        machine = _name_of(options["host"])
+    else:
+        machine = f"{declared.gpus or 1}x {hardware}, predicted"
+        like = loaded or load_study(LIKE_PUBLISHED)
+        options = advise_elsewhere.on_hardware(options, like, hardware, INPUT_TOKENS)
+        if declared.purchase_usd is not None:
+            asked.setdefault("hardware_usd", declared.purchase_usd + advise_elsewhere.AROUND_USD)
+        remarks.append(
+            f"Speed and power on {hardware} are predicted from the published T4 rows "
+            f"(`tables/prediction_errors.csv`)"
+            + (", beyond what that was checked on." if options["extrapolated"].any() else ".")
+        )
+    options = _with_floor(options, declared)
     gathered = advise_inputs.gather(
-        options, book, of_study, needed, inputs, cloud_usd_per_hour=cloud
+        options, book, of_study, needed, asked, cloud_usd_per_hour=cloud
     )
     advise_choice.require_physical(options, gathered)
-    host = options["host"].dropna()
-    machine = str(host.iloc[0]).removesuffix(" (published)") if len(host) else "the machine"
     return Planner(
-        loaded, options, gathered, book, hardware, machine, _outputs(loaded), tuple(remarks)
+        loaded, options, gathered, book, declared, machine, _outputs(loaded), tuple(remarks)
     )
+
+
+def _name_of(host: pd.Series) -> str:
+    known = host.dropna()
+    return str(known.iloc[0]).removesuffix(" (published)") if len(known) else "the machine"
 
 
 def _tables(study: Study | None) -> tuple[pd.DataFrame, pd.DataFrame | None]:

@@ -95,13 +95,25 @@ def test_sliders_ask_again_quickly(published_choice):
     assert fewer.chosen["deployment"] == "API"
 
 
+def test_on_other_hardware_speed_is_predicted_and_said_to_be():
+    asked = planner.begin("published", hardware="t4", deployments=["on premises"])
+    measured = planner.begin("published", deployments=["on premises"]).options
+    left_out = asked.options.attrs["left_out"]
+    assert any(name.startswith("llama-8B") and "fp16" in name for name in left_out)
+    both = asked.options.merge(measured, on=["family", "size", "method", "precision"])
+    assert len(both) == len(asked.options) > 10
+    assert (both["tpot_ms_x"] > both["tpot_ms_y"]).all()  # half the bandwidth
+    assert "predicted" in advice.answer(asked.choice, asked.machine)[0]
+    assert asked.inputs.value("hardware_usd") == 3000
+
+
 # --- notebook 07 ------------------------------------------------------------------------------
 
 
 def test_the_notebook_writes_tables_and_pictures(study, monkeypatch):
     monkeypatch.setenv("EDGE_EVAL_RUN", "planner/planner")
     parameters = """
-study, task, deployments, region, prices = "embedded", None, None, None, None
+study, task, deployments, region, prices, hardware = "embedded", None, None, None, None, None
 inputs, need = {"requests_per_day": 5000}, {"ttft_ms": 500}
 """
     left = run_cells("07_planner.ipynb", parameters)
@@ -136,6 +148,7 @@ def test_a_report_says_how_to_choose_where_nobody_did(tmp_path):
         (["published", "--task", "chess"], "No variant of the task 'chess' was served"),
         (["published", "--deployment", "moon"], "There is no deployment 'moon'"),
         (["published", "--objective", "fun"], "objective is 'fun'"),
+        (["published", "--hardware", "t5"], "has no hardware 't5'"),
         (["published", "--prices", "gold"], "There is no set of prices 'gold'"),
         (["embedded"], "embedded has no table of variants yet: `make all STUDY=embedded` first"),
     ],
