@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 from tiny import TINY_TASKS, make_tiny_model, make_tiny_tasks
 
 from edge_eval_lib.paths import project_root
+from edge_eval_lib.study import NOTEBOOKS as NOTEBOOK_OF
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1800)]
 
@@ -52,6 +53,10 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(project_root() / name, directory)
     git("init", "--quiet", cwd=directory)  # a clone is one, and libraries ask for its commit
     git("commit", "--quiet", "--allow-empty", "--message", "A checkout", cwd=directory)
+    (directory / "studied").mkdir()
+    for file in (directory / "notebooks").glob("*.ipynb"):
+        if file.name != NOTEBOOK_OF["paper"]:  # which is run by itself
+            (directory / "studied" / file.name).symlink_to(file)
     tiny_model = make_tiny_model(directory / "tiny")
     make_tiny_tasks(directory / "tasks")
     change(directory / "params" / "models.yaml", {"smollm2-135M": stanza(tiny_model)})
@@ -63,6 +68,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if name == "harness":
             tasks = {"tasks": list(TINY_TASKS), "task_directory": str(directory / "tasks")}
             changes["harness"] = tasks | {"prompts": 10}
+        elif name == "t4_free":
+            changes["configurations"] = [study["configurations"][0], study["configurations"][-1]]
         change(file, changes)
     done = subprocess.run(
         [sys.executable, "-m", "edge_eval_lib", "all", "embedded"],
@@ -108,6 +115,7 @@ def environment(checkout: Path) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "EDGE_EVAL"))}
     return kept | {
         "PYTHONPATH": str(checkout),
+        "EDGE_EVAL_NOTEBOOKS": str(checkout / "studied"),
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",
         "HF_HOME": str(checkout / "hub"),
@@ -141,7 +149,7 @@ def published(checkout: Path) -> dict[str, str]:
 
 
 def test_a_cell_added_to_the_synthesis_is_in_the_report(checkout: Path, tmp_path: Path):
-    shutil.copytree(checkout / "notebooks", tmp_path / "notebooks")
+    shutil.copytree(checkout / "studied", tmp_path / "notebooks")
     shutil.copytree(checkout / "outputs", tmp_path / "outputs")
     (tmp_path / "outputs" / "embedded" / "study.json").unlink()  # it names the original's file
     file = tmp_path / "notebooks" / "05_synthesis.ipynb"
