@@ -25,16 +25,17 @@ from edge_eval_lib.results.variants import paper_break_even
 
 def cell(claim: pd.Series, proof: Evidence) -> Finding:
     """Judge a cell: the median, as captioned, or another statistic."""
-    own = proof.int4_of_models[tuple(claim[MODEL])]
-    candidates = {name: value(own, claim["rule"]) for name, value in STATISTICS.items()}
-    mean = own.groupby("method")[claim["rule"]].mean()
+    model = {"family": claim["family"], "size": claim["size"]}
+    own = by(proof.headline, metric=claim["rule"], **model).iloc[0]
+    candidates = {name: own[name] for name in STATISTICS}
     finding = by_statistic(
         candidates,
         lambda value: agrees(claim["value"], value),
         "median over the model's INT4 variants, to the digits printed",
-        f"mean of LoRA-INT4 alone {mean['lora']:.4g}, of QLoRA-INT4 {mean['qlora']:.4g}",
+        f"mean of LoRA-INT4 alone {own['mean, LoRA-INT4 alone']:.4g}, of QLoRA-INT4 "
+        f"{own['mean, QLoRA-INT4 alone']:.4g}",
     )
-    column = by(proof.headline, metric=claim["rule"])["statistic"].iloc[0]
+    column = own["statistic"]
     if not finding.holds or pd.isna(column) or column == "median":
         return finding
     note = (

@@ -109,8 +109,7 @@ def test_a_verdict_shows_what_another_choice_would_give(judged, claim_id, words,
 def test_another_choice_is_computed(figures):
     raw = published.tables_of(figures)
     printed(raw, "density_17x", "17.7")
-    row = claims.judge(evidence.evidence(published.check(**raw))).set_index("claim_id")
-    assert "mean over mean 17.74: reproduced" in row.loc["density_17x", "other_choices"]
+    assert finding(raw, "density_17x").choices["mean over mean 17.74"]
 
 
 def test_the_caption_may_also_mean_runs_which_cannot_be_checked(judged):
@@ -185,8 +184,7 @@ def test_a_column_without_a_single_statistic_has_none(figures):
     cells = proof.headline.set_index("metric")
     assert cells.loc["c_tax", "statistic"].isna().all()
     assert cells.loc["c_tax", "recomputed"].isna().all()
-    verdicts = claims.judge(proof).set_index("claim_id")["verdict"]
-    assert verdicts["headline_statistic"] == "not reproduced"
+    assert finding(raw, "headline_statistic").verdict == "not reproduced"
 
 
 # --- digits -----------------------------------------------------------------------------------
@@ -230,13 +228,14 @@ def test_another_printed_value_is_not_reproduced(figures, claim_id):
     printed = raw["claims"].loc[at, "value"].iloc[0]
     digits = len(printed.partition(".")[2])
     raw["claims"].loc[at, "value"] = f"{float(printed) * 1.5:.{digits}f}"
-    assert verdict(raw, claim_id) == "not reproduced"
+    assert finding(raw, claim_id).verdict == "not reproduced"
 
 
-def verdict(raw, claim_id):
+def finding(raw, claim_id):
+    """A claim judged by other figures."""
     proof = evidence.evidence(published.check(**raw))
     claim = evidence.by(proof.figures.claims, claim_id=claim_id).iloc[0]
-    return RULES[claim["rule"]](claim, proof).verdict
+    return RULES[claim["rule"]](claim, proof)
 
 
 def rows(raw, name, **which):
@@ -406,7 +405,7 @@ def test_verdict_flips_with_its_input(figures, judged, claim_id, change, expecte
     raw = published.tables_of(figures)
     change(raw)
     assert expected != judged.loc[claim_id, "verdict"]
-    assert verdict(raw, claim_id) == expected
+    assert finding(raw, claim_id).verdict == expected
 
 
 def test_every_rule_has_a_claim_that_flips(figures):
