@@ -275,7 +275,8 @@ def _batches(study: Study) -> list[tuple[int, int, int]]:
     timed.append((at_once, 3 * at_once, max(1, workload.output_tokens // 8)))
     if workload.uncut_tokens is None:
         return timed
-    return [*timed, (workload.headline_concurrency, prompts, workload.uncut_tokens)]
+    more_tokens = workload.uncut_tokens - workload.output_tokens  # what was answered goes on
+    return [*timed, (workload.headline_concurrency, prompts, more_tokens)]
 
 
 def model_s(

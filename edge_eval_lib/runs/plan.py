@@ -235,7 +235,7 @@ def _assumptions(study: Study, left: pd.DataFrame, hardware: Hardware) -> list[s
         )
     if "serve" in set(left["stage"]) and study.workload.uncut_tokens:
         lines.append(
-            f"  - answers asked again uncut: as if all were, up to {study.workload.uncut_tokens:,} "
+            f"  - answers that go on beyond the limit: as if all did, up to {study.workload.uncut_tokens:,} "
             "tokens each"
         )
     power = (
