@@ -2,6 +2,7 @@
 
 log(measured / roofline) is a line in precision, log concurrency, log prompt tokens and log size,
 by least squares with a weak pull to 0: what the runs cannot tell is left to the roofline.
+Throughput follows from TTFT and TPOT, energy from power and throughput.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from edge_eval_lib import compressions
-from edge_eval_lib.economics import form, roofline
+from edge_eval_lib.economics import form, latency, roofline, speed
 from edge_eval_lib.economics.form import QUANTITIES, Calibration, Range, features
 from edge_eval_lib.economics.roofline import Device, Rates
 from edge_eval_lib.economics.shape import ModelShape, stack
@@ -45,30 +46,13 @@ def calibrate(serving: pd.DataFrame, shapes: Shapes, device: Device) -> Calibrat
     """
     rows = usable(serving)
     _require_variants(rows)
-    rates = _rates(rows, shapes, device)
     errors = left_out(serving, shapes, device, VARIANT)
-    widths = {q: form.half_width(errors[q].dropna().to_numpy()) for q in QUANTITIES}
-    sizes = [shapes[key].parameters for key in _models(rows)]
-
-    def span(column: str) -> tuple[float, float]:
-        return float(rows[column].min()), float(rows[column].max())
-
-    return Calibration(
-        basis=f"fitted to {len(rows)} own serving rows",
-        range=Range(
-            device=device.name,
-            cards=device.cards,
-            precisions=tuple(rows["precision"].unique()),
-            parameters=(min(sizes), max(sizes)),
-            concurrency=span("concurrency"),
-            prompt_tokens=span("input_tokens_per_request"),
-            output_tokens=span("output_tokens"),
-        ),
-        rates=rates,
+    widths = {q: form.half_width(errors[q].to_numpy()) for q in QUANTITIES}
+    return replace(
+        _fit(rows, shapes, device),
         half_widths=widths,
         # Twice the checked width: how far off it is elsewhere is not known. ASSUMED.
         outside_half_widths={q: 2 * width for q, width in widths.items()},
-        factors=_fit(rows, shapes, device, rates),
     )
 
 
@@ -114,37 +98,61 @@ def left_out(serving: pd.DataFrame, shapes: Shapes, device: Device, by: list[str
         train = rows.drop(held.index)
         if train.empty:
             continue
-        rates = _rates(train, shapes, device)
-        factors = _fit(train, shapes, device, rates)
-        base, found = _roofline(held, shapes, device, rates), _features(held, shapes)
-        logs = {
-            q: sum(c * found[name] for name, c in factors[q].items())
-            + np.log(base[q] / _of(held, q))
-            for q in QUANTITIES
-        }
+        shape, precision, (concurrency, prompt, output) = _work(held, shapes)
+        fitted = _fit(train, shapes, device)
+        predicted = speed.predict(shape, precision, device, concurrency, prompt, output, fitted)
+        logs = {q: np.log(getattr(predicted, q) / _of(held, q)) for q in QUANTITIES}
         errors.append(pd.DataFrame(logs, index=held.index))
     return pd.concat(errors) if errors else pd.DataFrame(columns=QUANTITIES)
 
 
-def _fit(
-    rows: pd.DataFrame, shapes: Shapes, device: Device, rates: Rates
-) -> dict[str, dict[str, float]]:
-    found = _features(rows, shapes)
-    columns = np.column_stack([np.broadcast_to(found[name], len(rows)) for name in found])
-    # Pull the slopes alone, about the rows' own middle.
+def _fit(rows: pd.DataFrame, shapes: Shapes, device: Device) -> Calibration:
+    """Fit rates and factors to rows; the intervals have no width yet."""
+    rates = _rates(rows, shapes, device)
+    shape, precision, (concurrency, prompt, output) = _work(rows, shapes)
+    base = roofline.figures(shape, precision, device, concurrency, prompt, output, rates)
+    found = features(shape, precision, concurrency, prompt)
+    factors = {
+        quantity: _factors(found, np.log(_of(rows, quantity) / base[quantity]))
+        for quantity in ("tpot_s", "ttft_s", "power_w", "load_s")
+    }
+    request_s = latency.latency_s(_of(rows, "ttft_s"), _of(rows, "tpot_s"), output)
+    overlap = np.log(_of(rows, "throughput_tok_s") * request_s / (concurrency * output))
+    factors |= {"throughput_tok_s": {"one": float(overlap.mean())}, "energy_per_token_j": {}}
+    sizes = [shapes[key].parameters for key in _models(rows)]
+
+    def span(column: str) -> tuple[float, float]:
+        return float(rows[column].min()), float(rows[column].max())
+
+    return Calibration(
+        basis=f"fitted to {len(rows)} own serving rows",
+        range=Range(
+            device=device.name,
+            cards=device.cards,
+            precisions=tuple(rows["precision"].unique()),
+            parameters=(min(sizes), max(sizes)),
+            concurrency=span("concurrency"),
+            prompt_tokens=span("input_tokens_per_request"),
+            output_tokens=span("output_tokens"),
+        ),
+        rates=rates,
+        half_widths=dict.fromkeys(QUANTITIES, 0.0),
+        outside_half_widths=dict.fromkeys(QUANTITIES, 0.0),
+        factors=factors,
+    )
+
+
+def _factors(found: Mapping[str, np.ndarray], logs: np.ndarray) -> dict[str, float]:
+    """Fit a line by least squares, its slopes pulled to 0 about the rows' own middle."""
+    columns = np.column_stack([np.broadcast_to(column, len(logs)) for column in found.values()])
     middle = columns.mean(axis=0)
     middle[0] = 0.0
     centred = columns - middle
     pull = _PULL * np.eye(columns.shape[1])
     pull[0, 0] = 0.0
-    base = _roofline(rows, shapes, device, rates)
-    factors = {}
-    for quantity in QUANTITIES:
-        logs = np.log(_of(rows, quantity) / base[quantity])
-        solved = np.linalg.solve(centred.T @ centred + pull, centred.T @ logs)
-        solved[0] -= solved[1:] @ middle[1:]
-        factors[quantity] = dict(zip(found, map(float, solved), strict=True))
-    return factors
+    solved = np.linalg.solve(centred.T @ centred + pull, centred.T @ logs)
+    solved[0] -= solved[1:] @ middle[1:]
+    return dict(zip(found, map(float, solved), strict=True))
 
 
 def _of(rows: pd.DataFrame, quantity: str) -> np.ndarray:
@@ -172,16 +180,6 @@ def _work(rows: pd.DataFrame, shapes: Shapes) -> tuple[ModelShape, np.ndarray, l
     shape = stack([shapes[key] for key in zip(rows["family"], rows["size"], strict=True)])
     columns = ("concurrency", "input_tokens_per_request", "output_tokens")
     return shape, rows["precision"].to_numpy(), [rows[c].to_numpy(float) for c in columns]
-
-
-def _features(rows: pd.DataFrame, shapes: Shapes) -> dict[str, np.ndarray]:
-    shape, precision, work = _work(rows, shapes)
-    return features(shape, precision, *work)
-
-
-def _roofline(rows: pd.DataFrame, shapes: Shapes, device: Device, rates: Rates):
-    shape, precision, (concurrency, prompt, output) = _work(rows, shapes)
-    return roofline.figures(shape, precision, device, concurrency, prompt, output, rates)
 
 
 def _require_variants(rows: pd.DataFrame) -> None:

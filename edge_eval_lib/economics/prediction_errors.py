@@ -167,6 +167,32 @@ def own_speed(study: Study) -> pd.DataFrame:
     return pd.DataFrame(judged, columns=COLUMNS)
 
 
+def markdown(errors: pd.DataFrame | None = None) -> str:
+    """Write the errors as docs/predictions.md shows them: mean (worst), % of the measured."""
+    table = prediction_errors() if errors is None else errors
+    cells = table["mean_ape_pct"].map("{:.1f}".format) + " ("
+    cells += table["worst_ape_pct"].map("{:.0f}".format) + ")"
+    covered = table["coverage_pct"].map(lambda share: "" if pd.isna(share) else f"{share:.0f} %")
+    speed_rows = table["quantity"].isin(QUANTITIES)
+    both = table["direction"].str.contains("judged on")
+    blocks = []
+    for direction in table.loc[both, "direction"].unique():
+        at = table["direction"] == direction
+        wide = (
+            table[at]
+            .assign(cell=cells[at])
+            .pivot(index="predictor", columns="quantity", values="cell")
+        )
+        order = list(dict.fromkeys(table.loc[at, "predictor"]))
+        wide = wide.reindex(index=order, columns=list(QUANTITIES)).reset_index()
+        blocks.append(wide.rename(columns={"predictor": direction}).to_markdown(index=False))
+    rest = table[~both].assign(error=cells[~both], covered=covered[~both])
+    shown = ["predictor", "direction", "quantity", "rows", "error", "covered"]
+    for is_speed in (True, False):
+        blocks.append(rest.loc[speed_rows[~both] == is_speed, shown].to_markdown(index=False))
+    return "\n\n".join(blocks)
+
+
 def _covered(serving, shapes, device, errors: pd.DataFrame) -> pd.DataFrame:
     """Whether each row lies in the interval of a calibration that its variant was left out of."""
     covered = []
@@ -195,3 +221,7 @@ def _row(
 
 def _read(path: Path) -> pd.DataFrame | None:
     return pd.read_csv(path) if path.is_file() else None
+
+
+if __name__ == "__main__":
+    print(markdown())

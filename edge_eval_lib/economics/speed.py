@@ -13,9 +13,11 @@ import numpy as np
 import pandas as pd
 
 from edge_eval_lib.bounds import NonNegative, Whole, checked
-from edge_eval_lib.economics import form, published_speed, roofline
+from edge_eval_lib.economics import form, latency, published_speed, roofline
 from edge_eval_lib.economics.roofline import Device
 from edge_eval_lib.economics.shape import ModelShape, by_precision
+
+Work = tuple[Any, Any, Any]  # concurrency, prompt tokens, output tokens
 
 
 @dataclass(frozen=True)
@@ -82,39 +84,60 @@ def predict(
     calibration = calibration or published_speed.calibration()
     work = (concurrency, prompt_tokens, output_tokens)
     inside = calibration.range.holds(shape, precision, device, *work)
-    carried = roofline.figures(shape, precision, device, *work, calibration.rates)
-    at = calibration.reference
-    standing = (
-        roofline.figures(
-            shape,
-            precision,
-            at.device,
-            at.concurrency,
-            at.prompt_tokens,
-            at.output_tokens,
-            calibration.rates,
-        )
-        if at
-        else None
-    )
+    if calibration.forms is not None:
+        values = _carried(calibration, shape, precision, device, work)
+    else:
+        values = _calibrated(calibration, shape, precision, device, work)
     columns: dict[str, Any] = {}
-    for quantity in form.QUANTITIES:
-        value = carried[quantity] * _fitted(calibration, quantity, shape, precision, *work)
-        if standing is not None:
-            value = value / standing[quantity]
-            if device.power_limit_w is None and quantity in ("power_w", "energy_per_token_j"):
-                value = np.nan * value
+    for quantity, value in values.items():
         width = np.where(
             inside, calibration.half_widths[quantity], calibration.outside_half_widths[quantity]
         )
-        factor = np.exp(width)
-        value, factor, extrapolated = np.broadcast_arrays(value, factor, ~inside)
+        value, factor, extrapolated = np.broadcast_arrays(value, np.exp(width), ~inside)
         columns |= {quantity: value, f"{quantity}_lo": value / factor}
         columns[f"{quantity}_hi"] = value * factor
     shape_of_all = np.broadcast_shapes(*(np.shape(c) for c in columns.values()))
     columns = {name: np.broadcast_to(c, shape_of_all) for name, c in columns.items()}
     extrapolated = np.broadcast_to(extrapolated, shape_of_all)
     return Prediction(**columns, extrapolated=extrapolated, basis=calibration.basis)
+
+
+def _carried(
+    calibration: form.Calibration, shape: ModelShape, precision: Any, device: Device, work: Work
+) -> dict[str, Any]:
+    """The forms' values, times the roofline's ratio to where they stand."""
+    assert calibration.forms is not None
+    assert calibration.reference is not None
+    at, rates = calibration.reference, calibration.rates
+    there = roofline.figures(shape, precision, device, *work, rates)
+    asked = (at.concurrency, at.prompt_tokens, at.output_tokens)
+    here = roofline.figures(shape, precision, at.device, *asked, rates)
+    nominal = form.nominal_billions(shape.parameters)
+    b = by_precision(form.BYTES_PER_WEIGHT, precision)
+    values = {
+        q: fitted(nominal, b) * (there[q] / here[q]) for q, fitted in calibration.forms.items()
+    }
+    if device.power_limit_w is None:
+        values |= {q: np.nan * values[q] for q in ("power_w", "energy_per_token_j")}
+    return values
+
+
+def _calibrated(
+    calibration: form.Calibration, shape: ModelShape, precision: Any, device: Device, work: Work
+) -> dict[str, Any]:
+    """The roofline's values times the factors; throughput and energy follow from the others."""
+    assert calibration.factors is not None
+    concurrency, _, output_tokens = work
+    values = roofline.figures(shape, precision, device, *work, calibration.rates)
+    found = form.features(shape, precision, *work)
+    for quantity in form.QUANTITIES:
+        if quantity == "throughput_tok_s":
+            request_s = latency.latency_s(values["ttft_s"], values["tpot_s"], output_tokens)
+            values[quantity] = np.multiply(concurrency, output_tokens) / request_s
+        factor = sum(c * found[name] for name, c in calibration.factors[quantity].items())
+        values[quantity] = values[quantity] * np.exp(factor)
+    energy_j = values["power_w"] / values["throughput_tok_s"]
+    return values | {"energy_per_token_j": energy_j}
 
 
 @dataclass(frozen=True)
@@ -167,16 +190,3 @@ def step_cost(
         step_s_per_cached_token=scale * of_token,
         prefill_s_per_token=predicted.ttft_s / np.maximum(prompt_tokens, 1),
     )
-
-
-def _fitted(
-    calibration: form.Calibration, quantity: str, shape: ModelShape, precision: Any, *work: Any
-):
-    """The form's value, or the factor on top of the roofline."""
-    if calibration.forms is not None:
-        nominal = form.nominal_billions(shape.parameters)
-        b = by_precision(form.BYTES_PER_WEIGHT, precision)
-        return calibration.forms[quantity](nominal, b)
-    assert calibration.factors is not None
-    found = form.features(shape, precision, *work)
-    return np.exp(sum(c * found[name] for name, c in calibration.factors[quantity].items()))

@@ -135,7 +135,7 @@ def test_shapes_of_two_kinds_are_not_stacked():
 
 @pytest.mark.parametrize("wrong", ["int3", np.array(["fp16", "int3"])])
 def test_an_unknown_precision_is_named(wrong):
-    with pytest.raises(ValueError, match="precision must be one of .* not 'int3'"):
+    with pytest.raises(ValueError, match=r"precision must be one of .* not 'int3'"):
         by_precision({"fp16": 1.0}, wrong)
 
 
@@ -162,7 +162,7 @@ def test_operations_of_training(method, again, per_parameter):
 
 
 def test_an_unknown_method_is_named():
-    with pytest.raises(ValueError, match="method must be one of .* not 'prefix'"):
+    with pytest.raises(ValueError, match=r"method must be one of .* not 'prefix'"):
         flops.training_flop(2e9, 1e6, "prefix")
 
 
@@ -227,7 +227,8 @@ def test_requirements_are_whole(table):
     parts = table.filter(regex="(weights|adapter|gradients|optimiser|activ.*|cache|space)_gb")
     assert parts.sum(axis=1).to_numpy() == pytest.approx(table["need_gb"].to_numpy())
     served = table["step"].str.startswith("serve")
-    assert served.any() and not served.all()
+    assert served.any()
+    assert not served.all()
     assert table.loc[served, "tpot_s"].notna().all()
     assert table.loc[~served, "tpot_s"].isna().all()
     assert (table["flop"] > 0).all()
