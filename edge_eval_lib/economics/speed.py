@@ -90,10 +90,12 @@ def predict(
         values = _calibrated(calibration, shape, precision, device, work)
     columns: dict[str, Any] = {}
     for quantity, value in values.items():
-        width = np.where(
-            inside, calibration.half_widths[quantity], calibration.outside_half_widths[quantity]
+        factor = np.where(
+            inside,
+            np.exp(calibration.half_widths[quantity]),
+            np.exp(calibration.outside_half_widths[quantity]),
         )
-        value, factor, extrapolated = np.broadcast_arrays(value, np.exp(width), ~inside)
+        value, factor, extrapolated = np.broadcast_arrays(value, factor, ~inside)
         columns |= {quantity: value, f"{quantity}_lo": value / factor}
         columns[f"{quantity}_hi"] = value * factor
     shape_of_all = np.broadcast_shapes(*(np.shape(c) for c in columns.values()))

@@ -235,8 +235,8 @@ def _assumptions(study: Study, left: pd.DataFrame, hardware: Hardware) -> list[s
         )
     if "serve" in set(left["stage"]) and study.workload.uncut_tokens:
         lines.append(
-            f"  - answers that go on beyond the limit: as if all did, up to {study.workload.uncut_tokens:,} "
-            "tokens each"
+            "  - answers that go on beyond the limit: as if all did, up to "
+            f"{study.workload.uncut_tokens:,} tokens each"
         )
     power = (
         f"{estimate.BUSY_SHARE:.0%} of the power limit of {hardware.power_limit_w:g} W busy, "
