@@ -1,60 +1,23 @@
-"""Continuous batching: one server under load, simulated step by step, and in closed form.
+"""Continuous batching, simulated step by step: when requests come, and what they wait for.
 
-In a step every running request gets a token, and waiting ones join with their prompts, first come
-first served. A step takes
-
-    step_s + step_s_per_request B + step_s_per_cached_token C     (if any request runs)
-    + prefill_s_per_token x prompt tokens that join
-
-for B running requests with C tokens cached. A request that joins has its first token at the end of
-that step. It reserves room for all its tokens, so that none is ever put out again.
+A step is that of server.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
 
 import numba
 import numpy as np
 
-from edge_eval_lib.bounds import (
-    NonNegative,
-    OpenShare,
-    Positive,
-    Whole,
-    at_least,
-    checked,
-    require,
-    whole,
-)
+from edge_eval_lib.bounds import NonNegative, OpenShare, Positive, Whole, checked, require
+from edge_eval_lib.economics.server import Server, capacity_req_s
 from edge_eval_lib.uncertainty import Interval, mean_interval
 
 SECONDS_PER_DAY = 86_400.0
 # Shares of a run's requests that are left out of its statistics: the server starts empty.
 WARM_UP_SHARE = 0.1
-
-
-@checked
-@dataclass(frozen=True)
-class Server:
-    """What a server can do, from its calibrated speeds; `steady_state` also takes arrays.
-
-    `max_batch` bounds the requests that run at a time, `kv_tokens` the tokens that they may hold;
-    `inf` where nothing bounds them.
-    """
-
-    prefill_s_per_token: NonNegative[Any]
-    step_s: NonNegative[Any]
-    step_s_per_request: NonNegative[Any] = 0.0
-    step_s_per_cached_token: NonNegative[Any] = 0.0
-    max_batch: Annotated[Any, whole(1)] = 32
-    kv_tokens: Annotated[Any, at_least(1)] = np.inf
-
-    def batch_limit(self, tokens_per_request):
-        """Compute how many requests of so many tokens, prompt and answer, run at a time."""
-        return np.minimum(self.max_batch, np.floor(self.kv_tokens / tokens_per_request))
 
 
 # --- arrivals ---------------------------------------------------------------------------------
@@ -169,6 +132,7 @@ def simulate(
         float(server.step_s),
         float(server.step_s_per_request),
         float(server.step_s_per_cached_token),
+        float(server.prefill_s),
     )
     runs = [
         _simulate(*row, *seconds, *limits, keep_steps)
@@ -201,6 +165,7 @@ def _simulate(
     step_s,
     per_request_s,
     per_cached_s,
+    fixed_prefill_s,
     max_batch,
     kv_tokens,
     keep,
@@ -233,7 +198,7 @@ def _simulate(
             reserved += prompt[waiting] + output[waiting]
             joining += 1
             waiting += 1
-        step = decode + prefill_s * prompts
+        step = decode + prefill_s * prompts + (fixed_prefill_s if joining else 0.0)
         now += step
         first[begin:waiting] = now
         running += joining
@@ -255,162 +220,6 @@ def _simulate(
         steps += 1
     kept = ends[:steps] if keep else ends
     return joined, first, last, first_step, kept, (steps, busy_s, batch_s, now - arrivals[0])
-
-
-# --- closed form ------------------------------------------------------------------------------
-
-
-def capacity_req_s(server: Server, prompt_tokens, output_tokens):
-    """Compute the requests a second of a batch that is always full; arrays broadcast.
-
-    b / (b prefill + (N - 1)(step + b (per request + per cached token x context))) with b the
-    batch's limit and the mean context, prompt + N / 2. 0 where a request does not fit at all.
-    """
-    prefill_s, per_s, intervals, limit = _per_request(server, prompt_tokens, output_tokens)
-    with np.errstate(divide="ignore"):
-        seconds = prefill_s + intervals * (server.step_s / np.maximum(limit, 1) + per_s)
-        return np.where(limit > 0, 1 / seconds, 0.0)[()]
-
-
-@dataclass(frozen=True)
-class SteadyState:
-    """A server under a steady load; `inf` seconds where the load is more than it can take."""
-
-    utilisation: Any  # rate over capacity
-    busy_share: Any  # of the time
-    batch: Any  # mean requests that run, also over idle time
-    waiting_share: Any  # of the requests
-    wait_s: Any  # before joining the batch
-    ttft_s: Any
-    tpot_s: Any
-    latency_s: Any
-    alone_ttft_s: Any  # of a request that meets no other
-    spare_req_s: Any  # capacity - rate: what a queue empties with
-
-    def share_ttft_within(self, limit_s):
-        """Estimate the share of requests whose first token comes within `limit_s`.
-
-        Beyond the TTFT of a request alone come the time to join, taken as exponential, and for
-        `waiting_share` of the requests a wait that is exponential with the rate `spare_req_s`.
-        """
-        left = np.maximum(np.subtract(limit_s, self.alone_ttft_s), 0.0)
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            join = 1 / np.maximum(self.ttft_s - self.wait_s - self.alone_ttft_s, 1e-12)
-            drain = np.where(self.spare_req_s == join, 0.999 * join, self.spare_req_s)
-            joining = np.exp(-join * left)
-            both = (join * np.exp(-drain * left) - drain * joining) / (join - drain)
-            met = 1 - (1 - self.waiting_share) * joining - self.waiting_share * both
-        fits = np.isfinite(self.ttft_s) & np.greater_equal(limit_s, self.alone_ttft_s)
-        return np.where(fits, met, 0.0)[()]
-
-
-def steady_state(server: Server, rate_req_s, prompt_tokens, output_tokens) -> SteadyState:
-    """Compute what requests at random (Poisson) meet; arrays broadcast.
-
-    A queue whose speed depends on how many are in it: with b running, a request leaves every
-    (b prefill + (N - 1)(step + b per)) / b seconds, where `per` is a request's share of a step.
-    That is Erlang C where steps do not depend on the batch, and processor sharing where they are
-    proportional to it. The batch and Little's law give the time between tokens. The first token
-    comes at the end of the step that follows the one under way: E[S^2] / 2 E[S] until then, and in
-    it the prompts of all that came meanwhile.
-
-    Args:
-        server: Numbers or arrays.
-        rate_req_s: Requests a second.
-        prompt_tokens: Mean tokens of a prompt.
-        output_tokens: Mean tokens of an answer, at least 1.
-
-    Returns:
-        Means in the steady state.
-    """
-    require(NonNegative, rate_req_s=rate_req_s)
-    prefill_s, per_s, intervals, limit = _per_request(server, prompt_tokens, output_tokens)
-    rate = np.asarray(rate_req_s, float)
-    busy, batch, waiting, wait, ttft, tpot = _balance(
-        rate, prefill_s, server.step_s, per_s, intervals, limit
-    )
-    capacity = capacity_req_s(server, prompt_tokens, output_tokens)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        utilisation = np.where(capacity > 0, rate / capacity, np.inf)[()]
-        latency = np.where(np.isfinite(ttft), ttft + tpot * intervals, np.inf)[()]
-    return SteadyState(
-        utilisation=utilisation,
-        busy_share=busy,
-        batch=batch,
-        waiting_share=waiting,
-        wait_s=wait,
-        ttft_s=ttft,
-        tpot_s=tpot,
-        latency_s=latency,
-        alone_ttft_s=prefill_s,
-        spare_req_s=np.maximum(capacity - rate, 0.0),
-    )
-
-
-def _per_request(server: Server, prompt_tokens, output_tokens):
-    """Return a request's prefill, its share of a step, its intervals and the batch's limit."""
-    require(NonNegative, prompt_tokens=prompt_tokens)
-    require(Annotated[Any, at_least(1)], output_tokens=output_tokens)
-    prompt, output = np.asarray(prompt_tokens, float), np.asarray(output_tokens, float)
-    per_s = server.step_s_per_request + server.step_s_per_cached_token * (prompt + output / 2)
-    return (
-        server.prefill_s_per_token * prompt,
-        per_s,
-        output - 1,
-        server.batch_limit(prompt + output),
-    )
-
-
-@numba.guvectorize(
-    "void(f8, f8, f8, f8, f8, f8, f8[:], f8[:], f8[:], f8[:], f8[:], f8[:])",
-    "(),(),(),(),(),()->(),(),(),(),(),()",
-    nopython=True,
-    cache=True,
-)
-def _balance(
-    rate, prefill_s, step_s, per_s, intervals, limit, busy, batch, waiting, wait, ttft, tpot
-):  # fmt: skip
-    fixed = rate * intervals * step_s
-    shared = rate * (prefill_s + intervals * per_s)
-    if limit < 1 or fixed / limit + shared >= 1:
-        busy[0], waiting[0], batch[0] = 1.0, 1.0, limit
-        wait[0] = ttft[0] = tpot[0] = np.inf
-        return
-    # Shares of the time with k in the server, over that with none, from balance: rate x
-    # share(k - 1) = share(k) x speed(k).
-    share = total = scale = 1.0
-    running = k = 0.0
-    ratio = np.inf
-    while k < limit and not (ratio < 1 and share * ratio < 1e-14 * total * (1 - ratio)):
-        k += 1
-        ratio = fixed / k + shared
-        share *= ratio
-        total += share
-        running += k * share
-        if total > 1e200:
-            share, total, running, scale = (
-                share * 1e-200, total * 1e-200, running * 1e-200, scale * 1e-200,
-            )  # fmt: skip
-    waiting[0] = queue = 0.0
-    if k == limit:  # beyond, the speed stays the same
-        beyond = share * ratio / (1 - ratio)
-        total += beyond
-        running += k * beyond
-        waiting[0] = (share + beyond) / total
-        queue = beyond / (1 - ratio) / total
-    busy[0], batch[0] = 1 - scale / total, running / total
-    decode = step_s + per_s
-    wait[0], ttft[0] = 0.0, prefill_s
-    if rate > 0 and busy[0] > 0:
-        wait[0] = queue / rate
-        tpot[0] = (batch[0] / rate - prefill_s) / intervals if intervals > 0 else 0.0
-        decode = step_s + per_s * batch[0] / busy[0]
-        # Requests join at random: a step's prompts are Poisson, so are the long steps' visitors.
-        step = decode / max(1 - rate * prefill_s, 1e-12)
-        met = step + prefill_s * prefill_s * rate
-        ttft[0] += wait[0] + busy[0] * (met / 2 + decode + prefill_s * rate * met)
-    else:
-        tpot[0] = decode if intervals > 0 else 0.0
 
 
 # --- goodput ----------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_eval_lib.economics import batching, latency
-from edge_eval_lib.economics.batching import Server, arrivals_s, simulate, steady_state
+from edge_eval_lib.economics.batching import arrivals_s, simulate
+from edge_eval_lib.economics.server import Server, capacity_req_s, fit_server, steady_state
 
 # A step of a T4 with a model of 1 billion parameters, about.
 T4 = Server(2e-4, 8e-3, 2e-4, 1e-7, max_batch=32)
@@ -98,7 +99,7 @@ def test_the_closed_form_holds_both_limits_exactly():
 @pytest.mark.parametrize("load", [0.05, 0.3, 0.5, 0.65, 0.8])
 def test_the_closed_form_is_near_the_simulation(load):
     """Of a T4: the errors that docs/economics.md states."""
-    rate = load * batching.capacity_req_s(T4, PROMPT, ANSWER)
+    rate = load * capacity_req_s(T4, PROMPT, ANSWER)
     run = simulate(T4, arrivals_s(rate, 20_000, 4, seed=4), PROMPT, ANSWER)
     model = steady_state(T4, rate, PROMPT, ANSWER)
     assert model.tpot_s == pytest.approx(run.tpot_s.mean(), rel=0.03)
@@ -123,6 +124,20 @@ def test_a_request_alone_takes_its_prompt_and_its_steps():
     idle = steady_state(T4, 0.0, PROMPT, ANSWER)
     assert idle.tpot_s == pytest.approx(run.tpot_s[0, 0], rel=1e-3)
     assert idle.ttft_s == pytest.approx(run.ttft_s[0, 0])
+
+
+def test_a_server_is_fitted_to_what_was_measured_with_it():
+    made = Server(1e-4, 8e-3, 3e-4, prefill_s=5e-3)
+    measured = [simulate(made, np.zeros(c), PROMPT, ANSWER) for c in (1, 8, 32)]
+    tpot, ttft = ([getattr(run, name).mean() for run in measured] for name in ("tpot_s", "ttft_s"))
+    found = fit_server([1, 8, 32], tpot, ttft, PROMPT)
+    names = ("prefill_s_per_token", "step_s", "step_s_per_request", "prefill_s")
+    assert [getattr(found, n) for n in names] == pytest.approx([getattr(made, n) for n in names])
+    lone = fit_server([32], tpot[2:], ttft[2:], PROMPT)
+    assert (lone.step_s, lone.step_s_per_request, lone.prefill_s) == pytest.approx((tpot[2], 0, 0))
+    assert lone.prefill_s_per_token == pytest.approx(ttft[2] / 32 / PROMPT)
+    with pytest.raises(ValueError, match=r"^concurrency must have one number a measurement"):
+        fit_server([1, 2], [1.0], [1.0], PROMPT)
 
 
 def test_all_at_once_run_in_full_batches():
@@ -179,7 +194,7 @@ def test_more_load_or_a_smaller_batch_is_never_faster(
     prefill, step, per_request, per_cached, max_batch, load, answer
 ):
     server = Server(prefill, step, per_request, per_cached, max_batch)
-    rate = load * batching.capacity_req_s(server, 200, answer)
+    rate = load * capacity_req_s(server, 200, answer)
     rates = rate * np.array([0.5, 0.9, 1.0])
     found = steady_state(server, rates, 200, answer)
     for times in (found.wait_s, found.ttft_s, found.tpot_s, found.latency_s):
@@ -187,9 +202,7 @@ def test_more_load_or_a_smaller_batch_is_never_faster(
     assert found.utilisation == pytest.approx(load * np.array([0.5, 0.9, 1.0]))
     assert (np.diff(found.share_ttft_within(0.5)) <= 1e-9).all()
     wider = Server(prefill, step, per_request, per_cached, max_batch + 1)
-    assert batching.capacity_req_s(wider, 200, answer) >= batching.capacity_req_s(
-        server, 200, answer
-    ) * (1 - 1e-12)
+    assert capacity_req_s(wider, 200, answer) >= capacity_req_s(server, 200, answer) * (1 - 1e-12)
     assert steady_state(wider, rate, 200, answer).wait_s <= found.wait_s[-1] * (1 + 1e-9)
     over = steady_state(server, 1.01 * rate / load, 200, answer)
     assert over.latency_s == over.ttft_s == np.inf
@@ -229,7 +242,7 @@ def test_the_highest_rate_keeps_the_limits_and_bursts_lower_it():
 
     mean, lo, hi = rate()
     assert lo <= mean <= hi
-    assert mean < batching.capacity_req_s(T4, PROMPT, ANSWER)
+    assert mean < capacity_req_s(T4, PROMPT, ANSWER)
     at = simulate(T4, arrivals_s(mean, 20_000, 4, seed=9), PROMPT, ANSWER)
     met = (at.ttft_s <= 1.0) & (at.tpot_s <= 0.02)
     assert met.mean() == pytest.approx(0.9, abs=0.04)
