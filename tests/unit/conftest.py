@@ -21,6 +21,7 @@ def _finished_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         study = study_below(root, patch)
         for key in everything(study):
             make(study, key)
+        assert undone(study) == {}
     return root
 
 
@@ -29,7 +30,6 @@ def finished_study(_finished_root: Path, tmp_path: Path, monkeypatch: pytest.Mon
     """The tiny study with all of its runs done."""
     study = study_below(tmp_path, monkeypatch)
     shutil.copytree(_finished_root / "outputs", tmp_path / "outputs")
-    assert undone(study) == {}
     return study
 
 

@@ -578,6 +578,7 @@ def test_output_goes_to_the_project_unless_a_directory_is_given(tmp_path):
     assert paper.output_directory(tmp_path) == tmp_path
 
 
+@pytest.mark.slow  # computes every table
 def test_every_table_is_written_without_rounding_and_read_again(study, tmp_path):
     for path in paper.write_tables(tmp_path, study):
         table = paper.table(study, path.stem)
