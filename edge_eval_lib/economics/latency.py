@@ -1,4 +1,4 @@
-"""Latency: what a reader waits for, whether deadlines are met, and what the hardware allows.
+"""Latency: what a reader waits for, whether deadlines are met, and queues in front of a server.
 
 Every argument may be a number or an array unless it is said to be a sequence. A negative, NaN or
 impossible argument raises ValueError that names it.
@@ -19,7 +19,6 @@ from edge_eval_lib.bounds import (
     OpenShare,
     Positive,
     PositiveSequence,
-    PositiveShare,
     Share,
     ShareSequence,
     Whole,
@@ -292,51 +291,3 @@ def processor_sharing_s(service_s: NonNegative, utilisation: NonNegative):
 def _plain(values: np.ndarray):
     """Return an array, or the float that stands alone in one without dimensions."""
     return values if values.ndim else float(values)
-
-
-@checked
-def prefill_s(
-    parameters: Positive,
-    prompt_tokens: NonNegative,
-    peak_flop_s: Positive,
-    utilisation: PositiveShare = 1.0,
-):
-    """Compute the seconds of arithmetic for a prompt: 2 P S / (FLOP/s x MFU).
-
-    The least at utilisation 1. Attention's own operations and kernel launches, which
-    arXiv 2506.04645 adds, are left out.
-    """
-    return 2 * parameters * prompt_tokens / (peak_flop_s * utilisation)
-
-
-@checked
-def decode_step_s(
-    weight_bytes: Positive,
-    parameters: Positive,
-    bandwidth_byte_s: Positive,
-    peak_flop_s: Positive,
-    concurrency: Whole = 1,
-    context_tokens: NonNegative = 0,
-    kv_bytes_per_token: NonNegative = 0,
-    utilisation: PositiveShare = 1.0,
-):
-    """Compute the seconds of one decoding step of a batch: the slower of reading and computing.
-
-    max((W + B context k) / (bandwidth x MBU), 2 P B / FLOP/s): weights W and the batch's KV cache
-    are read once a step, B tokens computed. `utilisation` is the share of the bandwidth that is
-    reached; the result is the least possible at 1. Launch and communication are left out.
-    """
-    read_bytes = weight_bytes + concurrency * context_tokens * kv_bytes_per_token
-    slower = np.maximum(
-        read_bytes / (bandwidth_byte_s * utilisation),
-        2 * parameters * concurrency / peak_flop_s,
-    )
-    return slower if np.ndim(slower) else float(slower)
-
-
-@checked
-def compute_bound_concurrency(
-    peak_flop_s: Positive, bandwidth_byte_s: Positive, bytes_per_parameter: Positive = 2.0
-):
-    """Find the concurrency from which arithmetic bounds decoding: FLOP/s b / (2 BW), without KV."""
-    return peak_flop_s * bytes_per_parameter / (2 * bandwidth_byte_s)

@@ -135,9 +135,10 @@ class MemoryEstimate:
 def cpu_workspace_gb(shape: ModelShape, precision: str, on_load: bool = False) -> float:
     """Estimate what is resident on a CPU beside weights and cache, GB.
 
-    The libraries; and with bitsandbytes the memory into which 16-bit values were read before they
-    became others, which is not given back: embeddings and norms, held in fp32, of weights that are
-    stored quantised; the whole file of weights that are quantised `on_load`, as QLoRA's base.
+    The libraries; and with bitsandbytes what was read in 16 bits and is held otherwise. Weights
+    that are stored quantised are used where the file maps them, so that the file's embeddings and
+    norms stay resident beside those in fp32. Weights that are quantised `on_load`, as QLoRA's base,
+    leave about their 16-bit file's size on the heap (measured: 1.2 to 1.3 times that).
     """
     read = 0 if precision in VALUE_BYTES else shape.parameters - shape.linear_parameters
     if on_load:

@@ -1,8 +1,8 @@
 """How long a device should take, from what it can read and compute: one model for plan and planner.
 
 A step of a batch, and a prompt: launching kernels + the slower of reading and arithmetic (on a
-CPU their sum: nothing overlaps) + what cards say to each other. `latency.decode_step_s` is the
-floor, at full peaks. Arguments broadcast as arrays.
+CPU their sum: nothing overlaps) + what cards say to each other. `decode_step_s` is the floor,
+at full peaks. Arguments broadcast as arrays.
 """
 
 from __future__ import annotations
@@ -253,3 +253,54 @@ def _talk_s(shape: ModelShape, device: Device, tokens: Any) -> Any:
     share = 2 * np.subtract(device.cards, 1) / device.cards
     message = share * tokens * shape.hidden_size * 2.0 / (np.multiply(device.link_gb_s, 1e9))
     return 2 * shape.layers * (message + ALL_REDUCE_S * (share > 0))
+
+
+# --- floors, at full peaks and of numbers alone ------------------------------------------------
+
+
+@checked
+def prefill_s(
+    parameters: Positive,
+    prompt_tokens: NonNegative,
+    peak_flop_s: Positive,
+    utilisation: PositiveShare = 1.0,
+):
+    """Compute the seconds of arithmetic for a prompt: 2 P S / (FLOP/s x MFU).
+
+    The least at utilisation 1. Attention's own operations and kernel launches, which
+    arXiv 2506.04645 adds, are left out.
+    """
+    return 2 * parameters * prompt_tokens / (peak_flop_s * utilisation)
+
+
+@checked
+def decode_step_s(
+    weight_bytes: Positive,
+    parameters: Positive,
+    bandwidth_byte_s: Positive,
+    peak_flop_s: Positive,
+    concurrency: Whole = 1,
+    context_tokens: NonNegative = 0,
+    kv_bytes_per_token: NonNegative = 0,
+    utilisation: PositiveShare = 1.0,
+):
+    """Compute the seconds of one decoding step of a batch: the slower of reading and computing.
+
+    max((W + B context k) / (bandwidth x MBU), 2 P B / FLOP/s): weights W and the batch's KV cache
+    are read once a step, B tokens computed. `utilisation` is the share of the bandwidth that is
+    reached; the result is the least possible at 1. Launch and communication are left out.
+    """
+    read_bytes = weight_bytes + concurrency * context_tokens * kv_bytes_per_token
+    slower = np.maximum(
+        read_bytes / (bandwidth_byte_s * utilisation),
+        2 * parameters * concurrency / peak_flop_s,
+    )
+    return slower if np.ndim(slower) else float(slower)
+
+
+@checked
+def compute_bound_concurrency(
+    peak_flop_s: Positive, bandwidth_byte_s: Positive, bytes_per_parameter: Positive = 2.0
+):
+    """Find the concurrency from which arithmetic bounds decoding: FLOP/s b / (2 BW), without KV."""
+    return peak_flop_s * bytes_per_parameter / (2 * bandwidth_byte_s)

@@ -12,7 +12,7 @@ import pytest
 
 from edge_eval_lib import metrics, uncertainty
 from edge_eval_lib.bounds import NonNegative, Whole, checked, require
-from edge_eval_lib.economics import capacity, carbon, cost, latency, memory
+from edge_eval_lib.economics import capacity, carbon, cost, latency, memory, roofline
 from edge_eval_lib.economics.prices import capital_recovery_factor
 
 # Arguments that a function takes, in their order.
@@ -36,9 +36,9 @@ GOOD = METRICS | {
     latency.queue_wait_s: (1.0, 0.5, 2),
     latency.share_served_within: (1.0, 1.0, 0.5, 2),
     latency.processor_sharing_s: (1.0, 0.5),
-    latency.prefill_s: (1e9, 10, 1e12, 0.5),
-    latency.decode_step_s: (1e9, 1e9, 1e9, 1e12, 1, 1, 1, 0.5),
-    latency.compute_bound_concurrency: (1e12, 1e9, 2.0),
+    roofline.prefill_s: (1e9, 10, 1e12, 0.5),
+    roofline.decode_step_s: (1e9, 1e9, 1e9, 1e12, 1, 1, 1, 0.5),
+    roofline.compute_bound_concurrency: (1e12, 1e9, 2.0),
     capital_recovery_factor: (0.05, 5),
     cost.usd_per_hour: (1, 0.05, 5, 1, 0.1, 1.2, 0),
     cost.usd_per_million_tokens: (2, 10, 0.5),
@@ -141,7 +141,7 @@ def test_refuses_series_of_different_rows(function):
         (latency.quality_of_experience, {"tok_s": 0}, "must be above 0"),
         (latency.attainment, {"tpot_ms": [1, 2]}, "must have one number a request"),
         (latency.goodput_req_s, {"attainments": [1.0, 1.0]}, "must have one share"),
-        (latency.prefill_s, {"utilisation": 1.5}, "must lie between 0 and 1"),
+        (roofline.prefill_s, {"utilisation": 1.5}, "must lie between 0 and 1"),
         (cost.usd_per_million_tokens, {"utilisation": 0}, "must be above 0"),
         (cost.usd_per_million_tokens, {"utilisation": 2}, "must lie between"),
         (cost.usd_per_hour, {"pue": 0.9}, "must be at least 1"),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_eval_lib import metrics
-from edge_eval_lib.economics import carbon, cost, latency, memory
+from edge_eval_lib.economics import carbon, cost, latency, memory, roofline
 from edge_eval_lib.economics.cost import keep_warm_s
 from edge_eval_lib.economics.prices import Prices
 from edge_eval_lib.economics.shape import ModelShape, shape_from_config
@@ -354,30 +354,32 @@ H100 = {"peak_flop_s": 989e12, "bandwidth_byte_s": 3.35e12}
 
 
 def test_floors_of_published_devices():
-    eight_b = latency.decode_step_s(weight_bytes=16.06e9, parameters=8.03e9, **H100)
+    eight_b = roofline.decode_step_s(weight_bytes=16.06e9, parameters=8.03e9, **H100)
     assert eight_b == pytest.approx(4.79e-3, abs=5e-6)
     assert eight_b < 7.32e-3  # measured
-    tiny = latency.decode_step_s(weight_bytes=2.2e9, parameters=1.1e9, **T4)
+    tiny = roofline.decode_step_s(weight_bytes=2.2e9, parameters=1.1e9, **T4)
     assert tiny == pytest.approx(6.875e-3)
-    bound = [latency.compute_bound_concurrency(**device) for device in (T4, A100, H100)]
+    bound = [roofline.compute_bound_concurrency(**device) for device in (T4, A100, H100)]
     assert [round(b) for b in bound] == [203, 153, 295]
 
 
 def test_decoding_is_bound_by_reading_then_by_computing():
     model = {"weight_bytes": 2.2e9, "parameters": 1.1e9, **T4}
-    assert latency.decode_step_s(**model, concurrency=203) == latency.decode_step_s(**model)
-    assert latency.decode_step_s(**model, concurrency=406) == pytest.approx(2 * 1.1e9 * 406 / 65e12)
-    full = latency.decode_step_s(
+    assert roofline.decode_step_s(**model, concurrency=203) == roofline.decode_step_s(**model)
+    assert roofline.decode_step_s(**model, concurrency=406) == pytest.approx(
+        2 * 1.1e9 * 406 / 65e12
+    )
+    full = roofline.decode_step_s(
         **model, concurrency=8, context_tokens=1000, kv_bytes_per_token=22_528, utilisation=0.5
     )
     assert full == pytest.approx((2.2e9 + 8 * 1000 * 22_528) / (320e9 * 0.5))
-    steps = latency.decode_step_s(**model, concurrency=np.array([1, 406]))
+    steps = roofline.decode_step_s(**model, concurrency=np.array([1, 406]))
     assert steps[1] > steps[0]
 
 
 def test_prefill():
-    assert latency.prefill_s(8e9, 1000, 65e12) == pytest.approx(16 / 65)
-    assert latency.prefill_s(8e9, 1000, 65e12, 0.5) == pytest.approx(32 / 65)
+    assert roofline.prefill_s(8e9, 1000, 65e12) == pytest.approx(16 / 65)
+    assert roofline.prefill_s(8e9, 1000, 65e12, 0.5) == pytest.approx(32 / 65)
 
 
 # --- cost -------------------------------------------------------------------------------------
