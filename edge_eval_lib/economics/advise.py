@@ -16,10 +16,10 @@ from functools import lru_cache
 
 import numpy as np
 import pandas as pd
-from scipy import special
 
 from edge_eval_lib.economics.advise_inputs import MEASUREMENT, OBJECTIVES, Inputs, Need
 from edge_eval_lib.economics.advise_options import API, CLOUD, TIMED
+from edge_eval_lib.economics.latency import erlang_c
 from edge_eval_lib.units import HOURS_PER_YEAR, JOULES_PER_KWH
 
 DRAWS_OF_ERRORS = 256
@@ -278,10 +278,7 @@ def _wait(places: int, in_use: np.ndarray, share: float, _most: float) -> np.nda
 def _waits(places: int, share: float) -> tuple[np.ndarray, np.ndarray]:
     """Waits of M/M/c at every use: P(wait > t) = C exp(-c (1 - use) t), t in service times."""
     in_use = 1 - np.geomspace(1, 1e-4, 1500)
-    offered = places * in_use
-    blocked = np.exp(special.xlogy(places, offered) - offered - special.gammaln(places + 1))
-    blocked = blocked / special.gammaincc(places + 1, offered)
-    waits = blocked / (1 - in_use * (1 - blocked))
+    waits = erlang_c(places, places * in_use)
     with np.errstate(divide="ignore"):
         wait = np.log(waits / share) / (places * (1 - in_use))
     return in_use, np.maximum(wait, 0)
