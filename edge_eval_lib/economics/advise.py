@@ -19,7 +19,9 @@ import pandas as pd
 
 from edge_eval_lib.economics.advise_inputs import MEASUREMENT, OBJECTIVES, Inputs, Need
 from edge_eval_lib.economics.advise_options import API, CLOUD, TIMED
+from edge_eval_lib.economics.carbon import embodied_g_per_hour, operational_g
 from edge_eval_lib.economics.latency import erlang_c
+from edge_eval_lib.economics.prices import capital_recovery_factor
 from edge_eval_lib.units import HOURS_PER_YEAR, JOULES_PER_KWH
 
 DRAWS_OF_ERRORS = 256
@@ -84,7 +86,7 @@ def evaluate(options: pd.DataFrame, inputs: Mapping[str, np.ndarray], need: Need
     x, o = inputs, _columns(options, inputs)
     served = _serve(x, o, need)
     fleet_w = _power_w(x, o, served)
-    kwh_per_month = fleet_w / 1e3 * HOURS_PER_MONTH * x["pue"]
+    kwh_per_month = fleet_w / 1e3 * HOURS_PER_MONTH * x["pue"]  # of the whole site
     requests_per_month = x["requests_per_day"] * DAYS_PER_MONTH
     parts = _money(x, o, served["machines"], kwh_per_month, need.at_hand)
     fixed = parts.pop("fixed")
@@ -178,7 +180,8 @@ def _power_w(x: Mapping[str, np.ndarray], o: Arrays, served: Arrays) -> np.ndarr
     )
     at_work = -np.expm1(-served["utilisation"] * o["concurrency"])
     host_w = np.where(o["cards_alone"], x["host_power_w"], 0.0)
-    return served["machines"] * (power_w * at_work + idle_w * (1 - at_work) + host_w)
+    of_one_w = power_w * at_work + idle_w * (1 - at_work) + host_w
+    return np.where(o["is_api"], 0.0, served["machines"] * of_one_w)
 
 
 def _money(
@@ -186,8 +189,10 @@ def _money(
 ) -> Arrays:
     """USD a month by what they are paid for; `fixed` is USD before the first request."""
     purchase = 0.0 if at_hand else x["hardware_usd"] * x["hardware_factor"]
-    own = machines * purchase * _recovery(x["discount_rate"], x["lifetime_years"]) / 12
-    cloud_usd_per_hour = x.get("cloud_usd_per_hour", np.nan) * x.get("cloud_factor", 1.0)
+    own = (
+        machines * purchase * capital_recovery_factor(x["discount_rate"], x["lifetime_years"]) / 12
+    )
+    cloud_usd_per_hour = x.get("cloud_usd_per_hour", np.nan)
     cloud = machines * cloud_usd_per_hour * HOURS_PER_MONTH
     tokens_usd = x["input_tokens"] * x["api_input_usd_per_mtok"]
     tokens_usd = tokens_usd + x["output_tokens"] * x["api_output_usd_per_mtok"]
@@ -209,9 +214,11 @@ def _money(
 
 
 def _carbon_g(x: Mapping[str, np.ndarray], machines: np.ndarray, kwh_per_month) -> np.ndarray:
-    """G CO2e a month: of the energy, and of making the machines."""
-    making_g = 1e3 * x.get("embodied_kg", np.nan) / (12 * x["lifetime_years"])
-    return kwh_per_month * x.get("intensity_g_per_kwh", np.nan) + machines * making_g
+    """G CO2e a month: of the energy, and of making the machines over their life."""
+    making_kg = x["embodied_machine_kg"] + x["embodied_cards_kg"]
+    making_g_per_hour = embodied_g_per_hour(1e3 * making_kg, x["lifetime_years"])
+    operational = operational_g(kwh_per_month, x["intensity_g_per_kwh"])
+    return operational + machines * HOURS_PER_MONTH * making_g_per_hour
 
 
 _COLUMNS = [*TIMED, *(f"error_{c}" for c in TIMED), "score", "error_score", "concurrency",
@@ -240,11 +247,6 @@ def _errors(rows: int, place: int) -> np.ndarray:
     z = np.random.default_rng(2604 + place).standard_normal((rows, DRAWS_OF_ERRORS))
     z[:, 0] = 0
     return z
-
-
-def _recovery(discount_rate: np.ndarray, years: np.ndarray) -> np.ndarray:
-    rate = np.maximum(discount_rate, 1e-12)
-    return rate / -np.expm1(-years * np.log1p(rate))
 
 
 # --- waiting for a place ----------------------------------------------------------------------

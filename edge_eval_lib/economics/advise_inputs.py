@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, model_validator
 
-from edge_eval_lib.economics.advise_options import CLOUD
+from edge_eval_lib.economics.carbon import CarbonBook
 from edge_eval_lib.economics.prices import PriceBook, Prices
 from edge_eval_lib.errors import UserError, nearest, shown
 from edge_eval_lib.paths import project_root
@@ -197,8 +197,8 @@ def gather(
     prices: Prices,
     need: Need,
     asked: Mapping[str, str | float] | None = None,
-    carbon: Mapping[str, Assumed] | None = None,
-    cloud_usd_per_hour: Assumed | None = None,
+    *,
+    known: Mapping[str, Assumed],
     assumptions: Assumptions | None = None,
 ) -> Inputs:
     """Put every input of a choice together.
@@ -210,8 +210,7 @@ def gather(
         prices: The study's set of prices.
         need: What must hold.
         asked: Inputs that somebody gave, by name: `parse` reads them.
-        carbon: `intensity_g_per_kwh` and `embodied_kg`, of the region and the hardware.
-        cloud_usd_per_hour: Of a machine like the one that was measured.
+        known: What `of_place` knows of the region and the hardware.
         assumptions: By default params/advice.yaml.
 
     Raises:
@@ -227,15 +226,11 @@ def gather(
             source = "as measured, range ASSUMED"
             ranges[name] = ranges[name].model_copy(update={**ends, "source": source})
     ranges |= _of_prices(book, prices)
-    if cloud_usd_per_hour is not None:
-        ranges["cloud_usd_per_hour"] = cloud_usd_per_hour
-    ranges |= dict(carbon or {})
+    ranges |= known
     ranges["energy_factor"] = _of_estimate(options)
     if need.score is not None:
         ranges["score_floor_share"] = _fixed(1.0, "ratio", "a score was asked for")
     asked = {name: text for name, text in (asked or {}).items() if text is not None}
-    if (options["deployment"] != CLOUD).all():
-        ranges.pop("cloud_factor", None)
     for name, text in asked.items():
         if name not in ranges:
             raise UserError(f"There is no input {name!r}; {nearest(name, ranges)}")
@@ -244,6 +239,44 @@ def gather(
         value=0.0, least=0.0, most=1.0, unit="draw", source="the measured figures' own errors"
     )
     return Inputs(ranges, replace(need))
+
+
+def of_place(
+    book: PriceBook, carbon: CarbonBook, region: str | None, device: str | None, cards: int
+) -> dict[str, Assumed]:
+    """Return what is known of a region's electricity and of a machine's cards.
+
+    Args:
+        book: Its clouds' prices; without one for the device there is no `cloud_usd_per_hour`.
+        carbon: Of params/carbon.yaml.
+        region: Of params/carbon.yaml; by default the world's mean.
+        device: One card, of params/hardware.yaml; None where there is none, or it is not known.
+        cards: How many the machine has.
+
+    Raises:
+        UserError: There is no such region.
+    """
+    listed, source = carbon.intensities.g_per_kwh, carbon.intensities.source
+    mean = carbon.intensity_g_per_kwh(region or "WORLD")
+    of_year = f"{region or 'the world'} in {carbon.intensities.year}; {source.split(',')[0]}"
+    # Within a region the hour, the place and the contract decide.
+    anywhere = min(listed.values()), max(listed.values())
+    ends = anywhere if region is None else (mean / 2, mean * 2)
+    known = {"intensity_g_per_kwh": _around(mean, ends, "g/kWh", of_year)}
+    if device is None or device not in carbon.embodied_kg:
+        known["embodied_cards_kg"] = _fixed(0.0, "kg", "no card whose making is known")
+    else:
+        least, typical, most = (cards * g / 1e3 for g in carbon.embodied_g(device))
+        known["embodied_cards_kg"] = _around(
+            typical, (least, most), "kg", f"params/carbon.yaml, {cards} x {device}"
+        )
+    hour = None if device is None else book.cloud_usd_per_hour(device)
+    if hour is not None:
+        least, most = cards * hour[0], cards * hour[1]
+        known["cloud_usd_per_hour"] = _around(
+            (least * most) ** 0.5, (least, most), "USD/h", f"params/prices.yaml, {cards} x {device}"
+        )
+    return known
 
 
 def _fixed(value: float, unit: str, source: str) -> Assumed:

@@ -51,7 +51,6 @@ _WORDS = {
     "power_w": "power",
     "api_price_factor": "the API's price, as a factor",
     "hardware_factor": "the machine's price, as a factor",
-    "cloud_factor": "the cloud's price, as a factor",
     "energy_factor": "the energy's estimate, as a factor",
     "peak_to_mean": "busiest hour over the mean",
     "score_floor_share": "least score, of the best",
@@ -68,7 +67,8 @@ _WORDS = {
     "hardware_usd": "the machine's price",
     "pue": "PUE",
     "intensity_g_per_kwh": "electricity's carbon",
-    "embodied_kg": "carbon of making the machine",
+    "embodied_cards_kg": "carbon of making the cards",
+    "embodied_machine_kg": "carbon of making the machine around",
 }
 
 

@@ -22,10 +22,11 @@ from edge_eval_lib.economics import (
     published,
     requirements,
 )
-from edge_eval_lib.economics.advise_inputs import Assumed, Inputs, Need
+from edge_eval_lib.economics.advise_inputs import Inputs, Need
+from edge_eval_lib.economics.carbon import load_carbon_book
 from edge_eval_lib.economics.prices import PriceBook, Prices, load_price_book
 from edge_eval_lib.errors import UserError, nearest
-from edge_eval_lib.machine.declared import Hardware, load_hardware
+from edge_eval_lib.machine.declared import Hardware, load_hardware, load_hardware_file
 from edge_eval_lib.paths import outputs_root
 from edge_eval_lib.results import advice
 from edge_eval_lib.study import PUBLISHED, Study, find_beside, load_study
@@ -143,10 +144,12 @@ def begin(
     book, of_study = _prices(loaded, prices)
     measured_on = "t4x2" if loaded is None else loaded.hardware
     declared = load_hardware(hardware or measured_on)
-    cloud = _cloud(declared)
+    known = advise_inputs.of_place(
+        book, load_carbon_book(), region, _card(declared), max(declared.gpus, 1)
+    )
     wanted = tuple(deployments or advise_options.DEPLOYMENTS)
     remarks = []
-    if cloud is None and advise_options.CLOUD in wanted:
+    if "cloud_usd_per_hour" not in known and advise_options.CLOUD in wanted:
         wanted = tuple(name for name in wanted if name != advise_options.CLOUD)
         remarks.append("No cloud is among the options: no price of such a machine is listed.")
     options = advise_options.of_study(variants, serving, task, wanted)
@@ -165,9 +168,7 @@ def begin(
             + (", beyond what that was checked on." if options["extrapolated"].any() else ".")
         )
     options = _with_floor(options, declared)
-    gathered = advise_inputs.gather(
-        options, book, of_study, needed, asked, cloud_usd_per_hour=cloud
-    )
+    gathered = advise_inputs.gather(options, book, of_study, needed, asked, known=known)
     advise_choice.require_physical(options, gathered)
     return Planner(
         loaded, options, gathered, book, declared, machine, _outputs(loaded), tuple(remarks)
@@ -199,14 +200,14 @@ def _prices(study: Study | None, name: str | None) -> tuple[PriceBook, Prices]:
     return book, book.prices(name or ("paper" if study is None else study.prices))
 
 
-def _cloud(hardware: Hardware) -> Assumed | None:
-    """What a machine like the one that was measured costs an hour in a cloud."""
-    if hardware.gpus == 0:
+def _card(hardware: Hardware) -> str | None:
+    """The name in params/hardware.yaml of one of the cards; None for a CPU, or an unknown card."""
+    if hardware.gpus == 0 or hardware.bandwidth_gb_s is None:
         return None
-    n = hardware.gpus
-    return Assumed(
-        value=0.35 * n, least=0.2 * n, most=0.6 * n, scale="log", unit="USD/h", source="ASSUMED"
-    )
+    figures = (hardware.bandwidth_gb_s, hardware.fp16_tflops)
+    declared = load_hardware_file().devices.items()
+    alike = (n for n, d in declared if (d.bandwidth_gb_s, d.fp16_tflops) == figures)
+    return next(alike, None)
 
 
 def _with_floor(options: pd.DataFrame, hardware: Hardware) -> pd.DataFrame:

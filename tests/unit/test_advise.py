@@ -7,11 +7,10 @@ import pandas as pd
 import pytest
 
 from edge_eval_lib.economics import advise, advise_choice, advise_inputs, advise_options
-from edge_eval_lib.economics.advise_inputs import Assumed, Need
+from edge_eval_lib.economics.advise_inputs import Need
+from edge_eval_lib.economics.carbon import load_carbon_book
 from edge_eval_lib.economics.prices import load_price_book
 from edge_eval_lib.errors import UserError
-
-CLOUD = Assumed(value=1.0, least=0.5, most=2.0, unit="USD/h", source="a test's")
 
 
 def row(size="1B", precision="int4", **figures):
@@ -42,8 +41,9 @@ def options_of(*rows, deployments=advise_options.DEPLOYMENTS):
 
 
 def inputs_of(options, book, need=None, **asked):
+    known = advise_inputs.of_place(book, load_carbon_book(), None, "t4", 1)
     return advise_inputs.gather(
-        options, book, book.prices("desktop"), need or Need(), asked, cloud_usd_per_hour=CLOUD
+        options, book, book.prices("desktop"), need or Need(), asked, known=known
     )
 
 
@@ -92,14 +92,7 @@ def test_a_score_below_the_floor_does_not_fit(book):
 @pytest.mark.parametrize("objective", ["cost", "energy", "carbon", "latency"])
 def test_the_best_has_least_of_what_is_asked(objective, book):
     options = options_of(LIGHT, HEAVY, row("3B", tpot_ms=10.0, throughput_tok_s=750.0))
-    carbon = {
-        "intensity_g_per_kwh": Assumed(value=400, least=40, most=700, unit="", source="a test's"),
-        "embodied_kg": Assumed(value=150, least=50, most=300, unit="kg", source="a test's"),
-    }
-    inputs = advise_inputs.gather(
-        options, book, book.prices("desktop"), Need(objective=objective), carbon=carbon,
-        cloud_usd_per_hour=CLOUD,
-    )  # fmt: skip
+    inputs = inputs_of(options, book, Need(objective=objective))
     choice = advise_choice.choose(options, inputs, 64)
     column = advise_inputs.OBJECTIVES[objective]
     fitting = choice.table[choice.table["fits"]]
@@ -285,6 +278,17 @@ def test_a_task_or_deployment_that_there_is_not_is_refused():
         advise_options.of_study(table, task="chess")
     with pytest.raises(UserError, match="There is no deployment 'moon'"):
         advise_options.of_study(table, deployments=["moon"])
+
+
+def test_a_region_s_electricity_and_the_cards_are_looked_up(book):
+    known = advise_inputs.of_place(book, load_carbon_book(), "FRA", "t4", 2)
+    assert known["intensity_g_per_kwh"].value == 56
+    assert known["embodied_cards_kg"].value == 120
+    assert known["cloud_usd_per_hour"].least == 2 * book.cloud_usd_per_hour("t4")[0]
+    nowhere = advise_inputs.of_place(book, load_carbon_book(), None, None, 1)
+    assert "cloud_usd_per_hour" not in nowhere
+    with pytest.raises(UserError, match="no region 'FRANCE'"):
+        advise_inputs.of_place(book, load_carbon_book(), "FRANCE", "t4", 1)
 
 
 # --- options ----------------------------------------------------------------------------------
