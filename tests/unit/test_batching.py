@@ -54,7 +54,7 @@ def test_steps_as_long_as_the_batch_share_the_server_request_by_request():
 @pytest.mark.parametrize(("servers", "load"), [(4, 0.5), (4, 0.7), (4, 0.9), (16, 0.7), (16, 0.9)])
 def test_waits_are_those_of_erlang_c(servers, load):
     rate, step_s = servers * load, 0.01
-    arrivals = arrivals_s(rate, 60_000, 12, seed=2)
+    arrivals = arrivals_s(rate, 40_000, 12, seed=2)
     tokens = np.random.default_rng(12).geometric(step_s, arrivals.shape)
     run = simulate(Server(0, step_s, max_batch=servers), arrivals, 0, tokens)
     waiting = latency.erlang_c(servers, rate)
@@ -71,7 +71,7 @@ def test_waits_are_those_of_erlang_c(servers, load):
 def test_stays_are_those_of_processor_sharing_whatever_the_answers(answers, load):
     rng = np.random.default_rng(13)
     arrivals = arrivals_s(load, 100_000 if load == 0.9 else 40_000, 12, seed=113)
-    mean_tokens = 200 if answers == "all alike" else 50
+    mean_tokens = 100 if answers == "all alike" else 50
     tokens = {
         "all alike": np.full(arrivals.shape, mean_tokens),
         "geometric": rng.geometric(1 / mean_tokens, arrivals.shape),
