@@ -261,7 +261,7 @@ def damage_of(at: Place, record: Record, part: str = "", whole: bool = False) ->
         if actual != size:
             return f"{path} has {actual:,} bytes, not {size:,}"
         if file.suffix == ".safetensors" and not safetensors_whole(file):
-            return f"{path} is no whole safetensors file"
+            return f"{path} is not a whole safetensors file"
         if (whole or size <= SMALL_BYTES) and sha256(file) != expected:
             return f"{path} is not what was written"
     return None

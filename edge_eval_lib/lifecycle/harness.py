@@ -33,7 +33,7 @@ def problems(study: Study) -> list[str]:
         return []
     directory = study.task_directory
     if directory is not None and not directory.is_dir():
-        return [f"harness.task_directory names {directory}, which is no directory."]
+        return [f"harness.task_directory names {directory}, which is not a directory."]
     if importlib.util.find_spec("lm_eval") is None:
         return [
             "The study's harness needs lm-evaluation-harness, which is not installed in this "

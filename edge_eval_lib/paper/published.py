@@ -234,7 +234,7 @@ def _validate(name: str, table: pd.DataFrame) -> pd.DataFrame:
     if repeated.any():
         index = repeated.idxmax()
         raise UserError(
-            f"{row_name(name, checked.loc[index], index)}: it stands there twice; "
+            f"{row_name(name, checked.loc[index], index)}: it appears twice; "
             "each row must appear once."
         )
     return checked

@@ -87,7 +87,7 @@ class ResultRow(Strict):
             if math.isnan(float(value)) or (
                 float(value) < 0 and name != "energy_per_request_net_j"
             ):
-                raise ValueError(f"{self.name} has {name} {shown(value)}, which cannot be")
+                raise ValueError(f"{self.name} has {name} {shown(value)}, which is impossible")
         if "throughput_tok_s" not in self.figures:
             raise ValueError(f"{self.name} lacks throughput_tok_s: it was not served")
         if float(self.figures.get("score", 0)) > 1:
@@ -132,7 +132,7 @@ class ResultsFile(Strict):
         names = [row.name for row in self.variants]
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
-            raise ValueError(f"{repeated[0]} stands there twice")
+            raise ValueError(f"{repeated[0]} appears twice")
         return self
 
 

@@ -21,7 +21,9 @@ def stages_given(rerun: str | None, keep: str | None) -> tuple[set[str], set[str
     for option, text in (("RERUN", rerun), ("KEEP", keep)):
         stages = set((text or "").replace(",", " ").split())
         if (text is not None and not stages) or not stages <= {"all", *STAGES}:
-            raise UserError(f"{option}={text} is no stage; give all or one of {', '.join(STAGES)}.")
+            raise UserError(
+                f"{option}={text} is not a stage; give all or one of {', '.join(STAGES)}."
+            )
         given.append(set(STAGES) | {"all"} if "all" in stages else stages)
     again, kept = given
     if both := sorted((again & kept) - {"all"}, key=STAGES.index):

@@ -230,7 +230,7 @@ def _harness(study: Study, variant: Variant, prepared: dict[str, dict[str, Any]]
 def _content_hash(directory: Path) -> str:
     """Identify the files below a directory and what is in them; UserError without a directory."""
     if not directory.is_dir():
-        raise UserError(f"harness.task_directory names {directory}, which is no directory.")
+        raise UserError(f"harness.task_directory names {directory}, which is not a directory.")
     files = sorted(p for p in directory.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
     digest = hashlib.sha256()
     for file in files:

@@ -53,7 +53,7 @@ def resolve_model(entry: Any, study_path: Path) -> Any:
             entry, origin = at_hub[0]
         elif entry.startswith(("/", "./", "../", "~")):
             raise UserError(
-                f"{study_path}: models names {shown(entry)}, which is no directory with a "
+                f"{study_path}: models names {shown(entry)}, which is not a directory with a "
                 "config.json."
             )
         else:
@@ -122,7 +122,9 @@ def stanza_of_directory(directory: Path) -> dict[str, Any]:
 def _stanza(name: str, config: dict[str, Any], parameters: int) -> dict[str, Any]:
     """Return what follows from a model's name, its config.json and how many parameters it has."""
     if not isinstance(config.get("model_type"), str):
-        raise UserError(f"The config.json of {name} names no model_type; it is no language model.")
+        raise UserError(
+            f"The config.json of {name} names no model_type: it is not a language model."
+        )
     size = _SIZE.search(name)
     words = name if size is None else f"{name[: size.start()]}-{name[size.end() :]}"
     family = re.sub(r"[^a-z0-9.]+", "-", words.lower()).strip("-.")

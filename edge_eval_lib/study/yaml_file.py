@@ -39,7 +39,7 @@ def read_yaml(path: Path) -> Any:
     """
     try:
         if path.stat().st_size > LARGEST_FILE:
-            raise UserError(f"{path} has more than {LARGEST_FILE:,} bytes: it is no such file.")
+            raise UserError(f"{path} has more than {LARGEST_FILE:,} bytes: it is not such a file.")
         node = _composed(path.read_text(encoding="utf-8"))
         return None if node is None else _Reader(path).value(node, "")
     except YAMLError as error:
@@ -50,7 +50,7 @@ def read_yaml(path: Path) -> Any:
             f"{path} is not valid YAML{line}: {problem or 'it cannot be read'}."
         ) from error
     except RecursionError:
-        raise UserError(f"{path} is nested too deeply to be meant.") from None
+        raise UserError(f"{path} is nested too deeply.") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path} cannot be read: it is not text in UTF-8.") from error
     except OSError as error:
@@ -107,7 +107,7 @@ class _Reader:
             if not isinstance(key, ScalarNode):
                 raise _problem(key, "a field's name must be a word")
             if key.value in seen:
-                raise _problem(key, f"the field {shown(key.value)} stands there twice")
+                raise _problem(key, f"the field {shown(key.value)} appears twice")
             seen.add(key.value)
             if key.value == "<<":
                 for merged in [inside] if isinstance(inside, MappingNode) else inside.value:

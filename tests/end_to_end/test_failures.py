@@ -509,7 +509,7 @@ def test_a_bad_study_file_is_refused_in_a_sentence(grid: Grid, command: str, cas
     ("text", "expected"),
     [
         ("name: [unclosed", "not valid YAML at line"),
-        ("name: a\nname: b\n", "the field 'name' stands there twice"),
+        ("name: a\nname: b\n", "the field 'name' appears twice"),
         ("- just a list\n", "is not a study"),
         ("", "is not a study"),
         ("\x00\x01", "not valid YAML"),

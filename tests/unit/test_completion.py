@@ -79,7 +79,7 @@ def test_large_weights_are_checked_by_their_header(study, monkeypatch):
     file = study.directory / WEIGHTS
     content = file.read_bytes()
     file.write_bytes(b"\xff" * 16 + content[16:])  # of the right size
-    assert "no whole safetensors file" in undone(study)["compress", ADAPTER]
+    assert "not a whole safetensors file" in undone(study)["compress", ADAPTER]
     file.write_bytes(content[:-1] + b"x")
     assert ("compress", ADAPTER) not in undone(study)  # seen by whoever reads it
     with pytest.raises(UserError, match=r"damaged .* make all makes compress .* again"):

@@ -141,7 +141,7 @@ def test_task_files_count_by_their_content_wherever_they_lie(tmp_path):
     assert found[0] == found[1]
     assert found[0].items().isdisjoint(found[2].items())
     nowhere = load(tmp_path, harness=HARNESS | {"task_directory": "nowhere"})
-    with pytest.raises(UserError, match=r"names .*nowhere, which is no directory\.$"):
+    with pytest.raises(UserError, match=r"names .*nowhere, which is not a directory\.$"):
         nowhere.runs()
     assert len(harness.problems(nowhere)) == 1
 

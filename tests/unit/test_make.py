@@ -117,7 +117,7 @@ def test_what_cannot_be_is_refused_in_a_sentence(
         (said,) = done.stderr.splitlines()
         assert said.startswith(sentence)
         if variable in ("RERUN", "KEEP"):
-            assert f"{variable}={value} is no stage" in said
+            assert f"{variable}={value} is not a stage" in said
     assert not (place / "pwned").exists()
     assert not (place / "outputs").exists()
 

@@ -194,9 +194,9 @@ def test_a_run_of_a_version_that_noted_no_code_is_taken_for_current(study):
 @pytest.mark.parametrize(
     ("rerun", "keep", "says"),
     [
-        ("serv", None, "RERUN=serv is no stage; give all or one of preflight, adapt"),
-        (None, "serv", "KEEP=serv is no stage"),
-        ("", None, "RERUN= is no stage"),
+        ("serv", None, "RERUN=serv is not a stage; give all or one of preflight, adapt"),
+        (None, "serv", "KEEP=serv is not a stage"),
+        ("", None, "RERUN= is not a stage"),
         ("serve", "serve", "RERUN=serve and KEEP=serve both name serve"),
         ("all", "adapt", "RERUN=all and KEEP=adapt both name adapt"),
         ("adapt,serve", "compress serve", "both name serve"),

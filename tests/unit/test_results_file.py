@@ -85,7 +85,7 @@ def test_an_unreached_break_even_survives_json(file, tmp_path):
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"figures": {"throughput_tok_s": -1.0}}, r"throughput_tok_s -1\.0, which cannot be"),
+        ({"figures": {"throughput_tok_s": -1.0}}, r"throughput_tok_s -1\.0, which is impossible"),
         ({"figures": {"throughput_tok": 1.0}}, "'throughput_tok'; did you mean 'throughput_tok_s'"),
         ({"figures": {"throughput_tok_s": 1e999}}, "cannot be read as JSON|throughput_tok_s"),
         ({"figures": {"x" * 9000: 1.0}}, "unknown figure 'xxx"),
@@ -118,7 +118,7 @@ def test_files_of_another_kind_are_refused(file, tmp_path):
     with pytest.raises(UserError, match="unknown field 'varients'; did you mean 'variants'"):
         results_file.read(saved(tmp_path, file, varients=[]))
     rows = [row.model_dump() for row in file.variants]
-    with pytest.raises(UserError, match="stands there twice"):
+    with pytest.raises(UserError, match="appears twice"):
         results_file.read(saved(tmp_path, file, variants=[*rows, rows[0]]))
     (tmp_path / "no.json").write_text("[1, 2")
     with pytest.raises(UserError, match="cannot be read as JSON"):

@@ -82,7 +82,7 @@ def test_a_study_takes_a_directory_beside_it(tmp_path: Path):
     ("entry", "sentence"),
     [
         ("smolm2-135M", "did you mean 'smollm2-135M'"),
-        ("./nothing", "names './nothing', which is no directory with a config.json"),
+        ("./nothing", "names './nothing', which is not a directory with a config.json"),
         ("quantised", "is quantised already"),
         ("pickled", "safetensors are needed"),
         ("nameless", "names no model_type"),

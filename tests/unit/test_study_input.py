@@ -212,7 +212,7 @@ def test_words_and_dates_are_text(tmp_path: Path):
         ("seed: 7", "seed: " + "9" * 5000, "the field 'seed' is a number of more than 20 digits"),
         ("seed: 7", "seed: .inf", "the field 'seed' is inf, but it should be a finite number."),
         ("seed: 7", "seed: ~", "the field 'seed' is empty, but it should be a whole number"),
-        ("seed: 7", "seed: 1\nseed: 2", "the field 'seed' stands there twice"),
+        ("seed: 7", "seed: 1\nseed: 2", "the field 'seed' appears twice"),
         ("seed: 7", "seed: -1", "the field 'seed' is -1, but it should be at least 0."),
         ("seed: 7", "sead: 7", "the field 'seed' is missing."),
         ("prices: paper", "prices: papr", "no set of prices 'papr'; did you mean 'paper'?"),
