@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from edge_eval_lib.economics import capacity, cost
 from edge_eval_lib.economics.batching import arrivals_s
 
 positive = st.floats(1e-3, 1e4)
+factor = st.floats(1.01, 100)
 
 
 def test_cards_hold_the_rate():
@@ -52,6 +54,22 @@ def test_more_load_never_takes_fewer_cards(requests, held, profile, more):
     assert capacity.fixed_fleet(requests + more, held, profile).cards >= fixed.cards
     assert capacity.fixed_fleet(requests, held + more, profile).cards <= fixed.cards
     assert capacity.fixed_fleet(requests, held, profile, headroom=1.0).cards >= fixed.cards
+
+
+def test_keep_warm_of_published_figures():
+    assert cost.keep_warm_s(7630.5, 36, 10) == pytest.approx(293, abs=0.5)
+    assert cost.keep_warm_s(7630.5, 10, 10) == np.inf
+    assert cost.keep_warm_s(7630.5, 9, 10) == np.inf
+    both = cost.keep_warm_s(pd.Series([7630.5, 7630.5]), pd.Series([36, 10]), 10)
+    assert both[0] == pytest.approx(293, abs=0.5)
+    assert both[1] == np.inf
+
+
+@given(positive, positive, positive, factor)
+def test_keep_warm_moves_as_it_must(load, bare, extra, more):
+    seconds = cost.keep_warm_s(load, bare + extra, bare)
+    assert cost.keep_warm_s(load * more, bare + extra, bare) == pytest.approx(seconds * more)
+    assert cost.keep_warm_s(load, bare + extra * more, bare) < seconds
 
 
 def test_standby_of_arrivals_at_random_is_the_closed_form():

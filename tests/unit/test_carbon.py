@@ -12,6 +12,7 @@ from edge_eval_lib.errors import UserError
 
 positive = st.floats(1e-3, 1e6)
 share = st.floats(0.01, 1)
+factor = st.floats(1.01, 100)
 
 # g/kWh in codecarbon 3.3.2 (codecarbon/data/private_infra/global_energy_mix.json, year 2023).
 CODECARBON = {
@@ -29,6 +30,39 @@ CODECARBON = {
     "BRA": 98.348,
     "CAN": 170.043,
 }
+
+
+def test_published_carbon():
+    # GPT-3: 10,000 GPUs x 14.8 days x 330 W, PUE 1.1, 429 g/kWh (arXiv 2104.10350).
+    gpt3 = carbon.operational_g(10_000 * 14.8 * 24 * 0.33, 429, pue=1.1) / 1e6
+    assert gpt3 == pytest.approx(552.1, rel=0.003)
+    assert gpt3 == pytest.approx(553.34, rel=0.003)
+    mix = carbon.mix_intensity_g_per_kwh([0.25, 0.35, 0.26, 0.14], [995, 816, 743, 29])
+    assert mix == pytest.approx(731.59)
+
+
+def test_software_carbon_intensity():
+    embodied = carbon.embodied_g(164_000, time_share=1 / 43_800, resource_share=0.5)
+    assert embodied == pytest.approx(164_000 / 43_800 / 2)
+    sci = carbon.software_carbon_intensity_g(0.7, 400, embodied, functional_units=10_000)
+    assert sci == pytest.approx((280 + embodied) / 10_000)
+
+
+@given(positive, positive, st.floats(1, 3), factor)
+def test_operational_carbon_moves_as_it_must(energy, intensity, pue, more):
+    grams = carbon.operational_g(energy, intensity, pue)
+    assert grams >= carbon.operational_g(energy, intensity)
+    assert carbon.operational_g(energy * more, intensity, pue) == pytest.approx(grams * more)
+    assert carbon.operational_g(energy, intensity * more, pue) == pytest.approx(grams * more)
+    assert carbon.operational_g(np.array([energy]), intensity, pue)[0] == grams
+
+
+@given(st.lists(st.floats(0.01, 1), min_size=1, max_size=5), positive)
+def test_a_mix_lies_between_its_sources(weights, least):
+    shares = np.array(weights) / sum(weights)
+    intensities = least * np.arange(1, len(weights) + 1)
+    mix = carbon.mix_intensity_g_per_kwh(shares, intensities)
+    assert least * (1 - 1e-9) <= mix <= intensities[-1] * (1 + 1e-9)
 
 
 def test_blooms_account_to_a_thousandth():

@@ -2,18 +2,155 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_eval_lib import metrics
 from edge_eval_lib.economics import cost
-from edge_eval_lib.economics.prices import load_price_book
+from edge_eval_lib.economics.prices import Prices, load_price_book
 
 positive = st.floats(1e-3, 1e6)
 price = st.floats(1e-6, 1e3)
 share = st.floats(0.01, 1)
+
+
+def test_usd_per_million_tokens_of_published_rates():
+    assert cost.usd_per_million_tokens(2, 9806) == pytest.approx(0.05665, abs=5e-6)
+    assert cost.usd_per_million_tokens(2, 1069.6) == pytest.approx(0.5194, abs=5e-5)
+    assert cost.usd_per_million_tokens(2, 9806, 0.5) == pytest.approx(2 * 0.056655, abs=1e-5)
+
+
+def test_capital_recovery():
+    # A loan of 1 at 5 % over 5 years is paid back by 0.230975 a year.
+    assert cost.capital_recovery_factor(0.05, 5) == pytest.approx(0.05 * 1.05**5 / (1.05**5 - 1))
+    assert cost.capital_recovery_factor(0.05, 5) == pytest.approx(0.230975, abs=1e-6)
+    assert cost.capital_recovery_factor(0, 4) == 0.25
+    assert cost.capital_recovery_factor(1e-12, 4) == pytest.approx(0.25)
+    assert cost.capital_recovery_factor(5e-324, 0.5) == 2  # the smallest number there is
+
+
+@given(st.floats(0, 1), st.floats(0.5, 30))
+def test_capital_recovery_pays_the_price_back(rate, years):
+    factor = cost.capital_recovery_factor(rate, years)
+    assert factor >= 1 / years - 1e-9
+    assert cost.capital_recovery_factor(rate + 0.01, years) > factor
+    assert cost.capital_recovery_factor(rate, years + 1) < factor
+
+
+def test_usd_per_hour_adds_its_parts():
+    hour = cost.usd_per_hour(8760, 0, 2, power_kw=0.5, electricity_usd_per_kwh=0.12, pue=1.5)
+    assert hour == pytest.approx(0.5 + 0.5 * 1.5 * 0.12)
+    more = cost.usd_per_hour(8760, 0, 2, 0.5, 0.12, 1.5, other_usd_per_hour=0.3)
+    assert more - hour == pytest.approx(0.3)
+
+
+@given(positive, positive, positive, positive)
+def test_at_its_break_even_price_an_api_is_paid_for(fixed, local, requests, more):
+    price = cost.break_even_api_price(fixed, local, requests)
+    assert local + fixed / requests == price
+    assert cost.break_even_api_price(fixed, local, requests + more) <= price
+    if price > local * (1 + 1e-9):
+        assert metrics.break_even(fixed, 0, price, local) == pytest.approx(requests, rel=1e-3)
+
+
+def test_break_even_electricity_price():
+    # 2.3621 J a request: electricity would have to cost 1905 USD/kWh to reach 0.00125 USD.
+    price = cost.break_even_electricity_price(0.00125, 2.3621)
+    assert price == pytest.approx(0.00125 * 3.6e6 / 2.3621)
+    assert cost.break_even_electricity_price(0.00125, 2.3621, pue=2) == pytest.approx(price / 2)
+    assert cost.break_even_electricity_price(0.00125, 2.3621, 0.00125) == 0
+    with pytest.raises(ValueError, match="other_local_usd_per_request exceeds"):
+        cost.break_even_electricity_price(0.001, 2.0, 0.002)
+
+
+def test_order_flips_where_both_break_even_together():
+    # Dear to set up and cheap to run against the opposite.
+    price = cost.order_flip_api_price(20, 0.0005, 10, 0.001)
+    assert price == pytest.approx(0.0015)
+    assert metrics.break_even(20, 0, price, 0.0005) == pytest.approx(20_000)
+    assert metrics.break_even(10, 0, price, 0.001) == pytest.approx(20_000)
+    assert metrics.break_even(20, 0, 0.0012, 0.0005) < metrics.break_even(10, 0, 0.0012, 0.001)
+    assert metrics.break_even(20, 0, 0.0020, 0.0005) > metrics.break_even(10, 0, 0.0020, 0.001)
+
+
+@pytest.mark.parametrize(
+    "models", [(10, 0.001, 20, 0.002), (10, 0.001, 10, 0.002), (10, 0.001, 20, 0.001)]
+)
+def test_order_that_never_flips(models):
+    assert math.isnan(cost.order_flip_api_price(*models))
+
+
+@given(positive, positive, positive, positive)
+def test_order_flip_is_symmetric(fixed, local, other_fixed, other_local):
+    there = cost.order_flip_api_price(fixed, local, other_fixed, other_local)
+    back = cost.order_flip_api_price(other_fixed, other_local, fixed, local)
+    assert there == pytest.approx(back, nan_ok=True)
+
+
+PRICES = Prices(
+    electricity_usd_per_kwh=0.12,
+    api_usd_per_request=0.00125,
+    api_input_usd_per_mtok=2.5,
+    api_output_usd_per_mtok=10.0,
+    api_input_tokens_per_request=500.0,
+    pue=1.5,
+    hardware_usd=8760.0,
+    hardware_lifetime_years=2.0,
+    discount_rate=0.0,
+    utilisation=0.5,
+    setup_hours=8.0,
+    labour_usd_per_hour=64.0,
+)
+FULL = {
+    "adapt_energy_j": 3.6e6,
+    "compress_energy_j": 1.8e6,
+    "load_energy_j": 3.6e5,
+    "seconds_before": 7200.0,
+    "energy_per_request_j": 3.6,
+    "seconds_per_request": 0.036,
+    "input_tokens_per_request": 500.0,
+    "output_tokens_per_request": 150.0,
+}
+
+
+def test_the_papers_accounting():
+    costs = cost.paper_costs(PRICES, 92122.30, 2.3621)
+    assert costs.requests == pytest.approx(2.4567, abs=5e-5)
+    assert costs.fixed_usd == costs.adapt_usd
+    assert costs.local_usd_per_request < 1e-4 * costs.api_usd_per_request
+
+
+def test_the_full_accounting_part_by_part():
+    costs = cost.full_costs(PRICES, **FULL)
+    assert costs.adapt_usd == pytest.approx(0.18)
+    assert costs.compress_usd == pytest.approx(0.09)
+    assert costs.load_usd == pytest.approx(0.018)
+    assert costs.hardware_usd == pytest.approx(2.0)  # 1 USD for each hour of use
+    assert costs.setup_usd == 512
+    assert costs.fixed_usd == pytest.approx(514.288)
+    assert costs.api_usd_per_request == pytest.approx(0.00275)
+    assert costs.electricity_usd_per_request == pytest.approx(1.8e-7)
+    assert costs.hardware_usd_per_request == pytest.approx(1e-5)
+    assert costs.requests == pytest.approx(514.288 / (0.00275 - 1.018e-5))
+
+
+def test_full_accounting_of_series():
+    table = pd.DataFrame([FULL, FULL], index=["a", "b"])
+    table.loc["b", "seconds_per_request"] = 3600.0
+    requests = cost.full_costs(PRICES, **table).requests
+    assert requests["a"] == pytest.approx(cost.full_costs(PRICES, **FULL).requests)
+    assert requests["b"] == np.inf
+
+
+@pytest.mark.parametrize("name", ["adapt_energy_j", "seconds_before", "compress_energy_j"])
+def test_whatever_is_spent_before_delays_break_even(name):
+    more = cost.full_costs(PRICES, **{**FULL, name: 2 * FULL[name]})
+    assert more.requests > cost.full_costs(PRICES, **FULL).requests
 
 
 def test_a_request_costs_its_share_of_the_hour():
