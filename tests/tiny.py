@@ -148,12 +148,22 @@ def tiny_study(
 
 def make_tiny_study(directory: Path, architecture: str = "llama", **options: Any) -> Path:
     """`tiny_study` written to `directory`/NAME.yaml, with its model beside it; returns the file."""
-    content = tiny_study(directory, architecture=architecture, **options)
     if not (directory / architecture / "config.json").is_file():
         make_tiny_model(directory / architecture, architecture)
-    path = directory / f"{content['name']}.yaml"
+    return write_tiny_study(directory, architecture=architecture, **options)
+
+
+def write_tiny_study(directory: Path, name: str = "tiny", **options: Any) -> Path:
+    """`tiny_study` written to `directory`/NAME.yaml; no model is made."""
+    path = directory / f"{name}.yaml"
+    content = tiny_study(directory, name, **options)
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     return path
+
+
+def hashes(study: Any) -> dict[tuple[str, str], str]:
+    """What identifies the settings of every run, by stage and name."""
+    return {(run.stage, run.name): run.settings_hash for run in study.runs()}
 
 
 def make_tiny_tasks(directory: Path, questions: int = 12) -> Path:

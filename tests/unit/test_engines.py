@@ -7,11 +7,10 @@ import sys
 
 import numpy as np
 import pytest
-import yaml
 from endpoint import Replies, listening
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import tiny_study
+from tiny import hashes, write_tiny_study
 
 from edge_eval_lib import engines
 from edge_eval_lib.engines import open_engine
@@ -275,19 +274,13 @@ def test_an_engine_works_inside_a_running_event_loop(endpoint, tmp_path):
 
 def load(directory, **changes):
     (directory / "llama").mkdir(exist_ok=True)
-    path = directory / "tiny.yaml"
-    path.write_text(yaml.safe_dump(tiny_study(directory, **changes)))
-    return load_study(path)
-
-
-def settings(study):
-    return {(run.stage, run.name): run.settings_hash for run in study.runs()}
+    return load_study(write_tiny_study(directory, **changes))
 
 
 def test_another_engine_compresses_and_serves_anew_but_adapts_as_before(tmp_path):
-    before = settings(load(tmp_path))
-    after = settings(load(tmp_path, workload={"engine": "vllm"}))
-    calibrated = settings(load(tmp_path, workload={"engine": "vllm"}, calibration_examples=4))
+    before = hashes(load(tmp_path))
+    after = hashes(load(tmp_path, workload={"engine": "vllm"}))
+    calibrated = hashes(load(tmp_path, workload={"engine": "vllm"}, calibration_examples=4))
     for stage, name in before:
         same = before[stage, name] == after[stage, name]
         assert same == (stage in ("preflight", "adapt")), (stage, name)
@@ -299,7 +292,7 @@ def test_options_at_their_default_do_not_change_what_a_run_is(tmp_path):
     plain = load(tmp_path, workload={"engine": "vllm"})
     told = load(tmp_path, workload={"engine": "vllm", "prefix_caching": False})
     cached = load(tmp_path, workload={"engine": "vllm", "prefix_caching": True})
-    assert settings(plain) == settings(told) != settings(cached)
+    assert hashes(plain) == hashes(told) != hashes(cached)
 
 
 @pytest.mark.parametrize(
@@ -368,7 +361,7 @@ def test_a_new_engine_is_one_file_and_a_name_in_the_study(echo, tmp_path):
     engine.load()
     (answer,) = engine.serve([[7, 8]], output_tokens=3, concurrency=1)
     assert (answer.token_ids, answer.failure, engine.remote) == ([7, 7, 7], None, False)
-    assert settings(study) != settings(load(tmp_path))
+    assert hashes(study) != hashes(load(tmp_path))
     with pytest.raises(UserError, match=r"prefix_caching needs engine: vllm, not echo"):
         load(tmp_path, workload={"engine": "echo", "prefix_caching": True})
 

@@ -13,7 +13,6 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import tiny
-import yaml
 from cells import run_cell
 
 from edge_eval_lib.economics import fit
@@ -64,17 +63,11 @@ RESULTS = {
 
 def load(directory: Path, **changes: object) -> Study:
     options = {"tasks": ("rag", "dialogue"), "configurations": CONFIGURATIONS} | changes
-    path = directory / "small.yaml"
-    path.write_text(yaml.safe_dump(tiny.tiny_study(directory, "small", **options)))
-    return load_study(path)
-
-
-def hashes(study: Study) -> dict[tuple[str, str], str]:
-    return {(run.stage, run.name): run.settings_hash for run in study.runs()}
+    return load_study(tiny.write_tiny_study(directory, "small", **options))
 
 
 def harness_hashes(study: Study) -> dict[str, str]:
-    return {name: made for (stage, name), made in hashes(study).items() if stage == "harness"}
+    return {name: made for (stage, name), made in tiny.hashes(study).items() if stage == "harness"}
 
 
 # --- the study --------------------------------------------------------------------------------
@@ -103,8 +96,10 @@ def test_without_it_nothing_is_run_and_with_it_nothing_else_changes(tmp_path):
     without, asked = load(tmp_path), load(tmp_path, harness=HARNESS)
     assert not harness_hashes(without)
     assert "harness" not in without.model_dump()  # what the report was made with
-    assert hashes(without).items() < hashes(asked).items()
-    assert {stage for stage, _ in hashes(asked).keys() - hashes(without).keys()} == {"harness"}
+    assert tiny.hashes(without).items() < tiny.hashes(asked).items()
+    assert {stage for stage, _ in tiny.hashes(asked).keys() - tiny.hashes(without).keys()} == {
+        "harness"
+    }
 
 
 def test_every_variant_is_scored_once_and_the_base_once_for_all_tasks(tmp_path):

@@ -11,7 +11,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import tiny
-import yaml
 
 from edge_eval_lib import tasks
 from edge_eval_lib.errors import UserError
@@ -68,9 +67,7 @@ def rhymes(tmp_path, monkeypatch) -> Study:
     """The tiny study of a task whose file lies outside the library."""
     folder = add(tmp_path, RHYMES)
     monkeypatch.setattr(tasks, "__path__", [*tasks.__path__, str(folder)])
-    path = tmp_path / "small.yaml"
-    path.write_text(yaml.safe_dump(tiny.tiny_study(tmp_path, "small", tasks=("rhymes",))))
-    yield load_study(path)
+    yield load_study(tiny.write_tiny_study(tmp_path, "small", tasks=("rhymes",)))
     sys.modules.pop("edge_eval_lib.tasks.rhymes", None)
 
 

@@ -15,19 +15,14 @@ from edge_eval_lib.study import Study, load_study
 
 
 def load(directory: Path, **changes: object) -> Study:
-    content = tiny.tiny_study(directory, "small", tasks=("rag", "dialogue"), **changes)
-    path = directory / "small.yaml"
-    path.write_text(yaml.safe_dump(content))
-    return load_study(path)
-
-
-def settings(study: Study) -> dict[tuple[str, str], str]:
-    return {(run.stage, run.name): run.settings_hash for run in study.runs()}
+    return load_study(
+        tiny.write_tiny_study(directory, "small", tasks=("rag", "dialogue"), **changes)
+    )
 
 
 def touched(before: Study, after: Study) -> set[str]:
     """Stages of the runs that `after` makes with other settings than `before`."""
-    old, new = settings(before), settings(after)
+    old, new = tiny.hashes(before), tiny.hashes(after)
     return {stage for stage, name in new if new[stage, name] != old.get((stage, name))}
 
 
@@ -73,13 +68,13 @@ def test_only_what_depends_on_a_change_is_made_again(tmp_path: Path):
     assert touched(study, study.with_repetitions(2)) == served
     assert study.measured_hash != study.with_repetitions(2).measured_hash
     assert len(study.serving_order) * 2 == len(study.with_repetitions(2).serving_order)
-    old, new = settings(study), settings(study.with_repetitions(2))
+    old, new = tiny.hashes(study), tiny.hashes(study.with_repetitions(2))
     assert all(new[run] == old[run] for run in old if run[0] != "score")
 
 
 def test_the_bases_are_not_trained_and_not_touched_by_training(tmp_path: Path):
-    old = settings(load(tmp_path))
-    new = settings(load(tmp_path, training={"epochs": 2}))
+    old = tiny.hashes(load(tmp_path))
+    new = tiny.hashes(load(tmp_path, training={"epochs": 2}))
     same = {name for (stage, name) in old if old[stage, name] == new[stage, name]}
     assert same == {
         "preflight",
@@ -91,9 +86,9 @@ def test_the_bases_are_not_trained_and_not_touched_by_training(tmp_path: Path):
 def test_one_task_s_data_touch_that_task_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from edge_eval_lib.tasks import dialogue
 
-    old = settings(load(tmp_path))
+    old = tiny.hashes(load(tmp_path))
     monkeypatch.setattr(dialogue, "INSTRUCTION", "Answer like a pirate.", raising=False)
-    new = settings(load(tmp_path))
+    new = tiny.hashes(load(tmp_path))
     changed = {name for (stage, name) in old if old[stage, name] != new[stage, name]}
     assert changed
     assert all("dialogue" in name or name == "score" for name in changed)
