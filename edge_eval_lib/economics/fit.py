@@ -5,8 +5,7 @@ Estimates from the models' shapes, before anything runs; it needs no network and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -100,7 +99,9 @@ def adapt_step(method: str, task: str) -> str:
     return f"adapt by {method}" + (f", {task}" if is_long else "")
 
 
-def fits(study: Study, hardware: Hardware | None = None) -> dict[tuple[str, str], Fit]:
+def fits(
+    study: Study, hardware: Hardware | None = None, methods: Sequence[str] | None = None
+) -> dict[tuple[str, str], Fit]:
     """Judge every step of every model on the hardware.
 
     A step's need is that of its largest moment: training with a full batch of the longest
@@ -109,6 +110,7 @@ def fits(study: Study, hardware: Hardware | None = None) -> dict[tuple[str, str]
     Args:
         study: Whose models, training and workload.
         hardware: By default what the study declares.
+        methods: Of adaptation, `lora`, `qlora` or `full`; by default the study's own.
 
     Returns:
         A `Fit` for each (model, step); the steps are those of `step_of`, or `every step` where
@@ -118,7 +120,7 @@ def fits(study: Study, hardware: Hardware | None = None) -> dict[tuple[str, str]
     judged = {}
     for model in study.models:
         try:
-            needs = _needs(shape_of(model), study)
+            needs = _needs(shape_of(model), study, hardware, methods)
         except ValueError as error:
             judged[model.name, "every step"] = Fit(None, 1, None, str(error))
             continue
@@ -204,12 +206,7 @@ def trained_need(study: Study, row: Mapping[str, Any], method: str) -> memory.Me
     """
     share = tasks.find(str(row["task"])).longest_answer_share
     shape = shape_of(study.model(f"{row['family']}-{row['size']}"))
-    need = _training_need(shape, study, method, share)
-    if load_hardware(study.hardware).gpus:
-        return need
-    is_quantised = method == "qlora"
-    stored = "int4" if is_quantised else "fp16"
-    return replace(need, workspace_gb=memory.cpu_workspace_gb(shape, stored, is_quantised))
+    return _training_need(shape, study, method, share, load_hardware(study.hardware))
 
 
 def _held(stored: str, value_bytes: float) -> str:
@@ -218,10 +215,12 @@ def _held(stored: str, value_bytes: float) -> str:
 
 
 def _training_need(
-    shape: ModelShape, study: Study, method: str, answer_share: float
+    shape: ModelShape, study: Study, method: str, answer_share: float, hardware: Hardware
 ) -> memory.MemoryEstimate:
     training = study.training
-    modules = training.target_modules
+    modules, is_quantised = training.target_modules, method == "qlora"
+    stored = "int4" if is_quantised else "fp16"
+    workspace_gb = 0.0 if hardware.gpus else memory.cpu_workspace_gb(shape, stored, is_quantised)
     return memory.training_memory(
         shape,
         method,
@@ -233,26 +232,33 @@ def _training_need(
         gradient_checkpointing=training.gradient_checkpointing,
         base_precision="fp32" if BYTES_PER_VALUE[training.compute_dtype] == 4 else "fp16",
         answer_tokens=max(1, round(answer_share * training.max_tokens)),
+        workspace_gb=workspace_gb,
     )
 
 
-def _needs(shape: ModelShape, study: Study) -> dict[str, memory.MemoryEstimate]:
+def _needs(
+    shape: ModelShape, study: Study, hardware: Hardware, methods: Sequence[str] | None
+) -> dict[str, memory.MemoryEstimate]:
     training, workload = study.training, study.workload
     value_bytes = BYTES_PER_VALUE[training.compute_dtype]
     needs = {}
     longest: dict[str, tuple[Any, float]] = {}
-    for method in dict.fromkeys(c.method for c in study.configurations if c.method != "none"):
+    own = (c.method for c in study.configurations if c.method != "none")
+    for method in dict.fromkeys(own if methods is None else methods):
         for task in study.tasks:
             share = tasks.find(task).longest_answer_share
             step = adapt_step(method, task)
             longest[step] = method, max(share, longest.get(step, (method, 0.0))[1])
     for step, (method, share) in longest.items():
-        needs[step] = _training_need(shape, study, method, share)
+        needs[step] = _training_need(shape, study, method, share, hardware)
     most = max(*workload.concurrency, workload.largest_concurrency or 1)
-    is_vllm = workload.engine == "vllm"
-    workspace_gb = memory.vllm_workspace_gb(shape, most) if is_vllm else 0.0
     for precision in dict.fromkeys(v.precision for v in study.served_variants()):
-        held = _held(compressions.estimated_as(precision), value_bytes)
+        stored = compressions.estimated_as(precision)
+        held, workspace_gb = _held(stored, value_bytes), 0.0
+        if not hardware.gpus:
+            workspace_gb = memory.cpu_workspace_gb(shape, stored)
+        elif workload.engine == "vllm":
+            workspace_gb = memory.vllm_workspace_gb(shape, most)
         needs[f"serve {precision}"] = memory.serving_memory(
             shape,
             held,

@@ -71,6 +71,9 @@ PREDICTORS: dict[str, Callable[[pd.DataFrame, pd.DataFrame], pd.DataFrame]] = {
 }
 
 
+LEFT_OUT = ("physical roofline", "power law in bytes", "lookup: size class x precision")
+
+
 def ladder() -> pd.DataFrame:
     """Judge every predictor of the published rows, both ways, and the shipped one further.
 
@@ -90,6 +93,11 @@ def ladder() -> pd.DataFrame:
             if name == SHIPPED:
                 covered = np.log(predicted / held[list(QUANTITIES)]).abs() <= half_widths(train)
             judged += judge(predicted, held, name, direction, covered)
+    for name in LEFT_OUT:
+        predicted = pd.concat(
+            [PREDICTORS[name](rows.drop(held.index), held) for _, held in rows.groupby("model")]
+        )
+        judged += judge(predicted.reindex(rows.index), rows, name, "each model left out", None)
     errors = rows_of.left_out(rows)
     left_out = np.exp(errors) * rows[list(QUANTITIES)]
     judged += judge(left_out, rows, SHIPPED, "each model left out", covered_left_out(rows))

@@ -15,6 +15,7 @@ from edge_eval_lib.machine.declared import Hardware, load_hardware, load_hardwar
 from edge_eval_lib.study import Study
 
 PARTS = ["weights", "adapter", "gradients", "optimiser", "activations", "kv_cache", "workspace"]
+METHODS = ("lora", "qlora", "full")  # of adaptation, whatever the study does
 SPEED = [f"{q}{end}" for q in QUANTITIES for end in ("", "_lo", "_hi")]
 COLUMNS = [
     *("model", "step", "hardware", "cards"),
@@ -37,7 +38,8 @@ def requirements(
         calibration: Of `speed.predict`; by default the published figures'.
 
     Returns:
-        A row a model, step (`fit.step_of`) and hardware. GB: parts, need_gb (all parts on `cards`,
+        A row a model, step (`fit.step_of`; adaptation by LoRA, QLoRA and of all weights) and
+        hardware. GB: parts, need_gb (all parts on `cards`,
         the fewest, together) and device_gb (of one); verdict, and reason where nothing can be
         judged; flop of one request, or of the whole adaptation. Serving steps have speed and power
         of all the hardware's cards together at the study's headline concurrency, prompts of half
@@ -47,7 +49,7 @@ def requirements(
     rows: list[dict[str, Any]] = []
     for name in names:
         declared = load_hardware(name)
-        for (model, step), judged in fit.fits(study, declared).items():
+        for (model, step), judged in fit.fits(study, declared, METHODS).items():
             row: dict[str, Any] = {"model": model, "step": step, "hardware": name}
             row |= {"cards": judged.devices, "device_gb": declared.memory_gb}
             row |= {"verdict": judged.verdict, "reason": judged.reason}

@@ -37,7 +37,7 @@ FORMATS = {
     "int8": WeightFormat(8, row_bytes=4),  # LLM.int8(), arXiv 2208.07339: an fp32 scale a row
     # NF4 with double quantisation: an 8-bit constant a block of 64 weights and an fp32 one a block
     # of 256 constants, 0.127 bits together (QLoRA, arXiv 2305.14314); without it, 0.5 bits.
-    "int4": WeightFormat(4 + 8 / 64 + 32 / (64 * 256)),
+    "int4": WeightFormat(4 + 0.127),
     "nf4-single": WeightFormat(4 + 32 / 64),
     "w8a8": WeightFormat(8, row_bytes=2),  # a 16-bit scale a row
     "w4a16": WeightFormat(4 + 16 / 128),  # symmetric: a 16-bit scale a group of 128

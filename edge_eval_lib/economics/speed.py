@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from edge_eval_lib.bounds import NonNegative, Whole, checked
-from edge_eval_lib.economics import form, latency, published_speed, roofline
+from edge_eval_lib.economics import cost, form, latency, published_speed, roofline
 from edge_eval_lib.economics.roofline import Device
 from edge_eval_lib.economics.shape import ModelShape, by_precision
 
@@ -90,7 +90,7 @@ def predict(
         values = _calibrated(calibration, shape, precision, device, work)
     columns: dict[str, Any] = {}
     for quantity, value in values.items():
-        factor = np.where(
+        factor: Any = np.where(
             inside,
             np.exp(calibration.half_widths[quantity]),
             np.exp(calibration.outside_half_widths[quantity]),
@@ -140,6 +140,49 @@ def _calibrated(
         values[quantity] = values[quantity] * np.exp(factor)
     energy_j = values["power_w"] / values["throughput_tok_s"]
     return values | {"energy_per_token_j": energy_j}
+
+
+def cost_against_speed(
+    shape: ModelShape,
+    precision: str,
+    device: Device,
+    usd_per_hour: float,
+    concurrency: Any = (1, 2, 4, 8, 16, 32, 64, 128),
+    **asked: Any,
+) -> pd.DataFrame:
+    """Set what a token costs beside how fast each reader gets them, as more are served at once.
+
+    Args:
+        shape: The model's.
+        precision: Of its weights.
+        device: What serves.
+        usd_per_hour: Of all its cards.
+        concurrency: Requests in flight, a row each.
+        **asked: Further arguments of `predict`.
+
+    Returns:
+        concurrency, tok_s_per_request (1 / TPOT), throughput_tok_s, usd_per_million_tokens,
+        compute_bound (whether arithmetic takes a step longer than reading), extrapolated.
+    """
+    at_once = np.asarray(concurrency)
+    predicted = predict(shape, precision, device, at_once, **asked)
+    peaks = roofline.Rates(bandwidth_share=1.0, compute_share=1.0)
+    alone_s, batch_s = (
+        roofline.step_s(shape, precision, replace(device, cards=1), c, 0, peaks)
+        for c in (1, at_once)
+    )
+    return pd.DataFrame(
+        {
+            "concurrency": at_once,
+            "tok_s_per_request": 1 / predicted.tpot_s,
+            "throughput_tok_s": predicted.throughput_tok_s,
+            "usd_per_million_tokens": cost.usd_per_million_tokens(
+                usd_per_hour, predicted.throughput_tok_s
+            ),
+            "compute_bound": batch_s > alone_s,
+            "extrapolated": predicted.extrapolated,
+        }
+    )
 
 
 @dataclass(frozen=True)

@@ -165,6 +165,17 @@ def test_an_impossible_request_is_refused_by_name():
         speed.predict(LLAMA_1B, "int3", T4)
 
 
+def test_a_token_is_cheaper_the_more_are_served_and_each_reader_slower():
+    table = speed.cost_against_speed(LLAMA_8B, "fp16", T4X2, usd_per_hour=1.0)
+    assert table["usd_per_million_tokens"].is_monotonic_decreasing
+    assert table["tok_s_per_request"].is_monotonic_decreasing
+    per_mtok = 1e6 / (3600 * table["throughput_tok_s"])
+    assert table["usd_per_million_tokens"].to_numpy() == pytest.approx(per_mtok.to_numpy())
+    assert not table["compute_bound"].any()  # from 203 requests on at 16 bits
+    busy = speed.cost_against_speed(LLAMA_8B, "fp16", T4X2, 1.0, [200, 210])
+    assert busy["compute_bound"].tolist() == [False, True]
+
+
 def test_the_parts_of_a_step_add_up_to_the_prediction():
     asked = {"concurrency": 16, "prompt_tokens": 600, "output_tokens": 100}
     cost = speed.step_cost(LLAMA_8B, "fp16", T4X2, **asked)
@@ -194,7 +205,7 @@ def test_the_shipped_form_is_as_good_as_looking_up(errors):
         assert shipped[key] <= mean_pct + 1, key
     # The published lookup: TPOT 6, TTFT 6, throughput 7-9, J/token 8-9 %.
     assert lookup["tpot_s"].max() == pytest.approx(6.2, abs=0.1)
-    assert lookup["throughput_tok_s"].tolist() == pytest.approx([7.2, 8.8], abs=0.1)
+    assert lookup["throughput_tok_s"].tolist()[:2] == pytest.approx([7.2, 8.8], abs=0.1)
 
 
 def test_each_rung_of_time_per_token_is_better_than_the_one_below(errors):

@@ -234,6 +234,13 @@ def test_requirements_are_whole(table):
     assert (table["flop"] > 0).all()
 
 
+def test_adapting_all_weights_needs_most_and_qlora_least_where_weights_count(table):
+    of_8b = table.query("model == 'llama-8B' and hardware == 'h200'").set_index("step")
+    need_gb = [of_8b.loc[f"adapt by {m}", "need_gb"] for m in ("qlora", "lora", "full")]
+    assert need_gb == sorted(need_gb)
+    assert of_8b.loc["adapt by full", "flop"] > of_8b.loc["adapt by lora", "flop"]
+
+
 def test_only_what_was_calibrated_is_not_extrapolated(table):
     served = table[table["step"].str.startswith("serve")]
     assert not served.loc[served["hardware"] == "t4x2", "extrapolated"].any()
