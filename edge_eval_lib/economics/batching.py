@@ -12,6 +12,7 @@ import numba
 import numpy as np
 
 from edge_eval_lib.bounds import NonNegative, OpenShare, Positive, Whole, checked, require
+from edge_eval_lib.economics.capacity import day_shares
 from edge_eval_lib.economics.server import Server, capacity_req_s
 from edge_eval_lib.uncertainty import Interval, mean_interval
 
@@ -56,11 +57,7 @@ def arrivals_s(
     even = np.cumsum(gaps, axis=1) / rate_req_s
     if profile is None:
         return even
-    weights = np.asarray(profile, float)
-    require(NonNegative, profile=weights)
-    if len(weights) != 24 or not weights.sum():
-        raise ValueError("profile must be 24 weights, one an hour, not all 0")
-    shares = np.concatenate([[0.0], np.cumsum(weights) / weights.sum()])
+    shares = np.concatenate([[0.0], np.cumsum(day_shares(profile))])
     days, of_day = np.divmod(even / SECONDS_PER_DAY, 1)
     return (days + np.interp(of_day, shares, np.linspace(0, 1, 25))) * SECONDS_PER_DAY
 

@@ -70,7 +70,7 @@ def fixed_fleet(
     Returns:
         The fleet; idle share 0 where there is no load.
     """
-    peak = _shares(profile).max() / 3600
+    peak = day_shares(profile).max() / 3600
     cards = cards_needed(np.multiply(requests_per_day, peak), capacity_req_s, headroom)
     return _fleet(cards, 24 * cards, requests_per_day, capacity_req_s)
 
@@ -84,7 +84,7 @@ def hourly_fleet(
     """Size a fleet that is scaled to each hour's load; arguments as of `fixed_fleet`."""
     hours = [
         cards_needed(np.multiply(requests_per_day, share / 3600), capacity_req_s, headroom)
-        for share in _shares(profile)
+        for share in day_shares(profile)
     ]
     most = np.maximum.reduce(hours)
     return _fleet(most, np.sum(hours, axis=0), requests_per_day, capacity_req_s)
@@ -97,7 +97,8 @@ def _fleet(cards, card_hours, requests_per_day, capacity_req_s) -> Fleet:
     return Fleet(cards, card_hours, idle)
 
 
-def _shares(profile: Sequence[float]) -> np.ndarray:
+def day_shares(profile: Sequence[float]) -> np.ndarray:
+    """Return the share of a day's requests that each of 24 hours has, by their weights."""
     weights = np.asarray(profile, float)
     require(NonNegative, profile=weights)
     if weights.shape != (24,) or not weights.sum():
