@@ -1,0 +1,57 @@
+"""A server under a day's load, and between requests: what the tables say and how it moves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edge_eval_lib.economics.server import Server, capacity_req_s
+from edge_eval_lib.economics.under_load import day_table, standby_table
+
+T4 = Server(2e-4, 8e-3, 2e-4, 1e-7, max_batch=32)
+DAY = {"requests_per_day": 300_000, "prompt_tokens": 300, "output_tokens": 150}
+
+
+def test_a_day_takes_so_many_servers_and_bursts_take_more():
+    table = day_table(T4, **DAY, ttft_limit_s=1.0, tpot_limit_s=0.02).set_index("arrivals")
+    random, bursts = table.loc["at random"], table.loc["in bursts"]
+    assert bursts["highest_rate_req_s"] < random["lo"]
+    assert random["highest_rate_req_s"] < capacity_req_s(T4, 300, 150)
+    assert bursts["cards"] >= random["cards"] >= 2
+    # They are as many as the limits take, so that the limits hold.
+    assert (table["share_in_time"] >= 0.88).all()
+    assert (table["ttft_p95_s"] > table["ttft_s"]).all()
+    assert (table["idle_share"] > table["idle_share_by_hour"]).all()
+    tighter = day_table(T4, **DAY, ttft_limit_s=1.0, tpot_limit_s=0.012)
+    assert (tighter["cards"].to_numpy() > table["cards"].to_numpy()).all()
+
+
+def test_limits_that_no_rate_holds_leave_the_rest_empty():
+    table = day_table(T4, **DAY, ttft_limit_s=0.05, tpot_limit_s=0.02, patterns={"a clock": 0.0})
+    assert table.to_dict("records") == [
+        {"arrivals": "a clock", "highest_rate_req_s": 0.0, "lo": 0.0, "hi": 0.0}
+    ]
+
+
+def test_between_requests():
+    given = {"energy_per_request_j": 50, "load_s": 10, "load_energy_j": 7630.5}
+    rare, often = (
+        standby_table(rate, **given, extra_idle_power_w=26, usd_per_hour=1.0).set_index("way")
+        for rate in (1e-4, 0.1)
+    )
+    assert rare["standby_j"].idxmin() == "scale to zero"
+    assert often["standby_j"].idxmin() == "keep warm"
+    # Every request a cold start: C_tax of the energies.
+    assert rare.loc["scale to zero", "standby_tax"] == pytest.approx(7630.5 / 50)
+    assert rare.loc["scale to zero", "standby_usd"] == pytest.approx(10 / 3600)
+    for table in (rare, often):
+        middle = table.loc["unload after the keep-warm time"]
+        assert middle["keep_s"] == pytest.approx(293.5, abs=0.1)
+        assert middle["standby_j"] <= 2 * table["standby_j"].min()
+    dearer = standby_table(
+        0.1, **given, extra_idle_power_w=26, usd_per_hour=1.0, electricity_usd_per_kwh=0.3
+    )
+    assert (dearer["standby_usd"].to_numpy() > often["standby_usd"].to_numpy()).all()
+    with pytest.raises(ValueError, match=r"^rate_req_s must be above 0"):
+        standby_table(0.0, **given, extra_idle_power_w=26, usd_per_hour=1.0)
+    assert np.isinf(often.loc["keep warm", "keep_s"])
