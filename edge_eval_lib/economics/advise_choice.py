@@ -277,16 +277,18 @@ def flips(choice: Choice) -> pd.DataFrame:
             table.loc[name, f"flips_{side}"] = np.nan if value is None else value
             says = None
             if value is not None:
-                says = (
-                    "none"
-                    if best is None
-                    else f"{names['name'][best]}, {names['deployment'][best]}"
-                )
+                says = "none" if best is None else _said(names.loc[best])
             table.loc[name, f"then_{side}"] = says
     table.loc[MEASUREMENT, "total_order"] = total.get(MEASUREMENT, np.nan)
     table.loc[MEASUREMENT, "source"] = choice.inputs.ranges[MEASUREMENT].source
     table = table.sort_values("total_order", ascending=False, kind="stable", na_position="last")
     return table.reset_index(names="input")
+
+
+def _said(row: pd.Series) -> str:
+    """`llama-1B_rag_lora_int4, on premises, 8 at once`."""
+    places = "" if row["deployment"] == API else f", {row['concurrency']:.0f} at once"
+    return f"{row['name']}, {row['deployment']}{places}"
 
 
 # --- none fits --------------------------------------------------------------------------------

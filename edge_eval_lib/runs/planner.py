@@ -28,7 +28,7 @@ from edge_eval_lib.economics.prices import PriceBook, Prices, load_price_book
 from edge_eval_lib.errors import UserError, nearest
 from edge_eval_lib.machine.declared import Hardware, load_hardware, load_hardware_file
 from edge_eval_lib.paths import outputs_root
-from edge_eval_lib.results import advice
+from edge_eval_lib.results import decision
 from edge_eval_lib.study import PUBLISHED, Study, find_beside, load_study
 
 LIKE_PUBLISHED = "paper_t4"  # the study that measures what was published
@@ -249,6 +249,6 @@ def sliders(question: Planner) -> None:
         except UserError as error:
             print(error)
         else:
-            display(advice.sentences(advice.answer(chosen, question.machine)))
+            display(decision.sentences(decision.answer(chosen, question.machine)))
 
     display(widgets.VBox(list(controls.values())), widgets.interactive_output(again, controls))

@@ -279,22 +279,18 @@ def make_advice(study: Study | None, parameters: dict[str, Any]) -> None:
 
     name = PUBLISHED if study is None else str(study.path)
     planner.begin(name, **parameters)  # refuses what cannot be, before a notebook starts
-    if study is None:  # which study does not matter to it
-        study = load_study("embedded")
-        key, parameters = PUBLISHED, parameters | {"study": PUBLISHED}
-        notebook = runner.run_one(study, "planner", key, parameters=parameters)
-        at = place(study, "planner", key)
+    key, remade = ("planner", "synthesis") if study else (PUBLISHED, "paper")
+    parameters = parameters | ({} if study else {"study": PUBLISHED})
+    owner = study or load_study("embedded")  # which one does not matter to the published figures
+    at = place(owner, "planner", key)
+    with claims.claimed(study) if study else contextlib.nullcontext():
+        notebook = runner.run_one(owner, "planner", key, parameters=parameters)
+        for text in scraps.read_scraps(notebook)["answer"]:
+            SAY(text.replace("**", ""))
+        SAY(f"All of it: {at.directory / 'planner.html'}", flush=True)
         if (at.directory / "report.html").is_file():
-            runner.run_one(study, "paper", "paper")
-    else:
-        with claims.claimed(study):
-            notebook = runner.run_one(study, "planner", "planner", parameters=parameters)
-            at = place(study, "planner", "planner")
-            if (at.directory / "report.html").is_file():
-                runner.run_one(study, "synthesis", "synthesis")
-    for text in scraps.read_scraps(notebook)["answer"]:
-        SAY(text.replace("**", ""))
-    SAY(f"All of it: {at.directory / 'planner.html'}")
+            runner.run_one(owner, remade, remade)
+            SAY(f"It stands in the report too: {at.directory / 'report.html'}")
 
 
 def _clean_up(study: Study) -> None:

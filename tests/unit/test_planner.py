@@ -11,7 +11,7 @@ from test_advise import row
 from edge_eval_lib.__main__ import app
 from edge_eval_lib.economics import advise_choice
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.results import advice
+from edge_eval_lib.results import advice, decision
 from edge_eval_lib.results.readable import write_table
 from edge_eval_lib.runs import planner
 
@@ -48,7 +48,7 @@ def test_every_published_variant_of_a_task_is_an_option(published_choice):
 
 def test_the_answer_holds_what_a_decision_needs(published_choice):
     choice = published_choice.choice
-    text = " ".join(advice.answer(choice, "2x Tesla T4", advise_choice.flips(choice)))
+    text = " ".join(decision.answer(choice, "2x Tesla T4", advise_choice.flips(choice)))
     for part in ("For 30,000 rag requests a day", "first token within 1,000 ms", "take **llama-1B",
                  "% of what the inputs may be", "It pays after", "g CO2e a request",
                  "when the API falls below", "Most able to flip it"):  # fmt: skip
@@ -58,7 +58,7 @@ def test_the_answer_holds_what_a_decision_needs(published_choice):
 def test_neighbours_that_noise_hides_share_a_rank_and_are_named(published_choice):
     table = published_choice.choice.table
     assert table["tied"].any()
-    text = " ".join(advice.answer(published_choice.choice, "2x Tesla T4"))
+    text = " ".join(decision.answer(published_choice.choice, "2x Tesla T4"))
     assert "The measuring errors do not tell it from" in text
 
 
@@ -75,7 +75,7 @@ def test_an_slo_below_reading_the_weights_once_is_refused():
 
 def test_where_none_fits_the_answer_says_what_would():
     asked = planner.begin("published", need={"ttft_ms": 15}, deployments=["on premises"])
-    text = " ".join(advice.answer(asked.choice, asked.machine))
+    text = " ".join(decision.answer(asked.choice, asked.machine))
     assert "**none** of the 24 options fits" in text
     assert "would fit if the first token may take" in text
 
@@ -103,7 +103,7 @@ def test_on_other_hardware_speed_is_predicted_and_said_to_be():
     both = asked.options.merge(measured, on=["family", "size", "method", "precision"])
     assert len(both) == len(asked.options) > 10
     assert (both["tpot_ms_x"] > both["tpot_ms_y"]).all()  # half the bandwidth
-    assert "predicted" in advice.answer(asked.choice, asked.machine)[0]
+    assert "predicted" in decision.answer(asked.choice, asked.machine)[0]
     assert asked.inputs.value("hardware_usd") == 3000
 
 
