@@ -51,7 +51,7 @@ def test_steps_as_long_as_the_batch_share_the_server_request_by_request():
     assert ours.latency_s.mean() == pytest.approx(stays.mean(), rel=0.01)
 
 
-@pytest.mark.parametrize(("servers", "load"), [(4, 0.5), (4, 0.7), (4, 0.9), (16, 0.7), (16, 0.9)])
+@pytest.mark.parametrize(("servers", "load"), [(4, 0.5), (4, 0.9), (16, 0.9)])
 def test_waits_are_those_of_erlang_c(servers, load):
     rate, step_s = servers * load, 0.01
     arrivals = arrivals_s(rate, 40_000, 12, seed=2)
@@ -66,7 +66,7 @@ def test_waits_are_those_of_erlang_c(servers, load):
     assert lo <= latency.share_served_within(step_s, rate, 1.0, servers) <= hi
 
 
-@pytest.mark.parametrize("load", [0.5, 0.7, 0.9])
+@pytest.mark.parametrize("load", [0.5, 0.9])
 @pytest.mark.parametrize("answers", ["all alike", "geometric", "short and long"])
 def test_stays_are_those_of_processor_sharing_whatever_the_answers(answers, load):
     rng = np.random.default_rng(13)
@@ -78,8 +78,8 @@ def test_stays_are_those_of_processor_sharing_whatever_the_answers(answers, load
         "short and long": mean_tokens * rng.choice([4, 64], arrivals.shape, p=[0.9, 0.1]) // 10,
     }[answers]
     run = simulate(Server(0, 0, 1 / mean_tokens, max_batch=np.inf), arrivals, 0, tokens + 1)
-    # 99 % for all nine cases together (Bonferroni).
-    mean, lo, hi = run.interval(run.latency_s, confidence=1 - 0.01 / 9)
+    # 99 % for all six cases together (Bonferroni).
+    mean, lo, hi = run.interval(run.latency_s, confidence=1 - 0.01 / 6)
     assert lo <= latency.processor_sharing_s(1.0, load) <= hi
     assert (hi - lo) / 2 < 0.15 * mean
 
@@ -119,6 +119,10 @@ def test_a_request_alone_takes_its_prompt_and_its_steps():
     assert run.latency_s[0, 0] == pytest.approx(run.ttft_s[0, 0] + steps.sum())
     times = run.token_times_s(0, 0, ANSWER)
     assert np.diff(times) == pytest.approx(steps)
+    # A reader of 5 tokens a second is served in full, one of 200 who begins at once is not.
+    assert latency.quality_of_experience(times - 5.0, 1.0, 5) == 1
+    assert latency.quality_of_experience(times - 5.0, 0.06, 200) < 1
+    assert latency.deadline_miss_rate(np.diff(times, prepend=5.0), 1.0, 0.02) == 0
     assert times[-1] - 5.0 == pytest.approx(run.latency_s[0, 0])
     assert run.steps == ANSWER
     idle = steady_state(T4, 0.0, PROMPT, ANSWER)
