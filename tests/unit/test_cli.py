@@ -70,11 +70,14 @@ def assert_a_sentence(done: subprocess.CompletedProcess[str], code: int, message
     assert len(done.stderr) < 400
 
 
-def test_planning_imports_neither_torch_nor_a_notebook_library():
+def test_planning_and_judging_import_neither_torch_nor_a_notebook_library():
     code = """
 import sys
-from edge_eval_lib.runs import claims, plan
-plan.describe(claims.open_study("embedded"))
+from edge_eval_lib.paper import claims, published
+from edge_eval_lib.runs import plan
+from edge_eval_lib.runs.claims import open_study
+published.load()
+plan.describe(open_study("embedded"))
 print([m for m in ("torch", "transformers", "papermill", "snakemake") if m in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
