@@ -67,8 +67,10 @@ def stack_devices(devices: Sequence[Device]) -> Device:
     """Return one device whose fields are arrays, a number a device.
 
     Raises:
-        ValueError: Some have a power limit and others do not: compute them apart.
+        ValueError: Some have a power limit and others do not, or some are CPUs: compute them apart.
     """
+    if len({device.name == "cpu" for device in devices}) > 1:
+        raise ValueError("devices must all be CPUs, or none")
     if len({device.power_limit_w is None for device in devices}) > 1:
         raise ValueError("devices must all have a power limit, or none")
     values = {f.name: [getattr(d, f.name) for d in devices] for f in fields(Device)}

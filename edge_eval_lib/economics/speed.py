@@ -17,6 +17,9 @@ from edge_eval_lib.economics import cost, form, latency, published_speed, roofli
 from edge_eval_lib.economics.roofline import Device
 from edge_eval_lib.economics.shape import ModelShape, by_precision
 
+STATED = "the stated roofline of a CPU, calibrated by nothing"
+# ASSUMED: INT8 on a CPU with AVX-512 is 2.6 times as fast as on the one that was read off.
+STATED_HALF_WIDTHS = dict.fromkeys(form.QUANTITIES, float(np.log(3)))
 Work = tuple[Any, Any, Any]  # concurrency, prompt tokens, output tokens
 
 
@@ -76,15 +79,20 @@ def predict(
         concurrency: Requests in flight.
         prompt_tokens: Of a request.
         output_tokens: Of a request.
-        calibration: By default `published_speed.calibration()`: two T4, vLLM, 23 to 42 in flight.
+        calibration: By default `published_speed.calibration()`: two T4, vLLM, 23 to 42 in flight;
+            of a CPU, which no GPU tells of, the roofline as it stands, within a factor of 3.
 
     Returns:
         The figures with their intervals.
     """
+    is_stated = calibration is None and isinstance(device.name, str) and device.name == "cpu"
     calibration = calibration or published_speed.calibration()
     work = (concurrency, prompt_tokens, output_tokens)
     inside = calibration.range.holds(shape, precision, device, *work)
-    if calibration.forms is not None:
+    if is_stated:
+        values = _stated(shape, precision, device, work)
+        calibration = replace(calibration, basis=STATED, outside_half_widths=STATED_HALF_WIDTHS)
+    elif calibration.forms is not None:
         values = _carried(calibration, shape, precision, device, work)
     else:
         values = _calibrated(calibration, shape, precision, device, work)
@@ -122,6 +130,14 @@ def _carried(
     if device.power_limit_w is None:
         values |= {q: np.nan * values[q] for q in ("power_w", "energy_per_token_j")}
     return values
+
+
+def _stated(shape: ModelShape, precision: Any, device: Device, work: Work) -> dict[str, Any]:
+    """The roofline of a CPU as it stands; power its limit's, where one is declared."""
+    values = roofline.figures(shape, precision, device, *work, roofline.CPU)
+    if device.power_limit_w is None:
+        values |= {"power_w": np.nan, "energy_per_token_j": np.nan}
+    return values | {"load_s": shape.weight_bytes(precision) / 1e9 / roofline.DISK_GB_S}
 
 
 def _calibrated(

@@ -151,8 +151,21 @@ def test_predictions_move_as_they_must():
     assert speed.predict(**asked | {"shape": LLAMA_1B}).energy_per_token_j < base.energy_per_token_j
 
 
+def test_a_cpu_is_told_of_by_its_roofline_alone():
+    predicted = speed.predict(SMOLLM2, "fp16", CPU, 1, 60, 16)
+    assert predicted.extrapolated
+    assert predicted.basis == speed.STATED
+    # fp32 weights at half of 20 GB/s; measured on two cores: 60 to 67 ms.
+    assert 0.05 < predicted.tpot_s < 0.07
+    assert predicted.tpot_s_hi == pytest.approx(3 * predicted.tpot_s)
+    assert np.isnan(predicted.power_w)
+    assert np.isnan(predicted.energy_per_token_j)
+    limited = speed.predict(SMOLLM2, "fp16", replace(CPU, power_limit_w=50.0), 1, 60, 16)
+    assert limited.power_w == 50
+
+
 def test_where_no_power_is_known_there_is_none():
-    predicted = speed.predict(LLAMA_1B, "fp16", CPU)
+    predicted = speed.predict(LLAMA_1B, "fp16", replace(T4, power_limit_w=None))
     assert np.isnan(predicted.power_w)
     assert np.isnan(predicted.energy_per_token_j)
     assert predicted.tpot_s > 0

@@ -212,6 +212,8 @@ def test_devices_are_stacked_only_of_a_kind():
     assert both.bandwidth_byte_s.tolist() == [320e9, 3350e9]
     with pytest.raises(ValueError, match="all have a power limit, or none"):
         roofline.stack_devices([T4, replace(T4, power_limit_w=None)])
+    with pytest.raises(ValueError, match="all be CPUs, or none"):
+        roofline.stack_devices([T4, replace(T4, name="cpu")])
 
 
 # --- a study's models on any hardware ---------------------------------------------------------
