@@ -73,3 +73,13 @@ def test_a_wrong_price_is_refused_by_name(tmp_path, field, value, complaint):
     path.write_text(yaml.safe_dump(content))
     with pytest.raises(UserError, match=complaint):
         load_price_book(path)
+
+
+@pytest.mark.parametrize("value", [[2, 1], [-1, 1], [1]])
+def test_a_wrong_price_of_a_cloud_is_refused_by_name(tmp_path, value):
+    content = yaml.safe_load((project_root() / "params" / "prices.yaml").read_text())
+    content["cloud_gpus"][0]["usd_per_hour"] = value
+    path = tmp_path / "prices.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(UserError, match=r"cloud_gpus.*usd_per_hour"):
+        load_price_book(path)
