@@ -69,22 +69,28 @@ def fit(
     """Fit the form to rows of measurements: size n, bytes a weight b, value y.
 
     Raises:
-        ValueError: There are fewer than two sizes or precisions: an exponent has nothing to go by.
+        ValueError: There are fewer than two sizes or precisions, or each size has one of its own: an
+            exponent has nothing to go by.
     """
     for name, column in (("nominal", nominal), ("bytes_per_weight", bytes_per_weight)):
         if len(np.unique(column)) < 2:
             raise ValueError(f"{name} must have two different values at least")
     logs, log_b = np.log(values), np.log(bytes_per_weight)
-    best: tuple[float, Form] | None = None
-    for offset in _OFFSETS:
-        columns = np.column_stack([np.ones_like(log_b), log_b, np.log(nominal + offset)])
-        solution = np.linalg.lstsq(columns, logs, rcond=None)[0]
-        loss = float(((columns @ solution - logs) ** 2).sum() + (_PULL * offset) ** 2)
-        if best is None or loss < best[0]:
-            log_k, of_bytes, of_size = map(float, solution)
-            best = loss, Form(log_k, of_bytes, of_size, float(offset))
-    assert best is not None
-    return best[1]
+    # A least-squares fit for each offset, about the rows' middle.
+    log_n = np.log(np.asarray(nominal) + _OFFSETS[:, None])
+    columns = np.stack(np.broadcast_arrays(log_b, log_n), axis=-1)
+    middle = columns.mean(axis=1, keepdims=True)
+    centred, rises = columns - middle, (logs - logs.mean())[:, None]
+    turned = centred.transpose(0, 2, 1)
+    try:
+        slopes = np.linalg.solve(turned @ centred, turned @ rises)
+    except np.linalg.LinAlgError:
+        raise ValueError("nominal and bytes_per_weight must vary apart from each other") from None
+    losses = ((centred @ slopes - rises) ** 2).sum(axis=(1, 2)) + (_PULL * _OFFSETS) ** 2
+    best = int(losses.argmin())
+    of_bytes, of_size = map(float, slopes[best, :, 0])
+    log_k = float(logs.mean() - middle[best, 0] @ slopes[best, :, 0])
+    return Form(log_k, of_bytes, of_size, float(_OFFSETS[best]))
 
 
 @checked

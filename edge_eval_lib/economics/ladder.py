@@ -7,6 +7,7 @@ QLoRA-INT4 of one model and task, whose weights are alike. docs/predictions.md s
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -74,6 +75,7 @@ PREDICTORS: dict[str, Callable[[pd.DataFrame, pd.DataFrame], pd.DataFrame]] = {
 LEFT_OUT = ("physical roofline", "power law in bytes", "lookup: size class x precision")
 
 
+@cache
 def ladder() -> pd.DataFrame:
     """Judge every predictor of the published rows, both ways, and the shipped one further.
 

@@ -61,6 +61,7 @@ def test_a_fit_finds_the_form_that_made_the_rows():
         ([1, 1], [2, 1], "nominal must have two different"),
         ([1, 3], [2, 2], "bytes_per_weight must have two different"),
         ([1, 0], [2, 1], "nominal must be above 0"),
+        ([1, 3], [2, 1], "must vary apart from each other"),
     ],
 )
 def test_a_fit_needs_two_sizes_and_precisions(sizes, stored, message):
