@@ -69,8 +69,8 @@ def fit(
     """Fit the form to rows of measurements: size n, bytes a weight b, value y.
 
     Raises:
-        ValueError: There are fewer than two sizes or precisions, or each size has one of its own: an
-            exponent has nothing to go by.
+        ValueError: There are fewer than two sizes or precisions, or each size has one of its own:
+            an exponent has nothing to go by.
     """
     for name, column in (("nominal", nominal), ("bytes_per_weight", bytes_per_weight)):
         if len(np.unique(column)) < 2:
