@@ -13,7 +13,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Literal
 
-import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -165,15 +164,11 @@ def load(directory: str | Path | None = None) -> Published:
 def check(**tables: pd.DataFrame) -> Published:
     """Check the tables (one argument a field of `Published`) as `load` does."""
     checked = {name: _validate(name, tables[name]) for name in _SCHEMAS}
-    models = checked["models"].set_index(MODEL)
     for name in ("adaptation", "compression", "serving", "quality"):
-        _refuse_unknown(name, checked[name], MODEL, models.index, "models.csv")
-    adapters = pd.MultiIndex.from_frame(checked["adaptation"][ADAPTER])
-    served = pd.MultiIndex.from_frame(checked["serving"][VARIANT])
-    scored = pd.MultiIndex.from_frame(checked["quality"][VARIANT])
-    _refuse_unknown("serving", checked["serving"], ADAPTER, adapters, "adaptation.csv")
-    _refuse_unknown("serving", checked["serving"], VARIANT, scored, "quality.csv")
-    _refuse_unknown("quality", checked["quality"], VARIANT, served, "serving.csv")
+        _refuse_unknown(checked, name, MODEL, "models")
+    _refuse_unknown(checked, "serving", ADAPTER, "adaptation")
+    _refuse_unknown(checked, "serving", VARIANT, "quality")
+    _refuse_unknown(checked, "quality", VARIANT, "serving")
     beyond = checked["quality"]["score_mean"] > checked["quality"]["score_maximum"]
     for index in checked["quality"].index[beyond]:
         row = checked["quality"].loc[index]
@@ -182,6 +177,7 @@ def check(**tables: pd.DataFrame) -> Published:
             f"score_maximum {row['score_maximum']:g}; give the score on the scale it names."
         )
     refuse_impossible_passes(checked["quality"])
+    models = checked["models"].set_index(MODEL)
     for name in ("adaptation", "compression", "serving"):
         checked[name] = with_doubts(name, checked[name], models)
     return Published(**checked)
@@ -240,13 +236,16 @@ def _validate(name: str, table: pd.DataFrame) -> pd.DataFrame:
     return checked
 
 
-def _refuse_unknown(
-    name: str, table: pd.DataFrame, key: list[str], known: pd.MultiIndex, where: str
-) -> None:
-    present = pd.MultiIndex.from_frame(table[key]).isin(known)
-    if not present.all():
-        index = int(np.argmin(present))
-        raise UserError(
-            f"{row_name(name, table.loc[index], index)}: {where} has no row for "
-            f"{' '.join(table.loc[index, key])}; add it there or remove it here."
-        )
+def _refuse_unknown(tables: dict[str, pd.DataFrame], name: str, key: list[str], where: str) -> None:
+    """Refuse a row of `name` without its counterpart in the table `where`."""
+    known = set(_keys(tables[where], key))
+    for index, row in enumerate(_keys(tables[name], key)):
+        if row not in known:
+            raise UserError(
+                f"{row_name(name, tables[name].loc[index], index)}: {where}.csv has no row for "
+                f"{' '.join(row)}; add it there or remove it here."
+            )
+
+
+def _keys(table: pd.DataFrame, key: list[str]) -> list[tuple[str, ...]]:
+    return [*zip(*(table[column].tolist() for column in key), strict=True)]
