@@ -276,7 +276,14 @@ def test_the_page_tells_the_errors_as_they_are():
     page = (project_root() / "docs" / "predictions.md").read_text(encoding="utf-8")
     for line in prediction_errors.markdown().splitlines():
         assert line in page, f"docs/predictions.md lacks the line {line!r}; see its last section"
-    assert str(ladder.FORMS_TRIED) in page
+    text = " ".join(page.split())
+    assert f"{ladder.FORMS_TRIED} forms and variations were tried" in text
+    for row in ladder.size_exponents().itertuples():
+        assert f"{row.exponent:.2f} ({row.exponent_lo:.2f} to {row.exponent_hi:.2f}" in text
+    for _, named in ladder.near_peak_bandwidth().groupby("family"):
+        assert " and ".join(f"{100 * share:.0f}" for share in named["share"]) + " %" in text
+    h100_s = speed.predict(LLAMA_8B, "fp16", H100, 1).tpot_s
+    assert f"is {1e3 * h100_s:.2f} ms by that" in text
 
 
 # --- live calibration -------------------------------------------------------------------------
