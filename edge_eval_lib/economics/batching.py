@@ -13,7 +13,7 @@ import numpy as np
 
 from edge_eval_lib.bounds import NonNegative, OpenShare, Positive, Whole, checked, require
 from edge_eval_lib.economics.capacity import day_shares
-from edge_eval_lib.economics.server import Server, capacity_req_s
+from edge_eval_lib.economics.server import CACHE, Server, capacity_req_s
 from edge_eval_lib.uncertainty import Interval, mean_interval
 
 SECONDS_PER_DAY = 86_400.0
@@ -153,7 +153,7 @@ def simulate(
     )
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=CACHE)
 def _simulate(
     arrivals,
     prompt,

@@ -31,6 +31,18 @@ from edge_eval_lib.bounds import (
 )
 
 
+def may_cache() -> bool:
+    """Check that numba can keep what it compiles: not in a read-only place without a home."""
+    try:
+        numba.njit(cache=True)(may_cache)
+    except RuntimeError:
+        return False
+    return True
+
+
+CACHE = may_cache()
+
+
 @checked
 @dataclass(frozen=True)
 class Server:
@@ -195,7 +207,7 @@ def _per_request(server: Server, prompt_tokens, output_tokens):
     "void(f8, f8, f8, f8, f8, f8, f8[:], f8[:], f8[:], f8[:], f8[:], f8[:])",
     "(),(),(),(),(),()->(),(),(),(),(),()",
     nopython=True,
-    cache=True,
+    cache=CACHE,
 )
 def _balance(
     rate, prefill_s, step_s, per_s, intervals, limit, busy, batch, waiting, wait, ttft, tpot

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_eval_lib.economics import batching, latency
+from edge_eval_lib.economics import batching, latency, server
 from edge_eval_lib.economics.batching import arrivals_s, simulate
 from edge_eval_lib.economics.server import Server, capacity_req_s, fit_server, steady_state
 
@@ -256,6 +256,15 @@ def test_the_highest_rate_keeps_the_limits_and_bursts_lower_it():
     # Below what a request takes alone no rate holds.
     assert rate(ttft_limit_s=0.05) == (0, 0, 0)
     assert rate(tpot_limit_s=0.008) == (0, 0, 0)
+
+
+def test_where_nothing_can_be_kept_it_compiles_anew(monkeypatch):
+    def njit(cache):
+        raise RuntimeError("cannot cache function")
+
+    assert server.may_cache()
+    monkeypatch.setattr(server.numba, "njit", njit)
+    assert not server.may_cache()
 
 
 def test_what_cannot_be_is_refused_by_name():
