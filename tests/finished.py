@@ -103,6 +103,35 @@ def undone(study: Study) -> dict[tuple[str, str], str]:
     return completion.survey(study, [catalogue.find_run(study, *key) for key in everything(study)])
 
 
+def serving_record(**changes: object) -> dict[str, object]:
+    """A window's record of serving two requests at a time."""
+    return {
+        "window": "serve at 2",
+        "concurrency": 2,
+        "rate_per_s": None,
+        "prefix_caching": False,
+        "prefix_cache_hit_rate": None,
+        "kv_cache": None,
+        "failures": {},
+        "continuous_batching": False,
+        "on_gpu": False,
+        "s": 25.0,
+        "start_monotonic_s": 1000.0,
+        "energy_j": 500.0,
+        "energy_lo_j": 250.0,
+        "energy_hi_j": 1000.0,
+        "energy_net_j": 400.0,
+        "energy_source": "nvml-counter",
+        "energy_reason": None,
+        "energy_net_reason": None,
+        "power_w": 20.0,
+        "cpu_s": 30.0,
+        "peak_memory_gb": 2.0,
+        "peak_memory_reason": None,
+        "checks": [{"name": "resolution", "verdict": "ok", "detail": ""}],
+    } | changes
+
+
 def study_below(root: Path, patch: pytest.MonkeyPatch) -> Study:
     """The tiny study in `root`, with notebooks and outputs of its own and no run done."""
     patch.setenv("EDGE_EVAL_OUTPUTS", str(root / "outputs"))

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 from cells import run_cells
+from finished import serving_record
 from matplotlib.text import Text
 from tiny import VARIANT_COLUMNS
 
@@ -62,22 +63,15 @@ def serving(concurrency, energy=4.0) -> dict:
     """A window's record: 6 requests of 16 tokens at 8 (two at 1), 8 tok/s for each at a time."""
     requests = PROMPTS if concurrency > 1 else 2
     record = window("x", None if energy is None else energy * requests, requests * 2 / concurrency)
-    return {name.removeprefix("x_"): value for name, value in record.items()} | {
+    figures = {name.removeprefix("x_"): value for name, value in record.items()}
+    return serving_record(**figures) | {
         "window": f"serve at {concurrency}",
         "concurrency": concurrency,
-        "rate_per_s": None,
-        "prefix_caching": False,
-        "prefix_cache_hit_rate": None,
-        "kv_cache": None,
-        "failures": {},
-        "continuous_batching": False,
-        "on_gpu": False,
         "start_monotonic_s": 5000.0,
         "energy_net_j": None,
         "energy_net_reason": "a model of CPU time has no idle baseline",
         "cpu_s": 3.0,
         "peak_memory_gb": 0.6,
-        "peak_memory_reason": None,
         "checks": [CHECK, WARNING],
     }
 

@@ -7,6 +7,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+from finished import serving_record
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -249,34 +250,6 @@ def requests(count=10, tokens=4, slots=2):
     return pd.DataFrame(table)
 
 
-def record(**changes):
-    return {
-        "window": "serve at 2",
-        "concurrency": 2,
-        "rate_per_s": None,
-        "prefix_caching": False,
-        "prefix_cache_hit_rate": None,
-        "kv_cache": None,
-        "failures": {},
-        "continuous_batching": False,
-        "on_gpu": False,
-        "s": 25.0,
-        "start_monotonic_s": 1000.0,
-        "energy_j": 500.0,
-        "energy_lo_j": 250.0,
-        "energy_hi_j": 1000.0,
-        "energy_net_j": 400.0,
-        "energy_source": "nvml-counter",
-        "energy_reason": None,
-        "energy_net_reason": None,
-        "power_w": 20.0,
-        "cpu_s": 30.0,
-        "peak_memory_gb": 2.0,
-        "peak_memory_reason": None,
-        "checks": [{"name": "resolution", "verdict": "ok", "detail": ""}],
-    } | changes
-
-
 def power(watts=lambda t: 20.0, seconds=25.0, devices=(0,)):
     times = np.arange(0, seconds + 0.05, 0.1)
     return pd.concat(
@@ -297,7 +270,7 @@ P95_NOTE = "ttft_p95_ms: of 10 requests; it takes 20; tpot_p95_ms: of 10 request
 
 
 def test_the_whole_window_of_static_batches():
-    figures = serving.serving_figures(record(), requests(), power())
+    figures = serving.serving_figures(serving_record(), requests(), power())
     assert figures["window"] == "whole"
     assert figures["throughput_tok_s"] == 40 / 25
     assert figures["energy_per_request_j"] == 50
@@ -313,7 +286,7 @@ def test_the_whole_window_of_static_batches():
 
 
 def test_a_steady_state_has_its_own_seconds_tokens_and_energy():
-    continuous = record(continuous_batching=True)
+    continuous = serving_record(continuous_batching=True)
     # From 1.5 s (second first token) until 7 are finished, at 16.0 s: 14.5 s. Power is 10 W until
     # 12.5 s, 30 W after: 110 J and 105 J of 125 J + 375 J.
     step = power(lambda t: 10.0 if t < 12.45 else 30.0)
@@ -341,7 +314,7 @@ def test_a_steady_state_has_its_own_seconds_tokens_and_energy():
     ],
 )
 def test_a_window_is_labelled_by_what_its_figures_are_of(changes, samples, label):
-    window = record(continuous_batching=True, energy_lo_j=None, energy_hi_j=None) | changes
+    window = serving_record(continuous_batching=True, energy_lo_j=None, energy_hi_j=None) | changes
     figures = serving.serving_figures(window, requests(), samples)
     assert figures["window"] == label
     if window["energy_j"] is None:
@@ -350,7 +323,7 @@ def test_a_window_is_labelled_by_what_its_figures_are_of(changes, samples, label
 
 
 def test_unknown_energy_stays_empty_with_its_reason():
-    window = record(
+    window = serving_record(
         energy_j=None, energy_lo_j=None, energy_hi_j=None, energy_net_j=None,
         energy_reason="meter: the counter was lost", energy_net_reason="meter: lost",
     )  # fmt: skip
@@ -376,14 +349,14 @@ def test_shares_of_the_power_add_up(begin, length, devices):
 
 def test_every_concurrency_is_computed_from_its_own_requests():
     both = pd.concat([requests(), requests(count=3, slots=1)], ignore_index=True)
-    windows = [record(), record(window="serve at 1", concurrency=1, s=12.0)]
+    windows = [serving_record(), serving_record(window="serve at 1", concurrency=1, s=12.0)]
     figures = serving.recomputed(windows, both, power())
     assert [f["requests"] for f in figures] == [10, 3]
     assert figures[1]["throughput_tok_s"] == 1
 
 
 def test_what_was_reserved_and_not_used_is_not_needed_to_serve():
-    window = record(kv_cache={"reserved_gb": 1.2, "used_gb": 0.3})
+    window = serving_record(kv_cache={"reserved_gb": 1.2, "used_gb": 0.3})
     figures = serving.serving_figures(window, requests(), power())
     assert figures["memory_gb"] == pytest.approx(2.0 - 1.2 + 0.3)
     assert figures["reserved_gb"] == 1.2
@@ -392,7 +365,7 @@ def test_what_was_reserved_and_not_used_is_not_needed_to_serve():
 
 
 def test_failed_requests_are_counted_with_their_reasons():
-    window = record(failures={"HTTP 503: busy": 2, "ended after 1 of 4 tokens": 1})
+    window = serving_record(failures={"HTTP 503: busy": 2, "ended after 1 of 4 tokens": 1})
     figures = serving.serving_figures(window, requests(), power())
     assert figures["requests"] == 10
     assert figures["failed_requests"] == 3
@@ -402,7 +375,7 @@ def test_failed_requests_are_counted_with_their_reasons():
 
 
 def test_an_open_loop_has_no_steady_state():
-    window = record(concurrency=None, rate_per_s=2.0, continuous_batching=True)
+    window = serving_record(concurrency=None, rate_per_s=2.0, continuous_batching=True)
     assert serving.serving_figures(window, requests(), power())["window"] == "whole"
 
 
@@ -652,7 +625,7 @@ def test_batched_answers_are_read_unless_they_were_served_alone_or_elsewhere():
 
 @pytest.mark.parametrize(("count", "known"), [(19, False), (20, True)])
 def test_a_95th_percentile_takes_twenty_requests(count, known):
-    figures = serving.serving_figures(record(), requests(count=count), power())
+    figures = serving.serving_figures(serving_record(), requests(count=count), power())
     assert (figures["ttft_p95_ms"] is not None) == known
     assert (figures["tpot_p95_ms"] is not None) == known
     assert ("ttft_p95_ms: of 19 requests; it takes 20" in (figures["notes"] or "")) != known
