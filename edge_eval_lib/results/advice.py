@@ -10,10 +10,11 @@ import pandas as pd
 from edge_eval_lib.economics import advise_choice
 from edge_eval_lib.economics.advise_choice import Choice
 from edge_eval_lib.economics.advise_options import API
+from edge_eval_lib.economics.form import QUANTITIES
 from edge_eval_lib.economics.prices import PriceBook
 from edge_eval_lib.results.columns import configuration_name
 from edge_eval_lib.results.decision import in_words, option_name, question, short_name
-from edge_eval_lib.results.readable import Prose, readable
+from edge_eval_lib.results.readable import Prose, format_number, plain_name, readable
 
 SHOWN = ["rank", "option", "deployment", "at_once", "usd_per_1000_requests", "ttft_ms", "tpot_ms",
          "energy_per_request_j", "carbon_g_per_request", "score", "best_in_pct", "fits_in_pct",
@@ -132,25 +133,34 @@ def _option(choice: Choice, index: int) -> str:
 
 
 def cards_needed(requirements: pd.DataFrame) -> pd.DataFrame:
-    """A row a model and step, a column a hardware: the cards that it takes, empty where none do."""
+    """A row a model and step, a column a hardware: the cards that it takes, empty where none do.
+
+    Steps that one card takes everywhere are left out.
+    """
     rows = requirements.dropna(subset=["verdict"]).assign(cards=lambda t: t["cards"].astype(str))
-    rows.loc[rows["verdict"] == "offload", "cards"] += ", offloading"
-    rows.loc[rows["verdict"] == "does not fit", "cards"] = None
-    order = {name: list(dict.fromkeys(rows[name])) for name in ("model", "step", "hardware")}
+    rows.loc[rows["verdict"] == "offload", "cards"] += " (offloading)"
+    rows.loc[rows["verdict"] == "does not fit", "cards"] = "–"
     wide = rows.pivot_table(
         index=["model", "step"], columns="hardware", values="cards", aggfunc="first", sort=False
     )
-    return wide.reindex(columns=order["hardware"]).reset_index()
+    wide = wide[(wide != "1").any(axis=1)]
+    return wide.reindex(columns=list(dict.fromkeys(rows["hardware"]))).reset_index()
 
 
 def errors_for_people(errors: pd.DataFrame) -> pd.DataFrame:
-    """The predictors that are used, and the ladder's for comparison, each with its error."""
-    columns = ["quantity", "predictor", "direction", "rows", "mean_ape_pct", "worst_ape_pct",
-               "coverage_pct"]  # fmt: skip
-    rows = errors[columns].assign(coverage_pct=pd.to_numeric(errors["coverage_pct"]))
-    headings = {"mean_ape_pct": "mean error [%]", "worst_ape_pct": "worst error [%]",
-                "coverage_pct": "in 90 % intervals [%]"}  # fmt: skip
-    return rows.rename(columns=headings)
+    """A row a predictor and direction, a column a quantity of speed or power: mean (worst), %."""
+    rows = errors[errors["quantity"].isin(QUANTITIES)]
+    cells = [
+        f"{format_number(mean, 2)} ({format_number(worst, 2)})"
+        for mean, worst in zip(rows["mean_ape_pct"], rows["worst_ape_pct"], strict=True)
+    ]
+    wide = rows.assign(cell=cells).pivot_table(
+        index=["predictor", "direction"], columns="quantity", values="cell", aggfunc="first",
+        sort=False,
+    )  # fmt: skip
+    quantities = [name for name in QUANTITIES if name in wide]
+    wide = wide[quantities].rename(columns={name: plain_name(name) for name in quantities})
+    return wide.reset_index()
 
 
 def of(outputs: Path, page: str = "planner.html") -> Prose:
