@@ -21,8 +21,6 @@ from edge_eval_lib.lifecycle.serve import WarmUp
 from edge_eval_lib.machine.host import Host
 
 Rows = list[dict[str, Any]]  # a table, row by row
-
-
 Measured = InstanceOf[Measurement]  # as `monitor.window` gives it
 FLAT = "flat"  # marks a field whose own fields are scraps each, without its name before them
 BY_NAME = "by name"  # and one whose items are scraps each, with its name after them
@@ -38,18 +36,17 @@ class Record(BaseModel):
         scraps: dict[str, Any] = {}
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)
-            windows = {name: value} if isinstance(value, Measurement) else value
-            if field.annotation == dict[str, Measured] or windows is not value:
-                for window, measured in windows.items():
+            if isinstance(value, Measurement):
+                scraps |= value.as_dict(name)
+            elif field.annotation == dict[str, Measured]:
+                for window, measured in value.items():
                     scraps |= measured.as_dict(window)
-                continue
-            plain = self.model_dump(include={name})[name]
-            if FLAT in field.metadata:
-                scraps |= plain
-            elif BY_NAME in field.metadata:
-                scraps |= {f"{key}_{name}": item for key, item in plain.items()}
             else:
-                scraps[name] = plain
+                plain = self.model_dump(include={name})[name]
+                if BY_NAME in field.metadata:
+                    plain = {f"{key}_{name}": item for key, item in plain.items()}
+                flat = FLAT in field.metadata or BY_NAME in field.metadata
+                scraps |= plain if flat else {name: plain}
         return scraps
 
 
