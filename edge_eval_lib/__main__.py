@@ -145,7 +145,7 @@ def advise(
     at_hand: Annotated[bool, typer.Option("--at-hand", help="machines are there already")] = False,
     objective: Annotated[str, typer.Option(help="cost, energy, carbon or latency")] = "cost",
     deployment: Annotated[
-        list[str] | None, typer.Option(help="on premises, cloud or API; several times")
+        list[str] | None, typer.Option(help="on premises, cloud, serverless or API; several times")
     ] = None,
     region: Annotated[str | None, typer.Option(help="whose electricity, for the carbon")] = None,
     prices: Annotated[str | None, typer.Option(help="a set of params/prices.yaml")] = None,

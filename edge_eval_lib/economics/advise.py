@@ -5,7 +5,8 @@
 
 A machine takes `concurrency` requests at a time, each for the time that was measured with all
 places taken; who finds none waits (M/M/c, in the busiest hour). Machines are as many as the SLO
-then needs. Between requests they idle, warm.
+then needs. Between requests they idle, warm; serverless ones are given back after a while, and the
+next request waits for the model to load.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import numpy as np
 import pandas as pd
 
 from edge_eval_lib.economics.advise_inputs import MEASUREMENT, OBJECTIVES, Inputs, Need
-from edge_eval_lib.economics.advise_options import API, CLOUD, TIMED
+from edge_eval_lib.economics.advise_options import API, RENTED, SERVERLESS, TIMED
+from edge_eval_lib.economics.capacity import poisson_standby
 from edge_eval_lib.economics.carbon import embodied_g_per_hour, operational_g
 from edge_eval_lib.economics.latency import erlang_c
 from edge_eval_lib.economics.prices import capital_recovery_factor
@@ -88,13 +90,14 @@ def evaluate(options: pd.DataFrame, inputs: Mapping[str, np.ndarray], need: Need
     fleet_w = _power_w(x, o, served)
     kwh_per_month = fleet_w / 1e3 * HOURS_PER_MONTH * x["pue"]  # of the whole site
     requests_per_month = x["requests_per_day"] * DAYS_PER_MONTH
-    parts = _money(x, o, served["machines"], kwh_per_month, need.at_hand)
+    parts = _money(x, o, served, kwh_per_month, need.at_hand)
     fixed = parts.pop("fixed")
     running = sum(parts.values())
     parts["once"] = fixed / (12 * x["horizon_years"])
     usd_per_month = running + parts["once"]
     energy = kwh_per_month * JOULES_PER_KWH / requests_per_month
-    carbon_g = _carbon_g(x, served["machines"], kwh_per_month) / requests_per_month
+    held = served["machines"] * served["held"]
+    carbon_g = _carbon_g(x, held, kwh_per_month) / requests_per_month
     figures = {
         **served,
         "usd_per_request": usd_per_month / requests_per_month,
@@ -132,8 +135,12 @@ def _columns(options: pd.DataFrame, x: Mapping[str, np.ndarray]) -> Arrays:
     """The options as columns of arrays, their measured figures with their errors."""
     o = {c: options[c].to_numpy(float)[:, None] for c in _COLUMNS}
     o |= _with_errors(options, x[MEASUREMENT])
-    for name, deployment in (("is_api", API), ("is_cloud", CLOUD)):
-        o[name] = (options["deployment"] == deployment).to_numpy()[:, None]
+    for name, deployments in (
+        ("is_api", [API]),
+        ("is_rented", RENTED),
+        ("is_serverless", [SERVERLESS]),
+    ):
+        o[name] = options["deployment"].isin(deployments).to_numpy()[:, None]
     metered = options["energy_source"].astype(str)
     o["cards_alone"] = metered.str.contains("nvml").to_numpy()[:, None]
     return o
@@ -155,45 +162,65 @@ def _serve(x: Mapping[str, np.ndarray], o: Arrays, need: Need) -> Arrays:
     slack = np.inf if need.ttft_ms is None else (need.ttft_ms - ttft_ms) / 1e3 / place_s
     late = 1 - need.percentile / 100
     fullest = _by_places(_fullest, places, slack, late, need.utilisation)
-    machines = np.maximum(np.ceil(busiest / fullest - 1e-9), 1)
+    machines = np.maximum(np.nan_to_num(np.ceil(busiest / fullest - 1e-9)), 1)
     wait_ms = 1e3 * place_s * _by_places(_wait, places, busiest / machines, late, 1.0)
     ttft_ms = ttft_ms + np.where(o["is_api"], 0, wait_ms)
+    use = rate_s * place_s / places / machines  # over the day
+    at_work, held, cold = _occupy(x, o, rate_s / machines, use * places)
+    is_late = cold > late  # more requests than may be late find no model loaded
+    ttft_ms = ttft_ms + np.where(o["is_serverless"] & is_late, 1e3 * o["load_s"], 0.0)
     return {
         "ttft_ms": ttft_ms,
         "tpot_ms": tpot_ms,
         "latency_s": (ttft_ms + tpot_ms * (x["output_tokens"] - 1)) / 1e3,
         "machines": np.where(o["is_api"], 0, machines),
-        "utilisation": rate_s * place_s / places / machines,  # over the day
+        "utilisation": use,
+        "at_work": at_work,
+        "held": held,
+        "cold_share": cold,
     }
 
 
-def _power_w(x: Mapping[str, np.ndarray], o: Arrays, served: Arrays) -> np.ndarray:
-    """Mean watts of all machines: at work while any request is served, else idle and warm.
+def _occupy(
+    x: Mapping[str, np.ndarray], o: Arrays, rate_s: np.ndarray, offered: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Shares of a machine's time at work and held, and of its requests that find no model loaded.
 
-    Requests in service are as many as in M/G/inf: none with exp(-utilisation x places).
+    Requests in service are as many as in M/G/inf: none with exp(-offered), and then for an
+    exponential time. A serverless machine is held while at work, while it loads, and for
+    `keep_warm_s` of such a time; any other always.
     """
+    at_work = -np.expm1(-offered)
+    standby = poisson_standby(rate_s, x["keep_warm_s"])
+    cold = np.where(o["is_serverless"], (1 - at_work) * standby.cold_share, 0.0)
+    held = at_work + (1 - at_work) * rate_s * standby.warm_s + rate_s * cold * o["load_s"]
+    held = np.where(o["is_serverless"], np.minimum(held, 1.0), 1.0)
+    return at_work, held, cold
+
+
+def _power_w(x: Mapping[str, np.ndarray], o: Arrays, served: Arrays) -> np.ndarray:
+    """Mean watts of all machines: at work while any request is served, else idle while held."""
     power_w = o["power_w"] * x["energy_factor"]
     idle_w = np.where(
         np.isfinite(o["idle_loaded_power_w"]),
         o["idle_loaded_power_w"],
         power_w * x["idle_power_share"],
     )
-    at_work = -np.expm1(-served["utilisation"] * o["concurrency"])
+    at_work, held = served["at_work"], served["held"]
     host_w = np.where(o["cards_alone"], x["host_power_w"], 0.0)
-    of_one_w = power_w * at_work + idle_w * (1 - at_work) + host_w
+    of_one_w = power_w * at_work + idle_w * np.maximum(held - at_work, 0) + host_w * held
     return np.where(o["is_api"], 0.0, served["machines"] * of_one_w)
 
 
 def _money(
-    x: Mapping[str, np.ndarray], o: Arrays, machines: np.ndarray, kwh_per_month, at_hand: bool
+    x: Mapping[str, np.ndarray], o: Arrays, served: Arrays, kwh_per_month, at_hand: bool
 ) -> Arrays:
     """USD a month by what they are paid for; `fixed` is USD before the first request."""
     purchase = 0.0 if at_hand else x["hardware_usd"] * x["hardware_factor"]
-    own = (
-        machines * purchase * capital_recovery_factor(x["discount_rate"], x["lifetime_years"]) / 12
-    )
+    recovery = capital_recovery_factor(x["discount_rate"], x["lifetime_years"])
+    own = served["machines"] * purchase * recovery / 12
     cloud_usd_per_hour = x.get("cloud_usd_per_hour", np.nan)
-    cloud = machines * cloud_usd_per_hour * HOURS_PER_MONTH
+    rent = served["machines"] * served["held"] * cloud_usd_per_hour * HOURS_PER_MONTH
     tokens_usd = x["input_tokens"] * x["api_input_usd_per_mtok"]
     tokens_usd = tokens_usd + x["output_tokens"] * x["api_output_usd_per_mtok"]
     api = x["api_price_factor"] * tokens_usd / 1e6 * x["requests_per_day"] * DAYS_PER_MONTH
@@ -203,13 +230,13 @@ def _money(
     cloud_once = np.nan_to_num(o["adapt_s"]) / 3600 * cloud_usd_per_hour
     setup = x["setup_hours"] * x["labour_usd_per_hour"]
     labour = x["people_hours_per_month"] * x["labour_usd_per_hour"]
-    is_api, is_cloud = o["is_api"], o["is_cloud"]
+    is_api, is_rented = o["is_api"], o["is_rented"]
     return {
-        "machines": np.where(is_api, 0.0, np.where(is_cloud, cloud, own)),
-        "electricity": np.where(is_api | is_cloud, 0.0, kwh_per_month * usd_per_kwh),
+        "machines": np.where(is_api, 0.0, np.where(is_rented, rent, own)),
+        "electricity": np.where(is_api | is_rented, 0.0, kwh_per_month * usd_per_kwh),
         "people": np.where(is_api, 0.0, labour),
         "api": np.where(is_api, api, 0.0),
-        "fixed": np.where(is_api, 0.0, np.where(is_cloud, cloud_once, own_once) + setup),
+        "fixed": np.where(is_api, 0.0, np.where(is_rented, cloud_once, own_once) + setup),
     }
 
 
@@ -223,7 +250,7 @@ def _carbon_g(x: Mapping[str, np.ndarray], machines: np.ndarray, kwh_per_month) 
 
 _COLUMNS = [*TIMED, *(f"error_{c}" for c in TIMED), "score", "error_score", "concurrency",
             "output_tokens_per_request", "input_tokens_per_request", "idle_loaded_power_w",
-            "adapt_energy_j", "adapt_s", "compress_energy_j", "measured_row"]  # fmt: skip
+            "adapt_energy_j", "adapt_s", "load_s", "compress_energy_j", "measured_row"]  # fmt: skip
 
 
 def _with_errors(options: pd.DataFrame, draw: np.ndarray) -> dict[str, np.ndarray]:

@@ -14,8 +14,9 @@ import pandas as pd
 from edge_eval_lib.errors import UserError, nearest
 
 VARIANT = ["family", "size", "task", "method", "precision"]
-ON_PREMISES, CLOUD, API = "on premises", "cloud", "API"
-DEPLOYMENTS = (ON_PREMISES, CLOUD, API)
+ON_PREMISES, CLOUD, SERVERLESS, API = "on premises", "cloud", "serverless", "API"
+DEPLOYMENTS = (ON_PREMISES, CLOUD, SERVERLESS, API)
+RENTED = (CLOUD, SERVERLESS)
 TIMED = ["throughput_tok_s", "ttft_ms", "tpot_ms", "power_w"]
 NEEDED = [*TIMED, "concurrency", "output_tokens_per_request", "score"]
 ONCE = ["adapt_energy_j", "adapt_s", "compress_energy_j", "load_energy_j", "load_s"]
@@ -72,7 +73,12 @@ def of_study(
         raise UserError(f"No variant of {task} has the figures that a choice needs: {left_out}.")
     rows = _with_errors(rows, errors)
     rows["measured_row"] = np.arange(len(rows))
-    parts = [rows.assign(deployment=name) for name in deployments if name != API]
+    loadable = rows[rows["load_s"].notna()]  # what a serverless machine needs to be known
+    parts = [
+        (loadable if name == SERVERLESS else rows).assign(deployment=name)
+        for name in deployments
+        if name != API
+    ]
     if API in deployments:
         parts.append(pd.DataFrame([{"task": task, "deployment": API, "doubtful": False}]))
     options = pd.concat(parts, ignore_index=True)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from edge_eval_lib.economics import advise_choice
 from edge_eval_lib.economics.advise_choice import Choice
-from edge_eval_lib.economics.advise_options import API
+from edge_eval_lib.economics.advise_options import API, CLOUD
 from edge_eval_lib.results.columns import configuration_name
 from edge_eval_lib.results.readable import Prose, format_number
 
@@ -43,6 +43,7 @@ _WORDS = {
     "api_ttft_ms": "the API's first token",
     "api_tpot_ms": "the API's time per token",
     "people_hours_per_month": "hours of people a month",
+    "keep_warm_s": "kept warm",
     "electricity_usd_per_kwh": "electricity",
     "cloud_usd_per_hour": "the cloud's price an hour",
     "api_input_usd_per_mtok": "the API's price, tokens in",
@@ -153,7 +154,7 @@ def _machines(row) -> str:
 
 
 def _where(deployment: str) -> str:
-    return {API: "of an API", "cloud": "in the cloud"}.get(deployment, deployment)
+    return {API: "of an API", CLOUD: "in the cloud"}.get(deployment, deployment)
 
 
 def _alike(choice: Choice, row: pd.Series) -> list[str]:

@@ -149,8 +149,8 @@ def begin(
     )
     wanted = tuple(deployments or advise_options.DEPLOYMENTS)
     remarks = []
-    if "cloud_usd_per_hour" not in known and advise_options.CLOUD in wanted:
-        wanted = tuple(name for name in wanted if name != advise_options.CLOUD)
+    if "cloud_usd_per_hour" not in known and {*wanted} & {*advise_options.RENTED}:
+        wanted = tuple(name for name in wanted if name not in advise_options.RENTED)
         remarks.append("No cloud is among the options: no price of such a machine is listed.")
     options = advise_options.of_study(variants, serving, task, wanted)
     asked = dict(inputs or {})

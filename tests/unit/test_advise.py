@@ -314,3 +314,28 @@ def test_a_value_is_the_median_of_its_range(book):
     inputs = inputs_of(options_of(LIGHT), book, requests_per_day="10:1000:2000")
     drawn = inputs.at(np.array([[0.0, 0.5, 1.0]]), ["requests_per_day"])["requests_per_day"]
     assert drawn == pytest.approx([10, 1000, 2000])
+
+
+# --- serverless -------------------------------------------------------------------------------
+
+
+def test_a_serverless_machine_costs_no_more_than_one_that_is_always_there(book):
+    options = options_of(row(load_s=10.0), deployments=["cloud", "serverless"])
+    inputs = inputs_of(options, book)
+    x = inputs.nominal() | {"requests_per_day": np.geomspace(1, 1e6, 40)}
+    figures = advise.evaluate(advise.prepared(options, inputs), x, inputs.need).figures
+    always, to_zero = figures["usd_per_month"]
+    assert (to_zero <= always * (1 + 1e-12)).all()
+    assert to_zero[0] < always[0] / 2
+    assert to_zero[-1] == pytest.approx(always[-1], rel=1e-3)
+    one_machine = figures["machines"][1] == 1
+    assert (np.diff(figures["cold_share"][1][one_machine]) <= 0).all()
+    assert (figures["cold_share"][0] == 0).all()
+
+
+def test_cold_starts_count_in_the_first_token_where_they_are_not_rare(book):
+    options = options_of(row(load_s=10.0), deployments=["serverless"])
+    rare = nominal(options, book, requests_per_day=86400, keep_warm_s=60).figures
+    common = nominal(options, book, requests_per_day=100, keep_warm_s=60).figures
+    assert rare["ttft_ms"][0, 0] == pytest.approx(100)
+    assert common["ttft_ms"][0, 0] == pytest.approx(100 + 10_000)
