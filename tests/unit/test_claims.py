@@ -81,6 +81,7 @@ def test_two_cells_are_marked_as_coincidences_with_what_their_column_is(figures,
     assert marked["note"].str.contains("mean").all()
     raw = published.tables_of(figures)
     all_medians(raw)  # where every cell is a median, none is one by coincidence
+    raw["claims"] = raw["claims"][raw["claims"]["source"] == "headline table"]
     assert not claims.judge(evidence.evidence(published.check(**raw)))["coincidence"].any()
 
 
