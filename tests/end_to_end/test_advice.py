@@ -41,9 +41,9 @@ def test_a_choice_is_made_and_its_page_written(study, tmp_path):
     assert done.stdout.startswith("For 30,000 rag requests a day")
     page = (folder / "planner.html").read_text(encoding="utf-8")
     for words in (
-        "Which inputs decide?",
+        "What would change it?",
         "Every option, ranked",
-        "<svg",
+        "data:image/svg+xml",
         "For 30,000 rag requests",
     ):
         assert words in page

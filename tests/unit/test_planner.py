@@ -127,6 +127,9 @@ inputs, need = {"requests_per_day": 5000}, {"ttft_ms": 500}
     page = str(advice.of(study))
     assert "For 5,000 rag requests a day" in page
     assert "`planner.html`" in page
+    now = pd.read_csv(study / "tables" / "variants.csv")
+    assert "have changed since" not in advice.of(study, now)
+    assert "have changed since" in advice.of(study, now.assign(tpot_ms=now["tpot_ms"] * 2))
 
 
 def test_a_report_says_how_to_choose_where_nobody_did(tmp_path):
