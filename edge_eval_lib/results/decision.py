@@ -99,8 +99,12 @@ def answer(choice: Choice, machine: str, flips: pd.DataFrame | None = None) -> l
         f"It costs {number(usd, 2)} USD per 1,000 requests ({number(ends[0], 2)} to "
         f"{number(ends[1], 2)} in 90 % of what the inputs may be), "
         f"{number(row['usd_per_month'], 2)} USD a month{_machines(row)}.",
-        f"It is the best in {100 * row['p_best']:.0f} % of what the inputs may be; some option "
-        f"{_where(row['deployment'])} is in {100 * deployed:.0f} %."
+        f"It is the best in {100 * row['p_best']:.0f} % of what the inputs may be"
+        + (
+            "."
+            if row["deployment"] == API
+            else f"; some option {_where(row['deployment'])} is in {100 * deployed:.0f} %."
+        )
         + (f" In {100 * choice.p_none:.0f} % none fits." if choice.p_none >= 0.005 else ""),
     ]
     tied = choice.table[choice.table["tied"]]
@@ -154,7 +158,7 @@ def _machines(row) -> str:
 
 
 def _where(deployment: str) -> str:
-    return {API: "of an API", CLOUD: "in the cloud"}.get(deployment, deployment)
+    return {CLOUD: "in the cloud"}.get(deployment, deployment)
 
 
 def _alike(choice: Choice, row: pd.Series) -> list[str]:
@@ -183,6 +187,10 @@ def _pays(choice: Choice) -> list[str]:
 
 
 def _flips_at_api_price(choice: Choice) -> list[str]:
+    if not (choice.options["deployment"] == API).any():
+        return []
+    if choice.inputs.need.objective in ("energy", "carbon"):
+        return ["The API is not compared: nobody tells what it takes and emits."]
     at = advise_choice.flip(choice, "api_price_factor")
     now = advise_choice.api_usd_per_request(choice)
     texts = []

@@ -18,6 +18,7 @@ from edge_eval_lib.economics import (
     advise_elsewhere,
     advise_inputs,
     advise_options,
+    ladder,
     prediction_errors,
     published,
     requirements,
@@ -182,7 +183,7 @@ def _name_of(host: pd.Series) -> str:
 
 def _tables(study: Study | None) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     if study is None:
-        return published.observations(), None
+        return _doubted(published.observations()), None
     folder = study.directory / "tables"
     if not (folder / "variants.csv").is_file():
         raise UserError(
@@ -193,6 +194,14 @@ def _tables(study: Study | None) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     serving = folder / "serving.csv"
     known = pd.read_csv(serving, float_precision="round_trip") if serving.is_file() else None
     return variants, known
+
+
+def _doubted(rows: pd.DataFrame) -> pd.DataFrame:
+    """Mark published rows whose speed would need nearly all of the cards' bandwidth."""
+    near = ladder.near_peak_bandwidth()
+    share = rows[published.VARIANT].merge(near, how="left", on=published.VARIANT)["share"]
+    said = [f"warning: bandwidth ({s:.0%} of the cards' peak)" for s in share.fillna(0)]
+    return rows.assign(validity=pd.Series(said, rows.index).where(share.notna().to_numpy()))
 
 
 def _prices(study: Study | None, name: str | None) -> tuple[PriceBook, Prices]:

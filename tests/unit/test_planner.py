@@ -46,6 +46,13 @@ def test_every_published_variant_of_a_task_is_an_option(published_choice):
     assert published_choice.task == "rag"
 
 
+def test_rows_that_nearly_the_peak_bandwidth_would_take_are_doubtful(published_choice):
+    doubted = published_choice.options[published_choice.options["doubtful"].astype(bool)]
+    assert set(zip(doubted["size"], doubted["precision"], strict=True)) == {("8B", "fp16")}
+    assert "of the cards' peak" in doubted["validity"].iloc[0]
+    assert "†" in advice.for_people(published_choice.choice.table, most=100)
+
+
 def test_the_answer_holds_what_a_decision_needs(published_choice):
     choice = published_choice.choice
     text = " ".join(decision.answer(choice, "2x Tesla T4", advise_choice.flips(choice)))
