@@ -16,7 +16,7 @@ from edge_eval_lib.results.columns import configuration_name
 from edge_eval_lib.results.decision import in_words, option_name, question, short_name
 from edge_eval_lib.results.readable import Prose, format_number, plain_name, readable
 
-SHOWN = ["rank", "option", "deployment", "at_once", "usd_per_1000_requests", "ttft_ms", "tpot_ms",
+SHOWN = ["rank", "option", "deployment", "at_once", "usd_per_1000_requests", "ttft_ms",
          "energy_per_request_j", "carbon_g_per_request", "score", "best_in_pct", "fits_in_pct",
          "regret_pct", "binding"]  # fmt: skip
 HEADINGS = {
@@ -38,8 +38,12 @@ def table(choice: Choice, machine: str) -> pd.DataFrame:
 
 
 def for_people(advice: pd.DataFrame, most: int = 20) -> Prose:
-    """Show the first rows of an advice table; options that share a rank have an `=`."""
-    rows = advice.head(most).copy()
+    """Show an advice table: its first rows, and the best of each deployment.
+
+    Options that share a rank have an `=`.
+    """
+    first_of_each = ~advice["deployment"].duplicated()
+    rows = advice[(np.arange(len(advice)) < most) | first_of_each].copy()
     marks = np.where(rows["doubtful"], " †", "")
     rows["option"] = [short_name(row) for _, row in rows.iterrows()] + marks
     rows["at_once"] = rows["concurrency"]
