@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from edge_eval_lib.economics import advise_choice
-from edge_eval_lib.economics.advise_choice import Choice
-from edge_eval_lib.economics.advise_options import API
+from edge_eval_lib.economics.advise import choice as advise_choice
+from edge_eval_lib.economics.advise.choice import Choice
+from edge_eval_lib.economics.advise.options import API
 from edge_eval_lib.economics.form import QUANTITIES
 from edge_eval_lib.economics.prices import PriceBook
 from edge_eval_lib.results.columns import configuration_name

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from edge_eval_lib.economics import advise_choice
-from edge_eval_lib.economics.advise_choice import Choice
-from edge_eval_lib.economics.advise_options import API, CLOUD
+from edge_eval_lib.economics.advise import choice as advise_choice
+from edge_eval_lib.economics.advise.choice import Choice
+from edge_eval_lib.economics.advise.options import API, CLOUD
 from edge_eval_lib.results.columns import configuration_name
 from edge_eval_lib.results.readable import Prose, format_number
 
@@ -83,7 +83,7 @@ def answer(choice: Choice, machine: str, flips: pd.DataFrame | None = None) -> l
     Args:
         choice: The choice.
         machine: What a machine is, as a person calls it.
-        flips: Of `advise_choice.flips`, for the inputs most able to flip it.
+        flips: Of `choice.flips`, for the inputs most able to flip it.
     """
     if choice.best is None:
         return _none(choice, machine)

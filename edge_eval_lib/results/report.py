@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from edge_eval_lib import redaction
 
@@ -50,6 +50,8 @@ def render(notebook: Path, target: Path) -> Path:
     for cell in node.cells:  # a path of this machine stays out of the report
         if study and "injected-parameters" in cell.metadata.get("tags", []):
             cell.source = cell.source.replace(study, Path(study).name)
+        if "outputs" in cell:  # records for synthesis, which a page cannot show
+            cell.outputs = [output for output in cell.outputs if not _is_scrap(output)]
     html, _ = exporter.from_notebook_node(node, {"title": escape(name)})
     page = BeautifulSoup(html, "html.parser")
     for foreign in page.find_all(["script", "link", "iframe"]) + page.select("style[scoped]"):
@@ -67,6 +69,11 @@ def render(notebook: Path, target: Path) -> Path:
     temporary = target.with_suffix(".tmp")
     temporary.write_text(str(page), encoding="utf-8")
     return temporary.replace(target)
+
+
+def _is_scrap(output: Any) -> bool:
+    kinds = output.get("data", {}).keys()
+    return bool(kinds) and all(kind.startswith("application/scrapbook") for kind in kinds)
 
 
 def _describe_pictures(page: BeautifulSoup) -> None:

@@ -67,7 +67,8 @@ def execute(
             command = super().format_kernel_cmd(extra_arguments)
             if self.kernel_name == "python3":  # a kernelspec in the home directory may shadow ours
                 command[0] = sys.executable
-            return [*command, "--HistoryManager.enabled=False"]
+            # Its connection is of this machine alone, and its warning of that is for servers.
+            return [*command, "--HistoryManager.enabled=False", "--log-level=ERROR"]
 
         async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
             await super().start_kernel(

@@ -14,16 +14,16 @@ import pandas as pd
 from edge_eval_lib import scraps
 from edge_eval_lib.artefacts.lab import lab_root
 from edge_eval_lib.economics import (
-    advise_choice,
-    advise_elsewhere,
-    advise_inputs,
-    advise_options,
     ladder,
     prediction_errors,
     published,
     requirements,
 )
-from edge_eval_lib.economics.advise_inputs import Inputs, Need
+from edge_eval_lib.economics.advise import choice as advise_choice
+from edge_eval_lib.economics.advise import elsewhere as advise_elsewhere
+from edge_eval_lib.economics.advise import inputs as advise_inputs
+from edge_eval_lib.economics.advise import options as advise_options
+from edge_eval_lib.economics.advise.inputs import Inputs, Need
 from edge_eval_lib.economics.carbon import load_carbon_book
 from edge_eval_lib.economics.prices import PriceBook, Prices, load_price_book
 from edge_eval_lib.errors import UserError, nearest

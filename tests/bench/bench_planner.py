@@ -16,7 +16,9 @@ from itertools import product
 
 import numpy as np
 
-from edge_eval_lib.economics import advise, advise_choice, carbon, cost, fit, latency, memory, speed
+from edge_eval_lib.economics import carbon, cost, fit, latency, memory, speed
+from edge_eval_lib.economics.advise import choice as advise_choice
+from edge_eval_lib.economics.advise import evaluation
 from edge_eval_lib.economics.roofline import device_of, stack_devices
 from edge_eval_lib.economics.shape import stack
 from edge_eval_lib.machine.declared import load_hardware
@@ -99,7 +101,7 @@ def main() -> None:
         np.random.default_rng(0).random((len(question.inputs.varied()), 4096))
     )
     evaluated = rate(
-        lambda: advise.evaluate(drawn.options, inputs, question.need), len(drawn.options) * 4096
+        lambda: evaluation.evaluate(drawn.options, inputs, question.need), len(drawn.options) * 4096
     )
     started = time.perf_counter()
     advise_choice.flips(advise_choice.choose(question.options, question.inputs))

@@ -6,8 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from edge_eval_lib.economics import advise, advise_choice, advise_inputs, advise_options
-from edge_eval_lib.economics.advise_inputs import Need
+from edge_eval_lib.economics.advise import choice as advise_choice
+from edge_eval_lib.economics.advise import evaluation
+from edge_eval_lib.economics.advise import inputs as advise_inputs
+from edge_eval_lib.economics.advise import options as advise_options
+from edge_eval_lib.economics.advise.inputs import Need
 from edge_eval_lib.economics.carbon import load_carbon_book
 from edge_eval_lib.economics.prices import load_price_book
 from edge_eval_lib.errors import UserError
@@ -56,7 +59,7 @@ LIGHT, HEAVY = row(power_w=40.0), row("8B", power_w=90.0, throughput_tok_s=200.0
 
 def nominal(options, book, need=None, **asked):
     inputs = inputs_of(options, book, need, **asked)
-    return advise.evaluate(advise.prepared(options, inputs), inputs.nominal(), inputs.need)
+    return evaluation.evaluate(evaluation.prepared(options, inputs), inputs.nominal(), inputs.need)
 
 
 # --- what is best -----------------------------------------------------------------------------
@@ -108,7 +111,9 @@ def test_more_load_never_lowers(name, book):
     inputs = inputs_of(options, book)
     x = inputs.nominal() | {"requests_per_day": np.geomspace(1, 2e5, 80)}
     # one machine: what it cannot hold takes for ever
-    figures = advise.evaluate(advise.prepared(options, inputs), x, Need(utilisation=1.0)).figures
+    figures = evaluation.evaluate(
+        evaluation.prepared(options, inputs), x, Need(utilisation=1.0)
+    ).figures
     one_machine = figures["machines"] == 1
     for values, of_one in zip(figures[name], one_machine, strict=True):
         rising = values if name == "machines" else values[of_one]
@@ -120,7 +125,7 @@ def test_a_dearer_api_never_lowers_the_benefit(book):
     options = options_of(LIGHT)
     inputs = inputs_of(options, book)
     x = inputs.nominal() | {"api_price_factor": np.geomspace(0.01, 100, 50)}
-    cost = advise.evaluate(advise.prepared(options, inputs), x, inputs.need)
+    cost = evaluation.evaluate(evaluation.prepared(options, inputs), x, inputs.need)
     usd = cost.figures["usd_per_request"]
     assert (np.diff(usd[-1] - usd[0]) >= 0).all()
     assert np.ptp(usd[0]) == 0
@@ -158,11 +163,11 @@ def test_machines_are_as_many_as_the_slo_needs(book):
 
 
 def test_the_wait_is_that_of_a_queue_with_as_many_servers(book):
-    in_use, wait = advise._waits(1, 0.1)
+    in_use, wait = evaluation._waits(1, 0.1)
     # M/M/1: P(wait > t) = use exp(-(1 - use) t)
     expected = np.maximum(np.log(in_use[1:] / 0.1) / (1 - in_use[1:]), 0)
     assert wait[1:] == pytest.approx(expected, rel=1e-9)
-    assert (np.diff(advise._waits(27, 0.1)[1]) >= 0).all()
+    assert (np.diff(evaluation._waits(27, 0.1)[1]) >= 0).all()
 
 
 # --- what flips it ----------------------------------------------------------------------------
@@ -323,7 +328,7 @@ def test_a_serverless_machine_costs_no_more_than_one_that_is_always_there(book):
     options = options_of(row(load_s=10.0), deployments=["cloud", "serverless"])
     inputs = inputs_of(options, book)
     x = inputs.nominal() | {"requests_per_day": np.geomspace(1, 1e6, 40)}
-    figures = advise.evaluate(advise.prepared(options, inputs), x, inputs.need).figures
+    figures = evaluation.evaluate(evaluation.prepared(options, inputs), x, inputs.need).figures
     always, to_zero = figures["usd_per_month"]
     assert (to_zero <= always * (1 + 1e-12)).all()
     assert to_zero[0] < always[0] / 2

@@ -9,7 +9,7 @@ from cells import run_cells
 from test_advise import row
 
 from edge_eval_lib.__main__ import app
-from edge_eval_lib.economics import advise_choice
+from edge_eval_lib.economics.advise import choice as advise_choice
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.results import advice, decision
 from edge_eval_lib.results.readable import write_table

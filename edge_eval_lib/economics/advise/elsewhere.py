@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from edge_eval_lib.economics import fit, speed
-from edge_eval_lib.economics.advise_options import API, TIMED, row_name
+from edge_eval_lib.economics.advise.options import API, TIMED, row_name
 from edge_eval_lib.economics.roofline import device_of
 from edge_eval_lib.economics.shape import ModelShape, stack
 from edge_eval_lib.errors import UserError
@@ -29,7 +29,7 @@ def on_hardware(
     memory, or of which no figure can be predicted, is left out.
 
     Args:
-        options: Of `advise_options.of_study`.
+        options: Of `options.of_study`.
         study: Whose models they are, for their shapes and the memory that serving takes.
         hardware: A name; all of its cards share each model.
         input_tokens: Of a request, where the options' rows did not record it.

@@ -18,8 +18,8 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from edge_eval_lib.economics.advise_inputs import MEASUREMENT, OBJECTIVES, Inputs, Need
-from edge_eval_lib.economics.advise_options import API, RENTED, SERVERLESS, TIMED
+from edge_eval_lib.economics.advise.inputs import MEASUREMENT, OBJECTIVES, Inputs, Need
+from edge_eval_lib.economics.advise.options import API, RENTED, SERVERLESS, TIMED
 from edge_eval_lib.economics.capacity import poisson_standby
 from edge_eval_lib.economics.carbon import embodied_g_per_hour, operational_g
 from edge_eval_lib.economics.latency import erlang_c

@@ -12,14 +12,14 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, stats
 
-from edge_eval_lib.economics.advise import (
+from edge_eval_lib.economics.advise.evaluation import (
     DRAWS_OF_ERRORS,
     Evaluation,
     evaluate,
     prepared,
 )
-from edge_eval_lib.economics.advise_inputs import AT_LEAST, AT_MOST, MEASUREMENT, OBJECTIVES, Inputs
-from edge_eval_lib.economics.advise_options import API, row_name
+from edge_eval_lib.economics.advise.inputs import AT_LEAST, AT_MOST, MEASUREMENT, OBJECTIVES, Inputs
+from edge_eval_lib.economics.advise.options import API, row_name
 from edge_eval_lib.errors import UserError
 
 DRAWS = 4096  # a power of two, as Sobol's sequence wants
@@ -66,8 +66,8 @@ def choose(options: pd.DataFrame, inputs: Inputs, draws: int = DRAWS, seed: int 
     """Evaluate every option at the inputs' values and over their ranges, and rank them.
 
     Args:
-        options: Of `advise_options.of_study`.
-        inputs: Of `advise_inputs.gather`.
+        options: Of `options.of_study`.
+        inputs: Of `inputs.gather`.
         draws: How many draws of the inputs (Sobol's sequence, scrambled).
         seed: Of the scrambling.
 
