@@ -53,6 +53,33 @@ def test_rows_that_nearly_the_peak_bandwidth_would_take_are_doubtful(published_c
     assert "†" in advice.for_people(published_choice.choice.table, most=100)
 
 
+def test_a_day_of_the_chosen_machine_is_simulated(published_choice):
+    day = planner.day(published_choice).set_index("arrivals")
+    row = published_choice.options.loc[planner.own_option(published_choice).name]
+    most = row["throughput_tok_s"] / published_choice.inputs.value("output_tokens")
+    assert 0.6 * most < day["highest_rate_req_s"]["at random"] < 1.2 * most
+    assert day["highest_rate_req_s"]["in bursts"] < day["highest_rate_req_s"]["at random"]
+    assert (day["cards"] == 1).all()
+    assert (day["share_in_time"] >= 0.9).all()
+
+
+def test_between_requests_a_warm_machine_is_set_beside_loading_again(published_choice):
+    ways = planner.between_requests(published_choice).set_index("way")
+    row = published_choice.options.loc[planner.own_option(published_choice).name]
+    c_tax = row["load_energy_j"] / row["energy_per_request_j"]
+    assert ways["standby_tax"]["scale to zero"] == pytest.approx(c_tax, rel=1e-3)
+    assert ways["cold_share"].is_monotonic_decreasing
+
+
+def test_without_an_idle_power_nothing_is_said_of_waiting(study):
+    question = planner.begin("embedded", deployments=["on premises"])
+    assert planner.between_requests(question).empty
+    assert len(planner.day(question)) == 2
+    asked_api = planner.begin("embedded", deployments=["API"])
+    assert planner.day(asked_api).empty
+    assert planner.between_requests(asked_api).empty
+
+
 def test_the_answer_holds_what_a_decision_needs(published_choice):
     choice = published_choice.choice
     text = " ".join(decision.answer(choice, "2x Tesla T4", advise_choice.flips(choice)))

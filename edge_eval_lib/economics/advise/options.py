@@ -20,6 +20,7 @@ RENTED = (CLOUD, SERVERLESS)
 TIMED = ["throughput_tok_s", "ttft_ms", "tpot_ms", "power_w"]
 NEEDED = [*TIMED, "concurrency", "output_tokens_per_request", "score"]
 ONCE = ["adapt_energy_j", "adapt_s", "compress_energy_j", "load_energy_j", "load_s"]
+IDLE = ["idle_loaded_power_w", "idle_bare_power_w"]
 Z_95 = 1.959964  # half a 95 % interval is this many standard errors
 # Where a study has no two rows that should be alike: the paper's T4 rows differ by 4 % (TPOT).
 ASSUMED_ERROR = 0.05
@@ -81,7 +82,8 @@ def of_study(
     ]
     if API in deployments:
         parts.append(pd.DataFrame([{"task": task, "deployment": API, "doubtful": False}]))
-    options = pd.concat(parts, ignore_index=True)
+    columns = [*rows, "deployment"]  # the API alone has few of them
+    options = pd.concat(parts, ignore_index=True).reindex(columns=columns)
     options.attrs["left_out"] = left_out
     return options
 
@@ -120,11 +122,11 @@ def _operating_points(variants: pd.DataFrame, serving: pd.DataFrame | None) -> p
         rows = variants.copy()
     else:
         kept = [c for c in [*VARIANT, *ONCE, "score", "score_lo", "score_hi", "scored_prompts",
-                            "memory_nominal_gb"] if c in variants]  # fmt: skip
+                            "memory_nominal_gb", *IDLE] if c in variants]  # fmt: skip
         own = [c for c in serving if c in VARIANT or c not in kept]
         rows = serving[own].merge(variants[kept], on=VARIANT, how="inner")
     columns = [*NEEDED, *ONCE, "score_lo", "score_hi", "scored_prompts", "requests", "gpus",
-               "memory_gb", "memory_nominal_gb", "input_tokens_per_request", "idle_loaded_power_w",
+               "memory_gb", "memory_nominal_gb", "input_tokens_per_request", *IDLE,
                "energy_per_request_lo_j", "energy_per_request_hi_j", "energy_per_request_j",
                *(f"{c}{end}" for c in TIMED for end in ("_lo", "_hi"))]  # fmt: skip
     texts = [*VARIANT, "validity", "energy_source", "host"]
