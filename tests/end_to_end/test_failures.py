@@ -19,7 +19,7 @@ import psutil
 import pytest
 import tiny
 import yaml
-from conftest import Grid, wait_for
+from grids import Grid, wait_for
 
 from edge_eval_lib import scraps
 from edge_eval_lib.runs import devices

@@ -15,8 +15,8 @@ from urllib.parse import quote
 import pandas as pd
 import pytest
 import tiny
-from conftest import Grid, write_notebooks
 from endpoint import Replies, listening
+from grids import Grid, write_notebooks
 
 KEY = 'sk-ech0"back\\me/+=12345678'
 NAME = "tinyllama-0.1M"
