@@ -153,7 +153,7 @@ def question(choice: Choice, machine: str) -> str:
 def _machines(row) -> str:
     if row["deployment"] == API:
         return ""
-    many = "one machine" if row["machines"] == 1 else f"{row['machines']:.0f} machines"
+    many = "one machine" if row["machines"] == 1 else f"{row['machines']:,.0f} machines"
     return f", on {many} busy {100 * row['utilisation']:.2g} % of the day"
 
 
@@ -183,6 +183,8 @@ def _pays(choice: Choice) -> list[str]:
         return ["Against the API it never pays."]
     days = requests / choice.inputs.value("requests_per_day")
     after = f"{format_number(days, 2)} days" if days < 90 else f"{days / 365 * 12:.0f} months"
+    if days < 1:
+        after = "less than a day"
     return [f"It pays after {format_number(requests, 2)} requests, {after} of this load."]
 
 
@@ -190,7 +192,7 @@ def _flips_at_api_price(choice: Choice) -> list[str]:
     if not (choice.options["deployment"] == API).any():
         return []
     if choice.inputs.need.objective in ("energy", "carbon"):
-        return ["The API is not compared: nobody tells what it takes and emits."]
+        return ["The API is not compared: its energy and carbon are not published."]
     at = advise_choice.flip(choice, "api_price_factor")
     now = advise_choice.api_usd_per_request(choice)
     texts = []

@@ -166,6 +166,18 @@ inputs, need = {"requests_per_day": 5000}, {"ttft_ms": 500}
     assert "have changed since" in advice.of(study, now.assign(tpot_ms=now["tpot_ms"] * 2))
 
 
+@pytest.mark.parametrize("asked", [{"ttft_ms": 60}, {"machines": 0.5}])
+def test_the_notebook_answers_none_where_nothing_fits(study, monkeypatch, asked):
+    monkeypatch.setenv("EDGE_EVAL_RUN", "planner/planner")
+    parameters = f"""
+study, task, region, prices, hardware = "embedded", None, None, None, None
+inputs, need, deployments = {{}}, {asked!r}, ["on premises"]
+"""
+    left = run_cells("07_planner.ipynb", parameters)
+    assert "**none** of the" in left["answer"][0]
+    assert not pd.read_csv(study / "tables" / "advice.csv")["fits"].any()
+
+
 def test_a_report_says_how_to_choose_where_nobody_did(tmp_path):
     assert "make advise" in advice.of(tmp_path)
 

@@ -105,7 +105,7 @@ def evaluate(options: pd.DataFrame, inputs: Mapping[str, np.ndarray], need: Need
         "running_usd_per_request": running / requests_per_month,
         "fixed_usd": fixed,
         **{f"{name}_usd_per_month": usd for name, usd in parts.items()},
-        "energy_per_request_j": np.where(o["is_api"], np.nan, energy),  # nobody tells
+        "energy_per_request_j": np.where(o["is_api"], np.nan, energy),  # not published
         "carbon_g_per_request": np.where(o["is_api"], np.nan, carbon_g),
         "score": o["score"],
     }
