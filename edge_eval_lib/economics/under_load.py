@@ -62,7 +62,8 @@ def day_table(
     for name, variation in patterns.items():
         limits = (ttft_limit_s, tpot_limit_s, target, variation)
         rate, lo, hi = highest_rate_req_s(server, prompt_tokens, output_tokens, *limits)
-        row = {"arrivals": name, "highest_rate_req_s": rate, "lo": lo, "hi": hi}
+        row = {"arrivals": name, "highest_rate_req_s": rate}
+        row |= {"highest_rate_lo_req_s": lo, "highest_rate_hi_req_s": hi}
         if rate > 0:
             fixed, hourly = (
                 f(requests_per_day, rate, profile) for f in (fixed_fleet, hourly_fleet)
@@ -74,9 +75,9 @@ def day_table(
                 "cards": fixed.cards,
                 "idle_share": fixed.idle_share,
                 "idle_share_by_hour": hourly.idle_share,
-                "ttft_s": run.ttft_s.mean(),
-                "ttft_p95_s": np.quantile(run.ttft_s, 0.95),
-                "tpot_s": run.tpot_s.mean(),
+                "ttft_ms": 1e3 * run.ttft_s.mean(),
+                "ttft_p95_ms": 1e3 * np.quantile(run.ttft_s, 0.95),
+                "tpot_ms": 1e3 * run.tpot_s.mean(),
                 "share_in_time": met.mean(),
             }
         rows.append(row)

@@ -15,6 +15,7 @@ from edge_eval_lib.metrics import METRICS
 from edge_eval_lib.results.columns import named
 
 _UNITS = {
+    "_req_s": "req/s",
     "_tok_s": "tok/s",
     "_per_kwh": "1/kWh",
     "_j": "J",

@@ -107,7 +107,8 @@ class Planner:
         scraps.record("settings_hash", os.environ.get("EDGE_EVAL_SETTINGS_HASH"))
         scraps.record("answer", list(answer))
         scraps.complete()
-        print(f"Tables and figures: {self.outputs}")
+        if by_hand():  # a path of this machine stays out of the page
+            print(f"Tables and figures: {self.outputs}")
 
 
 def own_option(question: Planner) -> pd.Series | None:
