@@ -6,14 +6,11 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 
 import pandas as pd
 import pytest
 
 from edge_eval_lib.paths import project_root
-
-PLANNED_WITHIN_S = 60  # 20 s on two idle cores
 
 
 def advise(outputs, *arguments):
@@ -34,10 +31,8 @@ def test_a_choice_is_made_and_its_page_written(study, tmp_path):
         rows = rows[rows["task"] == "rag"].assign(family="smollm2", size="135M").head(4)
         (folder / "tables").mkdir(parents=True)
         rows.to_csv(folder / "tables" / "variants.csv", index=False)
-    started = time.monotonic()
     done = advise(tmp_path, study, "--requests-per-day", "30000", "--ttft-ms", "1000")
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - started < PLANNED_WITHIN_S
     assert done.stdout.startswith("For 30,000 rag requests a day")
     page = (folder / "planner.html").read_text(encoding="utf-8")
     for words in (
