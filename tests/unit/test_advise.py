@@ -121,6 +121,19 @@ def test_more_load_never_lowers(name, book):
         assert (np.diff(rising) >= -1e-12).all()
 
 
+def test_retrieval_is_an_item_of_its_own_whoever_answers(book):
+    options = options_of(LIGHT)
+    plain = choice_of(options, book)
+    asked = {"retrieval_usd_per_request": 0.0002, "index_usd_per_month": 50}
+    with_retrieval = choice_of(options, book, **asked)
+    more = 0.0002 + 50 / (plain.inputs.value("requests_per_day") * 365 / 12)
+    rise = (with_retrieval.table["usd_per_request"] - plain.table["usd_per_request"]).to_numpy()
+    assert rise == pytest.approx(more, rel=1e-9)
+    assert with_retrieval.table["retrieval_usd_per_month"].iloc[0] == pytest.approx(
+        more * plain.inputs.value("requests_per_day") * 365 / 12
+    )
+
+
 def test_a_dearer_api_never_lowers_the_benefit(book):
     options = options_of(LIGHT)
     inputs = inputs_of(options, book)

@@ -231,11 +231,13 @@ def _money(
     setup = x["setup_hours"] * x["labour_usd_per_hour"]
     labour = x["people_hours_per_month"] * x["labour_usd_per_hour"]
     is_api, is_rented = o["is_api"], o["is_rented"]
+    retrieval = x["retrieval_usd_per_request"] * x["requests_per_day"] * DAYS_PER_MONTH
     return {
         "machines": np.where(is_api, 0.0, np.where(is_rented, rent, own)),
         "electricity": np.where(is_api | is_rented, 0.0, kwh_per_month * usd_per_kwh),
         "people": np.where(is_api, 0.0, labour),
         "api": np.where(is_api, api, 0.0),
+        "retrieval": retrieval + x["index_usd_per_month"],  # whoever answers
         "fixed": np.where(is_api, 0.0, np.where(is_rented, cloud_once, own_once) + setup),
     }
 
