@@ -26,6 +26,8 @@ from edge_eval_lib.bounds import (
 
 Interval = tuple[float, float, float]
 
+NORMAL_95 = 1.959964  # standard errors to either end of a 95 % interval of a normal distribution
+
 # Configurations (method, precision) of one model and task that serve the same arithmetic.
 ALIKE = ((("lora", "int4"), ("qlora", "int4")), (("none", "fp16"), ("lora", "fp16")))
 SAME_SET_UP = ["concurrency", "engine", "host", "executed_dtype", "instruction_set"]

@@ -15,8 +15,8 @@ from edge_eval_lib.bounds import NonNegative, OpenShare, Positive, Whole, checke
 from edge_eval_lib.economics.capacity import day_shares
 from edge_eval_lib.economics.server import CACHE, Server, capacity_req_s
 from edge_eval_lib.uncertainty import Interval, mean_interval
+from edge_eval_lib.units import SECONDS_PER_DAY
 
-SECONDS_PER_DAY = 86_400.0
 # Shares of a run's requests that are left out of its statistics: the server starts empty.
 WARM_UP_SHARE = 0.1
 

@@ -9,8 +9,8 @@ import pandas as pd
 
 from edge_eval_lib.results.columns import VARIANT, sort_variants
 from edge_eval_lib.study import Study
+from edge_eval_lib.uncertainty import NORMAL_95
 
-NORMAL_95 = 1.959964  # standard errors to either end of a 95 % interval of a normal distribution
 COLUMNS = [
     *VARIANT,
     "harness_task",

@@ -24,7 +24,6 @@ from edge_eval_lib.economics.advise import choice as advise_choice
 from edge_eval_lib.economics.advise import elsewhere as advise_elsewhere
 from edge_eval_lib.economics.advise import inputs as advise_inputs
 from edge_eval_lib.economics.advise import options as advise_options
-from edge_eval_lib.economics.advise.evaluation import SECONDS_PER_DAY
 from edge_eval_lib.economics.advise.inputs import Inputs, Need
 from edge_eval_lib.economics.advise.options import ON_PREMISES, VARIANT
 from edge_eval_lib.economics.carbon import load_carbon_book
@@ -35,6 +34,7 @@ from edge_eval_lib.machine.declared import Hardware, load_hardware, load_hardwar
 from edge_eval_lib.paths import outputs_root
 from edge_eval_lib.results import decision
 from edge_eval_lib.study import PUBLISHED, Study, find_beside, load_study
+from edge_eval_lib.units import SECONDS_PER_DAY
 
 LIKE_PUBLISHED = "paper_t4"  # the study that measures what was published
 INPUT_TOKENS = 500.0  # of a published request, the paper's assumption

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, stats
 
+from edge_eval_lib.economics import cost
 from edge_eval_lib.economics.advise.evaluation import (
     DRAWS_OF_ERRORS,
     Evaluation,
@@ -354,6 +355,10 @@ def pays_after_requests(choice: Choice, index: int) -> float:
 def api_usd_per_request(choice: Choice, factor: float = 1.0) -> float:
     """Return what the API asks for a request of this load, at a factor of its prices."""
     value = choice.inputs.value
-    tokens = value("input_tokens") * value("api_input_usd_per_mtok")
-    tokens += value("output_tokens") * value("api_output_usd_per_mtok")
-    return factor * value("api_price_factor") * tokens / 1e6
+    listed = cost.api_usd_per_request(
+        value("input_tokens"),
+        value("output_tokens"),
+        value("api_input_usd_per_mtok"),
+        value("api_output_usd_per_mtok"),
+    )
+    return factor * value("api_price_factor") * listed

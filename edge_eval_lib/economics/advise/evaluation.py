@@ -22,14 +22,14 @@ from edge_eval_lib.economics.advise.inputs import MEASUREMENT, OBJECTIVES, Input
 from edge_eval_lib.economics.advise.options import API, RENTED, SERVERLESS, TIMED
 from edge_eval_lib.economics.capacity import poisson_standby
 from edge_eval_lib.economics.carbon import embodied_g_per_hour, operational_g
+from edge_eval_lib.economics.cost import api_usd_per_request, rag_usd_per_request
 from edge_eval_lib.economics.latency import erlang_c
 from edge_eval_lib.economics.prices import capital_recovery_factor
-from edge_eval_lib.units import HOURS_PER_YEAR, JOULES_PER_KWH
+from edge_eval_lib.units import HOURS_PER_YEAR, JOULES_PER_KWH, SECONDS_PER_DAY
 
 DRAWS_OF_ERRORS = 256
 DAYS_PER_MONTH = 365 / 12
 HOURS_PER_MONTH = HOURS_PER_YEAR / 12
-SECONDS_PER_DAY = 86400.0
 
 
 @dataclass(frozen=True)
@@ -221,9 +221,10 @@ def _money(
     own = served["machines"] * purchase * recovery / 12
     cloud_usd_per_hour = x.get("cloud_usd_per_hour", np.nan)
     rent = served["machines"] * served["held"] * cloud_usd_per_hour * HOURS_PER_MONTH
-    tokens_usd = x["input_tokens"] * x["api_input_usd_per_mtok"]
-    tokens_usd = tokens_usd + x["output_tokens"] * x["api_output_usd_per_mtok"]
-    api = x["api_price_factor"] * tokens_usd / 1e6 * x["requests_per_day"] * DAYS_PER_MONTH
+    requests_per_month = x["requests_per_day"] * DAYS_PER_MONTH
+    tokens = x["input_tokens"], x["output_tokens"]
+    listed = api_usd_per_request(*tokens, x["api_input_usd_per_mtok"], x["api_output_usd_per_mtok"])
+    api = x["api_price_factor"] * listed * requests_per_month
     usd_per_kwh = x["electricity_usd_per_kwh"]
     once_j = np.nan_to_num(o["adapt_energy_j"] + o["compress_energy_j"]) * x["energy_factor"]
     own_once = once_j / JOULES_PER_KWH * x["pue"] * usd_per_kwh
@@ -231,13 +232,15 @@ def _money(
     setup = x["setup_hours"] * x["labour_usd_per_hour"]
     labour = x["people_hours_per_month"] * x["labour_usd_per_hour"]
     is_api, is_rented = o["is_api"], o["is_rented"]
-    retrieval = x["retrieval_usd_per_request"] * x["requests_per_day"] * DAYS_PER_MONTH
+    # The longer prompts that it makes are among the tokens.
+    searched = x["retrieval_usd_per_request"], x["index_usd_per_month"], requests_per_month
+    retrieval = rag_usd_per_request(0.0, 0.0, *searched) * requests_per_month
     return {
         "machines": np.where(is_api, 0.0, np.where(is_rented, rent, own)),
         "electricity": np.where(is_api | is_rented, 0.0, kwh_per_month * usd_per_kwh),
         "people": np.where(is_api, 0.0, labour),
         "api": np.where(is_api, api, 0.0),
-        "retrieval": retrieval + x["index_usd_per_month"],  # whoever answers
+        "retrieval": retrieval,  # whoever answers
         "fixed": np.where(is_api, 0.0, np.where(is_rented, cloud_once, own_once) + setup),
     }
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from edge_eval_lib.errors import UserError, nearest
+from edge_eval_lib.uncertainty import NORMAL_95
 
 VARIANT = ["family", "size", "task", "method", "precision"]
 ON_PREMISES, CLOUD, SERVERLESS, API = "on premises", "cloud", "serverless", "API"
@@ -21,7 +22,6 @@ TIMED = ["throughput_tok_s", "ttft_ms", "tpot_ms", "power_w"]
 NEEDED = [*TIMED, "concurrency", "output_tokens_per_request", "score"]
 ONCE = ["adapt_energy_j", "adapt_s", "compress_energy_j", "load_energy_j", "load_s"]
 IDLE = ["idle_loaded_power_w", "idle_bare_power_w"]
-Z_95 = 1.959964  # half a 95 % interval is this many standard errors
 # Where a study has no two rows that should be alike: the paper's T4 rows differ by 4 % (TPOT).
 ASSUMED_ERROR = 0.05
 
@@ -137,9 +137,9 @@ def _operating_points(variants: pd.DataFrame, serving: pd.DataFrame | None) -> p
 def _with_errors(rows: pd.DataFrame, once: dict[str, float]) -> pd.DataFrame:
     """Add `error_<figure>`: by the row's interval where it has one."""
     for name in TIMED:
-        own = (rows[f"{name}_hi"] - rows[f"{name}_lo"]) / (2 * Z_95) / rows[name]
+        own = (rows[f"{name}_hi"] - rows[f"{name}_lo"]) / (2 * NORMAL_95) / rows[name]
         rows[f"error_{name}"] = own.where(np.isfinite(own)).fillna(once[name])
-    of_interval = (rows["score_hi"] - rows["score_lo"]) / (2 * Z_95)
+    of_interval = (rows["score_hi"] - rows["score_lo"]) / (2 * NORMAL_95)
     prompts = rows["scored_prompts"].fillna(rows["requests"]).fillna(100)
     of_share = np.sqrt((rows["score"] * (1 - rows["score"])).clip(lower=0) / prompts)
     rows["error_score"] = of_interval.where(np.isfinite(of_interval)).fillna(of_share)
