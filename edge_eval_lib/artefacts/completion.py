@@ -29,7 +29,16 @@ import orjson
 from edge_eval_lib.artefacts.place import Key, Place, place, read_json, write_atomically
 from edge_eval_lib.artefacts.source import KEPT, accepted_code, code_of, code_of_stage, kept_code
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.study import NOTEBOOKS, STAGES, Run, Study, adapter_path, hash_of, weights_path
+from edge_eval_lib.study import (
+    EXPERIMENT,
+    NOTEBOOKS,
+    STAGES,
+    Run,
+    Study,
+    adapter_path,
+    hash_of,
+    weights_path,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +50,7 @@ OTHER_CODE = "was made by other code in "
 # What a survey reads to its end; of larger files it takes the size, and of weights the header.
 SMALL_BYTES = 16 * 2**20
 # They are made of the runs that there are, and made again at little cost.
-COLLECTING = ("score", "synthesis", "paper")
+COLLECTING = ("score", "synthesis", "paper", EXPERIMENT)
 WEIGHTS = weights_path("")
 
 
@@ -166,12 +175,11 @@ def _part_read(run: Run, needed: Key) -> str:
     if run.stage == "compress":
         return f"{adapter_path(name)}/"
     if run.stage in ("serve", "harness"):
-        p = run.parameters
-        return f"{WEIGHTS}{p['model']}_{p['task']}_{p['method']}_{p['precision']}/"
+        return f"{WEIGHTS}{name}_{run.parameters['precision']}/"
     return _own(needed)
 
 
-def note_rebuilt(study: Study, adapter: str, variant: str) -> None:
+def note_rebuilt(study: Study, adapter: str, weights: str) -> None:
     """Take weights that were built again from their adapter into the record of their run.
 
     Runs that were made from the former weights stay done: what they served was the same adapter,
@@ -181,7 +189,7 @@ def note_rebuilt(study: Study, adapter: str, variant: str) -> None:
     record = read(at)
     if record is None:
         return
-    part = f"{weights_path(variant)}/"
+    part = f"{weights_path(weights)}/"
     former = digest(record["products"], part)
     kept = {p: file for p, file in record["products"].items() if not p.startswith(part)}
     products = kept | _files(at.directory, at.directory / part)

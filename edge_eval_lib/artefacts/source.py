@@ -13,16 +13,19 @@ import orjson
 
 from edge_eval_lib.artefacts.place import read_json
 from edge_eval_lib.paths import project_root
-from edge_eval_lib.study import NOTEBOOKS, STAGES, Study
+from edge_eval_lib.study import EXPERIMENT, NOTEBOOKS, STAGES, Study
 
 KEPT = "kept.json"  # below a study's outputs
 PARAMETERS = {"parameters", "injected-parameters"}  # papermill's tags: a run's settings hold these
 
 
-def notebook_source(stage: str) -> Path:
-    """Return the stage's notebook, in notebooks/ or the directory EDGE_EVAL_NOTEBOOKS names."""
+def notebook_source(stage: str, name: str = "") -> Path:
+    """Return a run's notebook, in notebooks/ or the directory EDGE_EVAL_NOTEBOOKS names.
+
+    It is its stage's, or the one that an experiment goes by.
+    """
     folder = os.environ.get("EDGE_EVAL_NOTEBOOKS") or project_root() / "notebooks"
-    return Path(folder) / NOTEBOOKS[stage]
+    return Path(folder) / (f"{name}.ipynb" if stage == EXPERIMENT else NOTEBOOKS[stage])
 
 
 def code_of_stage(stage: str) -> str | None:

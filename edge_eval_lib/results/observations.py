@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from edge_eval_lib import scraps
+from edge_eval_lib import scraps, tasks
 from edge_eval_lib.artefacts.completion import read_raw
 from edge_eval_lib.artefacts.place import Place, read_failure
 from edge_eval_lib.economics.prices import PriceBook, Prices, load_price_book
@@ -195,7 +195,7 @@ def observations_of(runs: pd.DataFrame, requests: pd.DataFrame) -> pd.DataFrame:
     requests_by_run = dict(list(requests.groupby("run")))
     rows = []
     for run in runs[runs["stage"] == "serve"].to_dict("records"):
-        key = tuple(run[c] for c in ADAPTER)
+        key = tuple((run | {"task": tasks.trained_as(run["task"])})[c] for c in ADAPTER)
         row, notes, checks = _before_serving(run, adapters.get(key, {}), merges.get(key, {}))
         windows = run["serving_windows"]
         power = read_raw(run["notebook"], "power") if _continuous(windows) else NO_POWER

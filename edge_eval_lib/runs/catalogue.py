@@ -10,10 +10,11 @@ from edge_eval_lib.artefacts import completion
 from edge_eval_lib.artefacts.place import Key, place, read_failure
 from edge_eval_lib.artefacts.source import kept_code, notebook_source
 from edge_eval_lib.paths import outputs_root, project_root
-from edge_eval_lib.study import Run, Study, find_beside, hash_of
+from edge_eval_lib.study import EXPERIMENT, Run, Study, find_beside, hash_of
 
 REPORTS = ("synthesis", "paper")  # stages whose report make all keeps up to date
-UNMEASURED = (*REPORTS, "planner")  # that need no device to themselves
+PAGES = (EXPERIMENT, "planner")  # whose page stands beside the study's report
+UNMEASURED = (*REPORTS, *PAGES)  # that need no device to themselves
 
 
 def runs(study: Study) -> list[Run]:
@@ -26,12 +27,14 @@ def runs(study: Study) -> list[Run]:
 
 def all_runs(study: Study) -> list[Run]:
     """Return the runs of the grid, then those that write the reports."""
-    return [*study.runs(), *(find_run(study, stage, stage) for stage in final_stages())]
+    return [*study.runs(), *(find_run(study, *key) for key in final_runs(study))]
 
 
-def final_stages() -> list[str]:
-    """Return the stages that write reports and whose notebook is there."""
-    return [stage for stage in REPORTS if notebook_source(stage).is_file()]
+def final_runs(study: Study) -> list[Key]:
+    """Return the runs that write reports and whose notebook is there."""
+    keys = [(stage, stage) for stage in REPORTS]
+    keys += [(EXPERIMENT, study.notebook)] if study.notebook else []
+    return [key for key in keys if notebook_source(*key).is_file()]
 
 
 def find_run(study: Study, stage: str, name: str, gpus: int | None = None) -> Run:
@@ -47,7 +50,7 @@ def find_run(study: Study, stage: str, name: str, gpus: int | None = None) -> Ru
     if stage == "planner":
         return Run(stage, name, {}, {"stage": stage})
     needs: tuple[Key, ...] = ()
-    if stage == "synthesis":
+    if stage in ("synthesis", EXPERIMENT):
         needs = tuple((run.stage, run.name) for run in study.runs())
         content = {
             "study": study.model_dump(),
@@ -62,8 +65,9 @@ def find_run(study: Study, stage: str, name: str, gpus: int | None = None) -> Ru
         content = {"figures": _content_hash([*published, beside])}
     # Tables are cheap: any edit of the library makes them again, and never a measured run.
     library = project_root() / "edge_eval_lib"
-    code = [*library.rglob("*.py"), *(library / "templates").rglob("*"), notebook_source(stage)]
-    return Run(stage, stage, {}, {"stage": stage, **content, "code": _content_hash(code)}, needs)
+    code = [*library.rglob("*.py"), *(library / "templates").rglob("*")]
+    code.append(notebook_source(stage, name))
+    return Run(stage, name, {}, {"stage": stage, **content, "code": _content_hash(code)}, needs)
 
 
 def _failures(study: Study, keys: Iterable[Key]) -> dict[str, str]:

@@ -30,7 +30,7 @@ from edge_eval_lib.artefacts.source import notebook_source
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.paths import project_root
 from edge_eval_lib.runs import devices, kernel
-from edge_eval_lib.runs.catalogue import UNMEASURED, find_run
+from edge_eval_lib.runs.catalogue import PAGES, UNMEASURED, find_run
 from edge_eval_lib.study import PUBLISHED, Run, Study
 
 # Of every kernel: nothing leaves this machine unasked, and hashing is repeatable.
@@ -79,7 +79,7 @@ def run_one(
         settings = run.settings | {"parameters": parameters}
         run = replace(run, parameters=run.parameters | parameters, settings=settings)
     at = place(study, stage, name)
-    source = notebook_source(stage)
+    source = notebook_source(stage, name)
     if not source.is_file():
         raise UserError(f"There is no notebook {source}.")
     before = completion.read(at)
@@ -129,7 +129,7 @@ def _try_run(
     if reason is None and not scraps.is_complete(notebook):
         return "The notebook ended without recording run_complete in its last cell."
     if reason is None and run.stage in REPORTED:
-        return _render(notebook, at, "planner.html" if run.stage == "planner" else "report.html")
+        return _render(notebook, at, f"{run.stage if run.stage in PAGES else 'report'}.html")
     return reason
 
 

@@ -103,7 +103,7 @@ def rebuild_weights(study: Study, variant_name: str, target: Path | None = None)
             compress.require_answers(merged)
             made = compress.quantize_for_study(
                 study,
-                variant.task,
+                variant.trained_as,
                 merged.directory,
                 variant.precision,
                 directory,
@@ -112,4 +112,4 @@ def rebuild_weights(study: Study, variant_name: str, target: Path | None = None)
     compress.require_answers(made)
     compress.verify([made], base)
     if target is None:
-        completion.note_rebuilt(study, variant.adapter, str(variant))
+        completion.note_rebuilt(study, variant.adapter, variant.weights)

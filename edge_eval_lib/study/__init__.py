@@ -15,6 +15,7 @@ from edge_eval_lib.study.files import (
     write_study,
 )
 from edge_eval_lib.study.grid import (
+    EXPERIMENT,
     NOTEBOOKS,
     PUBLISHED,
     STAGES,
@@ -41,6 +42,7 @@ from edge_eval_lib.study.sections import (
 from edge_eval_lib.study.yaml_file import read_yaml
 
 __all__ = [
+    "EXPERIMENT",
     "MOST_REPETITIONS",
     "NOTEBOOKS",
     "PUBLISHED",

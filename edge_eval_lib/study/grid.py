@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.tasks import data_fingerprint
+from edge_eval_lib.tasks import data_fingerprint, trained_as
 
 if TYPE_CHECKING:
     from edge_eval_lib.study.schema import Study
@@ -29,6 +29,7 @@ NOTEBOOKS = {
     "planner": "07_planner.ipynb",
 }
 STAGES = tuple(stage for stage in NOTEBOOKS if stage not in ("synthesis", "paper", "planner"))
+EXPERIMENT = "experiment"  # the stage of a study's own notebook, which its name says
 PUBLISHED = "published"  # what stands for a study where the published T4 figures are meant
 
 
@@ -48,17 +49,27 @@ class Variant:
         return f"{self.family}-{self.size}"
 
     @property
+    def trained_as(self) -> str:
+        """The task that its adapter was trained on."""
+        return trained_as(self.task)
+
+    @property
     def adapter(self) -> str:
-        """The adapter's name: one is served at several precisions."""
-        return f"{self.model}_{self.task}_{self.method}"
+        """The adapter's name: one is served at several precisions, and to several tasks."""
+        return f"{self.model}_{self.trained_as}_{self.method}"
+
+    @property
+    def weights(self) -> str:
+        """The name of its weights."""
+        return f"{self.adapter}_{self.precision}"
 
     @property
     def served_name(self) -> str:
         """What an endpoint is to call it: the unadapted base is the same for every task."""
-        return self.model if self.method == "none" else str(self)
+        return self.model if self.method == "none" else self.weights
 
     def __str__(self) -> str:
-        return f"{self.adapter}_{self.precision}"
+        return f"{self.model}_{self.task}_{self.method}_{self.precision}"
 
 
 def adapter_path(adapter: str) -> str:
@@ -68,7 +79,8 @@ def adapter_path(adapter: str) -> str:
 
 def weights_path(variant: Variant | str) -> str:
     """Where a variant's weights lie below the outputs of a study, or a folder of the lab."""
-    return f"artefacts/models/{variant}"
+    name = variant.weights if isinstance(variant, Variant) else variant
+    return f"artefacts/models/{name}"
 
 
 @dataclass(frozen=True)
@@ -96,8 +108,8 @@ class Run:
             return tuple(weights_path(f"{self.name}_{p}") for p in self.precisions)
         if self.stage in ("synthesis", "paper"):
             return ("tables", "figures", "report.html")
-        if self.stage == "planner":
-            return ("planner.html",)
+        if self.stage in ("planner", EXPERIMENT):
+            return (f"{self.stage}.html",)
         return ()
 
     @property
@@ -119,33 +131,40 @@ def hash_of(settings: Any) -> str:
 def enumerate_runs(study: Study) -> list[Run]:
     """Return every run of a study, in an order in which each comes after what it needs."""
     runs = [Run("preflight", "preflight", {}, {"stage": "preflight", "hardware": study.hardware})]
-    fingerprints = {task: _fingerprint(study, task) for task in study.tasks}
+    asked = [*study.tasks, *map(trained_as, study.tasks)]
+    fingerprints = {task: _fingerprint(study, task) for task in dict.fromkeys(asked)}
     if study.ablation is not None:
         return [*runs, _ablation(study, fingerprints[study.tasks[0]])]
     prepared: dict[str, dict[str, Any]] = {}  # the settings that an adapter's weights depend on
     precisions: dict[str, list[str]] = {}
     for variant in study.served_variants():
-        precisions.setdefault(variant.adapter, []).append(variant.precision)
+        made = precisions.setdefault(variant.adapter, [])
+        made += [] if variant.precision in made else [variant.precision]
     for variant in study.served_variants():
         if variant.adapter in prepared:
             continue
-        base = _base(study, variant, fingerprints[variant.task])
+        base = _base(study, variant.model, variant.trained_as, fingerprints)
         prepared[variant.adapter] = base
         if variant.method == "none":  # the base itself is served: nothing to adapt or compress
             continue
         name = variant.adapter
-        parameters = {"model": variant.model, "task": variant.task, "method": variant.method}
+        parameters = {"model": variant.model, "task": variant.trained_as, "method": variant.method}
         adapt = base | {"method": variant.method, "training": study.training.model_dump()}
         compress = dict(adapt)
         if study.workload.engine_kind.compressor == "llm-compressor":
             compress["calibration_examples"] = study.calibration_examples
         prepared[name] = compress
         runs.append(Run("adapt", name, parameters, {"stage": "adapt", **adapt}))
-        made = tuple(precisions[name])  # not a setting: one more leaves the others as they are
+        kept = tuple(precisions[name])  # not a setting: one more leaves the others as they are
         settings = {"stage": "compress", **compress}
-        runs.append(Run("compress", name, parameters, settings, (("adapt", name),), made))
+        runs.append(Run("compress", name, parameters, settings, (("adapt", name),), kept))
+    for variant in study.served_variants():
+        if variant.task != variant.trained_as:  # its questions are another task's, asked otherwise
+            asks = _base(study, variant.model, variant.task, fingerprints)
+            served = {**prepared[variant.adapter], "asks": asks}
+            prepared[f"{variant.adapter}/{variant.task}"] = served
     serving = [
-        _serve(study, variant, prepared[variant.adapter], repetition)
+        _serve(study, variant, prepared, repetition)
         for repetition in range(1, study.repetitions + 1)
         for variant in study.served_variants()
     ]
@@ -161,24 +180,27 @@ def _fingerprint(study: Study, task: str) -> str:
     return data_fingerprint(task, data.source, asked, data.evaluation_examples, study.seed)
 
 
-def _base(study: Study, variant: Variant, fingerprint: str) -> dict[str, Any]:
+def _base(study: Study, model_name: str, task: str, fingerprints: dict[str, str]) -> dict[str, Any]:
     """Return the settings of every run on a model and a task."""
-    model = study.model(variant.model)
+    model = study.model(model_name)
     identity = {"family", "size", "source", "location", "revision"}
     if model.source == "random":  # elsewhere the revision decides, and config only foretells
         identity.add("config")
     return {
         "model": model.model_dump(include=identity),
-        "task": variant.task,
-        "data": {**study.data.model_dump(), "fingerprint": fingerprint},
+        "task": task,
+        "data": {**study.data.model_dump(), "fingerprint": fingerprints[task]},
         "seed": study.seed,
     }
 
 
-def _serve(study: Study, variant: Variant, prepared: dict[str, Any], repetition: int) -> Run:
+def _serve(
+    study: Study, variant: Variant, prepared: dict[str, dict[str, Any]], repetition: int
+) -> Run:
+    asked = f"{variant.adapter}/{variant.task}"
     settings = {
         "stage": "serve",
-        **prepared,
+        **prepared[asked if asked in prepared else variant.adapter],
         "method": variant.method,
         "precision": variant.precision,
         # What a study leaves at its default does not make older runs outdated.

@@ -24,6 +24,7 @@ from edge_eval_lib.study.sections import (
     Harness,
     Line,
     Model,
+    Share,
     Strict,
     StudyName,
     Task,
@@ -42,6 +43,10 @@ class Study(Strict):
 
     With an `ablation` it takes QLoRA apart on its first model and task, `repetitions` times, and
     serves nothing.
+    `unadapted_base` says whether the models are also served unadapted. An experiment is told in a
+    `notebook` of its own, one of notebooks/: executed once everything is scored, it is a page.
+    An answer is correct whose score, of its content where that is told apart, is at least what
+    `correct_from` has for its task.
     Where llm-compressor quantises (for vLLM), it is calibrated on the first `calibration_examples`
     training examples, or rounds to nearest where there are none.
     """
@@ -61,6 +66,11 @@ class Study(Strict):
     ablation: Ablation | None = None
     calibration_examples: Annotated[int, Field(ge=0, le=MOST)] = 0
     harness: Harness | None = Field(default=None, exclude_if=lambda harness: harness is None)
+    unadapted_base: bool = Field(default=True, exclude_if=bool)
+    notebook: StudyName | None = Field(default=None, exclude_if=lambda notebook: notebook is None)
+    correct_from: dict[Task, Share] = Field(
+        default_factory=dict, exclude_if=lambda tasks: not tasks
+    )
 
     _path: Path = PrivateAttr()
 
@@ -94,6 +104,20 @@ class Study(Strict):
             )
         if self.harness is not None and self.ablation is not None:
             raise ValueError("harness scores served variants, and an ablation serves none")
+        return self
+
+    @model_validator(mode="after")
+    def _tasks_of_the_study(self) -> Study:
+        """Refuse a part that names a task which the study does not hold."""
+        named = {"correct_from": list(self.correct_from)}
+        for c in self.configurations:
+            named[f"configurations {c.method}/{c.precision} tasks"] = c.tasks or []
+        for where, tasks in named.items():
+            if foreign := [task for task in tasks if task not in self.tasks]:
+                raise ValueError(
+                    f"{where} names {', '.join(foreign)}, which is not among the study's tasks "
+                    f"({', '.join(self.tasks)})"
+                )
         return self
 
     @model_validator(mode="after")
@@ -152,14 +176,16 @@ class Study(Strict):
             for m in self.models
             for task in self.tasks
             for c in self.configurations
+            if c.tasks is None or task in c.tasks
         ]
 
     def reference_variants(self) -> list[Variant]:
-        """The unadapted base of each model on each task, served at FP16."""
+        """The unadapted base of each model on each task, served at FP16, unless it is not to be."""
         return [
             Variant(m.family, m.size, task, "none", "fp16")
             for m in self.models
             for task in self.tasks
+            if self.unadapted_base
         ]
 
     def served_variants(self) -> list[Variant]:

@@ -74,6 +74,7 @@ Name = Annotated[
     str, _name(64, hint=" (no underscore: it separates the parts of a variant's name)")
 ]
 StudyName = Annotated[str, _name(100, also="_")]
+Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1, le=MOST)]
 
 
@@ -164,10 +165,14 @@ class Model(Strict):
 
 
 class Configuration(Strict):
-    """One cell of the grid beside model and task: how to adapt and at which precision to serve."""
+    """One cell of the grid beside model and task: how to adapt and at which precision to serve.
+
+    `tasks` are those that it is served on, where these are not all of the study's.
+    """
 
     method: Method
     precision: Precision
+    tasks: list[Task] | None = Field(default=None, exclude_if=lambda tasks: tasks is None)
 
 
 class Data(Strict):

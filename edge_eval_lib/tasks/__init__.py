@@ -16,6 +16,7 @@ import json
 import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -36,6 +37,7 @@ __all__ = [
     "load_task",
     "names",
     "require_examples",
+    "trained_as",
 ]
 
 __path__ += extensions.folders("tasks")
@@ -170,6 +172,12 @@ def find(task: str) -> Task:
             f"{_module(task).__file__} has no `task`, a Task with its data, prompts and scores."
         )
     return definition
+
+
+@cache
+def trained_as(task: str) -> str:
+    """Return the task whose adapter answers `task`: itself, unless its file names another."""
+    return find(task).adapter_of or task
 
 
 def _module(task: str) -> ModuleType:

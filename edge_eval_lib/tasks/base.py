@@ -85,6 +85,8 @@ class Task:
         no_model_rules: Ways to answer without a model, which a score has to be compared with.
         longest_answer_share: How much of training.max_tokens the longest answer of a batch takes:
             ASSUMED, for memory estimates. SQuAD's answers and XSum's sentences are short.
+        adapter_of: The task whose adapter answers this one, where that is another: the same
+            questions asked in another way, e.g. with retrieved passages.
     """
 
     shipped: Callable[[], tuple[list[Row], list[Row]]]
@@ -97,6 +99,7 @@ class Task:
     shipped_files: Sequence[str] = ()
     no_model_rules: Sequence[Rule] = ()
     longest_answer_share: float = 0.1
+    adapter_of: str | None = None
 
     def __post_init__(self) -> None:
         if not self.figures or (self.content or next(iter(self.figures))) not in self.figures:
