@@ -51,11 +51,16 @@ class Record(BaseModel):
 
 
 class PreflightRecord(Record):
-    """What the machine is and can measure, and whether the study fits on what it declares."""
+    """What the machine is, can measure and may set, and whether the study fits on what it declares.
+
+    `left_over` tells settings that a power sweep could not put back.
+    """
 
     host: Host
     energy_source: str | None
     sources: Rows
+    knobs: Rows
+    left_over: list[str]
     fit: Rows
 
 

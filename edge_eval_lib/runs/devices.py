@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from edge_eval_lib.errors import UserError
+from edge_eval_lib.paths import user_directory
 from edge_eval_lib.study import Run, Study
 
 # Snakemake sets all of them to 1, whatever a run has to itself.
@@ -122,21 +122,9 @@ def thread_environment(devices_held: int = 1, devices_here: int = 1) -> dict[str
 # --- locks ------------------------------------------------------------------------------------
 
 
-def lock_directory() -> Path:
-    """Return the user's directory of device locks; UserError if it belongs to another user."""
-    base = os.environ.get("XDG_RUNTIME_DIR")
-    if not base or not Path(base).is_dir():  # a cluster's job may inherit it from another machine
-        base = tempfile.gettempdir()
-    directory = Path(base) / f"edge-eval-{os.getuid()}"
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if directory.stat().st_uid != os.getuid():
-        raise UserError(f"{directory} belongs to another user; set XDG_RUNTIME_DIR to your own.")
-    return directory
-
-
 def lock_file(device: str) -> Path:
     """Return the file that is locked while a device is held."""
-    return lock_directory() / f"{device}.lock"
+    return user_directory() / f"{device}.lock"
 
 
 def try_lock(file: Path, owner: str) -> FileLock | None:

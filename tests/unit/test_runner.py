@@ -19,6 +19,7 @@ from edge_eval_lib.artefacts.place import (
     write_atomically,
 )
 from edge_eval_lib.errors import UserError
+from edge_eval_lib.paths import user_directory
 from edge_eval_lib.runs import catalogue, devices, kernel, notebook, progress, runner
 from edge_eval_lib.study import Study, load_study
 
@@ -138,7 +139,7 @@ def test_a_lock_excludes_other_processes_and_ends_with_its_own(study: Study):
 
 
 def test_locks_lie_in_a_directory_of_the_user_alone(study: Study, tmp_path: Path):
-    directory = devices.lock_directory()
+    directory = user_directory()
     assert directory.parent == tmp_path
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
 

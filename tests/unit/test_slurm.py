@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from fake_nvml import Clock, FakeDriver, FakeGpu, constant
 
+from edge_eval_lib import paths
 from edge_eval_lib.artefacts.place import place, read_failure
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.runs import devices, slurm
@@ -79,8 +80,8 @@ def test_locks_lie_on_the_node_although_a_job_inherits_another_machines_director
     monkeypatch, tmp_path
 ):
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/of-the-login-node")
-    monkeypatch.setattr(devices.tempfile, "gettempdir", lambda: str(tmp_path))
-    assert devices.lock_directory().parent == tmp_path
+    monkeypatch.setattr(paths.tempfile, "gettempdir", lambda: str(tmp_path))
+    assert paths.user_directory().parent == tmp_path
 
 
 # --- what a run asks for ---------------------------------------------------------------------
