@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from edge_eval_lib.tasks.base import (
@@ -34,15 +35,17 @@ SHIPPED_FILES = ("rag_passages.jsonl", "rag_train.jsonl", "rag_evaluation.jsonl"
 
 def shipped() -> tuple[list[Row], list[Row]]:
     """Read training and evaluation rows of the embedded set, each with its gold passage."""
+    _, train, evaluation = SHIPPED_FILES
+    return questions(train), questions(evaluation)
+
+
+def questions(file: str) -> list[Row]:
+    """Read a file of questions, each with its gold passage."""
     passages = {row["id"]: row for row in shipped_rows(SHIPPED_FILES[0])}
-    train, evaluation = (
-        [
-            {**row, "answers": [row["answer"]], "passage": passages[row["passage_id"]]}
-            for row in shipped_rows(name)
-        ]
-        for name in SHIPPED_FILES[1:]
-    )
-    return train, evaluation
+    return [
+        {**row, "answers": [row["answer"]], "passage": passages[row["passage_id"]]}
+        for row in shipped_rows(file)
+    ]
 
 
 def from_hub(row: Row) -> Row | None:
@@ -86,40 +89,45 @@ def retrieve(questions: list[str], passages: list[Row], k: int) -> list[list[Row
     return [[passages[index] for index in row] for row in ranked]
 
 
-def build(train: list[Row], evaluation: list[Row], source: str) -> TaskData:
-    """Make examples whose prompts hold retrieved passages, in the order of the corpus.
+def build(
+    train: list[Row],
+    evaluation: list[Row],
+    source: str,
+    *,
+    name: str = "rag",
+    shown: int = PASSAGES_PER_PROMPT,
+    shipped: Callable[[], tuple[list[Row], list[Row]]] = shipped,
+) -> TaskData:
+    """Make examples whose prompts hold `shown` retrieved passages, in the order of the corpus.
 
     Not in the order of their rank: the first would then nearly always be the gold passage.
     Evaluation questions search every passage; training questions search the passages that are
-    not an evaluation question's gold passage, so that training never shows one.
+    not an evaluation question's gold passage, so that training never shows one. All `shipped`
+    evaluation questions count, also those that a study does not ask: its training prompts then do
+    not depend on how many it asks.
     """
     corpus = {row["passage"]["id"]: row["passage"] for row in train + evaluation}
     if source == "embedded":
         corpus = {row["id"]: row for row in shipped_rows(SHIPPED_FILES[0])}
-    held_out = {row["passage"]["id"] for row in _held_out(evaluation, source)}
-    evaluation_examples = _examples(evaluation, list(corpus.values()), source)
+    held_out_rows = shipped()[1] if source == "embedded" else evaluation
+    held_out = {row["passage"]["id"] for row in held_out_rows}
+    evaluation_examples = _examples(evaluation, list(corpus.values()), source, shown)
     train_examples = _examples(
-        train, [passage for key, passage in corpus.items() if key not in held_out], source
+        train, [passage for key, passage in corpus.items() if key not in held_out], source, shown
     )
     details: dict[str, Any] = {"passages": len(corpus)}
-    for k in range(1, PASSAGES_PER_PROMPT + 1):
+    for k in range(1, shown + 1):
         details[f"recall_at_{k}"] = sum(
             example.details["gold_passage_id"] in example.details["retrieved_ids"][:k]
             for example in evaluation_examples
         ) / len(evaluation_examples)
-    return TaskData("rag", train_examples, evaluation_examples, details)
+    return TaskData(name, train_examples, evaluation_examples, details)
 
 
-def _held_out(evaluation: list[Row], source: str) -> list[Row]:
-    # All shipped evaluation questions count, also those that this study does not ask: the
-    # training prompts then do not depend on how many are asked.
-    return shipped()[1] if source == "embedded" else evaluation
-
-
-def _examples(rows: list[Row], passages: list[Row], source: str) -> list[Example]:
+def _examples(rows: list[Row], passages: list[Row], source: str, shown: int) -> list[Example]:
     if not rows:
         return []
-    found_passages = retrieve([row["question"] for row in rows], passages, PASSAGES_PER_PROMPT)
+    found_passages = retrieve([row["question"] for row in rows], passages, shown)
     order = {passage["id"]: index for index, passage in enumerate(passages)}
     return [
         _example(row, retrieved, order, source)
