@@ -286,9 +286,9 @@ def ranked_reading(
     from edge_eval_lib.models.likelihood import Reading
 
     ranked = list(zip(text, positions, strict=True))
-    nll = -sum(position[token][0] for token, position in ranked) / len(ranked)
+    nlls = [-position[token][0] for token, position in ranked]
     best = [min(position, key=lambda token: position[token][1]) for position in positions]
-    return Reading(nll, best)
+    return Reading(sum(nlls) / len(nlls), best, token_nlls=nlls)
 
 
 def require_numbers(

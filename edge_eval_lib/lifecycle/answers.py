@@ -18,7 +18,7 @@ from edge_eval_lib.tasks import Example
 class AnswersRead:
     """What the model finds of one prompt's gold answer and of the tokens it answered in a batch.
 
-    `batched` is None where that answer was not read.
+    `batched` is None where that answer was not read. It tells how sure the model was of them.
     """
 
     prompt_id: str
@@ -35,22 +35,14 @@ def read_answers(
 ) -> list[AnswersRead]:
     """Read every gold answer and, if `batched`, the answers at the headline concurrency.
 
-    Nothing is measured meanwhile. A prompt that was also served alone needs no such reading, and
-    requests to an engine elsewhere are paid for: there only gold answers are read.
+    Nothing is measured meanwhile. Requests to an engine elsewhere are paid for: there only gold
+    answers are read.
     """
-    alone = {
-        tuple(generation.prompt_ids)
-        for window in served
-        if window.window.name == closed_loop_name(1)
-        for generation in window.generations
-    }
-    answered: list[list[int]] = []
-    for generation in _headline(served, workload).generations:
-        wanted = batched and not engine.remote and workload.headline_concurrency > 1
-        if not wanted or generation.failure or tuple(generation.prompt_ids) in alone:
-            answered.append([])
-        else:
-            answered.append(generation.token_ids)
+    wanted = batched and not engine.remote
+    answered = [
+        generation.token_ids if wanted and not generation.failure else []
+        for generation in _headline(served, workload).generations
+    ]
     prompts = [engine.encode(example.messages) for example in examples]
     golds = [engine.encode_answer(example.answer) for example in examples]
     texts = [
@@ -111,7 +103,9 @@ def answer_table(
     """A row a prompt at the headline concurrency: the answer, and how likely the gold answer is.
 
     A request that failed has no answer; `failure` says why. `limit_reached` is 1 where the answer
-    had no end within `output_tokens`, else 0.
+    had no end within `output_tokens`, else 0. `mean_logprob` (nats) and `mean_margin` (0..1) are
+    the means over the answer's tokens, to its end or the limit: what a server knows while it
+    generates, for nothing. NaN where the answer was not read.
     """
     return pd.DataFrame(
         {
@@ -127,11 +121,21 @@ def answer_table(
             else float(not engine.ended(generation.token_ids)),
             "gold_nll": answer.gold.nll,
             "gold_argmax_ids": answer.gold.argmax_ids,
+            **_confidence(answer.batched, engine.natural_length(generation.token_ids)),
         }
         for example, generation, answer in zip(
             examples, _headline(served, workload).generations, read, strict=True
         )
     )
+
+
+def _confidence(reading: Reading | None, tokens: int) -> dict[str, float]:
+    """How sure a model was of the first `tokens` of a text it answered."""
+    nlls, margins = (reading.token_nlls, reading.token_margins) if reading else ([], [])
+    return {
+        "mean_logprob": -float(np.mean(nlls[:tokens])) if nlls else np.nan,
+        "mean_margin": float(np.mean(margins[:tokens])) if margins else np.nan,
+    }
 
 
 def uncut_answers(

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Iterable
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from edge_eval_lib.models.tokens import answer_ids, prompt_ids
@@ -28,10 +28,14 @@ class Reading:
 
     `nll` is the mean negative log-likelihood per token of the text in nats, `argmax_ids` the
     model's own most likely token at each of its places. NaN and none where it was not read.
+    Of each place `token_nlls` keeps the negative log-likelihood, `token_margins` how far the most
+    likely token's probability is above the next one's; empty where an engine does not say so much.
     """
 
     nll: float
     argmax_ids: list[int]
+    token_nlls: list[float] = field(default_factory=list, kw_only=True)
+    token_margins: list[float] = field(default_factory=list, kw_only=True)
 
 
 NOT_READ = Reading(math.nan, [])
@@ -126,8 +130,16 @@ def _read_batch(
             for i, (row, scores) in enumerate(zip(rows, logits.cpu().float(), strict=True)):
                 if row:
                     scores = scores[: len(row)].log_softmax(-1)
-                    nll = -scores[torch.arange(len(row)), torch.tensor(row)].mean().item()
-                    readings[i].append(Reading(nll, scores.argmax(-1).tolist()))
+                    nlls = -scores[torch.arange(len(row)), torch.tensor(row)]
+                    first, second = scores.topk(2).values.exp().T
+                    readings[i].append(
+                        Reading(
+                            nlls.mean().item(),
+                            scores.argmax(-1).tolist(),
+                            token_nlls=nlls.tolist(),
+                            token_margins=(first - second).tolist(),
+                        )
+                    )
     return readings
 
 

@@ -141,6 +141,38 @@ def test_the_note_named_in_an_answer_holds_the_fact(shipped):
         assert not missing or len(missing) < len(normalise(fact)), (fact, passage["text"])
 
 
+@pytest.mark.parametrize("task", ["onepassage", "twopassages"])
+def test_further_questions_are_asked_with_more_or_fewer_passages(shipped, task):
+    data, shown = load_task(task), {"onepassage": 1, "twopassages": 2}[task]
+    assert data.task == task
+    assert len(data.evaluation) >= 120
+    assert [e.answer for e in data.evaluation[:35]] == [e.answer for e in shipped["rag"].evaluation]
+    assert {len(e.details["retrieved_ids"]) for e in data.train + data.evaluation} == {shown}
+    assert data.details["recall_at_1"] < 1
+    assert load_task(task, evaluation_examples=3).train == data.train
+
+
+def test_nothing_of_a_further_question_is_trained_on():
+    data = load_task("twopassages")
+    gold = {example.details["gold_passage_id"] for example in data.evaluation}
+    shown = {key for example in data.train for key in example.details["retrieved_ids"]}
+    assert len(gold) == len(data.evaluation)
+    assert not gold & shown
+    training = [sequence(text) for example in data.train for text in texts(example)]
+    for example in data.evaluation:
+        asked, fact = sequence(example.details["question"]), sequence(example.details["fact"])
+        assert not [text for text in training if fact in text or asked in text], example.id
+
+
+def test_the_note_of_a_further_question_holds_its_fact():
+    for example in load_task("onepassage").evaluation:
+        passages = {row["id"]: row for row in sources.shipped_rows("rag_passages.jsonl")}
+        passage = passages[example.details["gold_passage_id"]]
+        assert example.answer == f"{passage['title']}: {example.details['fact']}"
+        missing = set(normalise(example.details["fact"])) - set(normalise(passage["text"]))
+        assert not missing, (example.details["fact"], passage["text"])
+
+
 def test_retrieve_ranks_by_shared_words():
     passages = [
         {"id": "a", "text": "The tug Petrel burns peat oil."},

@@ -601,7 +601,7 @@ def test_batches_that_cannot_be_compared_have_no_agreement():
     assert answers_of.batch_agreement(alone, 1, mute).batch_agreement is None
 
 
-def test_batched_answers_are_read_unless_they_were_served_alone_or_elsewhere():
+def test_answers_are_read_unless_they_failed_or_were_served_elsewhere():
     engine = Batching(most=8)
     engine.encode = lambda messages: messages
     examples = [Example(f"p{i}", prompt, "gold") for i, prompt in enumerate(([1], [2], [13], [3]))]
@@ -609,9 +609,10 @@ def test_batched_answers_are_read_unless_they_were_served_alone_or_elsewhere():
     asked = vllm_settings(output_tokens=2)
     served = workload.serve_all(engine, prompts, asked, 7, engine)
     read = answers_of.read_answers(served, engine, examples, asked)
-    # The first two were served alone, the third failed; every gold answer is read.
-    assert engine.texts == [[[4]], [[4]], [[4]], [[4], [5, 5]]]
-    assert [answer.batched for answer in read] == [None, None, None, Reading(1.0, [5, 5])]
+    # The third failed; every gold answer is read.
+    assert engine.texts == [[[4], [5, 5]], [[4], [5, 5]], [[4]], [[4], [5, 5]]]
+    known = Reading(1.0, [5, 5])
+    assert [answer.batched for answer in read] == [known, known, None, known]
     for unread in ({"batched": False}, {}):
         engine.remote = not unread
         read = answers_of.read_answers(served, engine, examples, asked, **unread)
