@@ -90,7 +90,10 @@ def served(study: Study, precision: str, answer) -> scoring.Served:
 
 
 def test_a_task_of_one_new_file_goes_from_its_rows_to_the_tables(rhymes):
-    assert tasks.names() == [*tasks.PUBLISHED, "rhymes"]
+    published, others = tuple(tasks.names()[:3]), tasks.names()[3:]
+    assert published == tasks.PUBLISHED
+    assert "rhymes" in others
+    assert others == sorted(set(others))
     assert next(str(v) for v in rhymes.variants()) == "tinyllama-0.1M_rhymes_lora_fp16"
     assert "tinyllama-0.1M_rhymes_lora" in {r.name for r in rhymes.runs() if r.stage == "adapt"}
 
