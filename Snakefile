@@ -25,6 +25,8 @@ COLLECTED = [key for key in RUNS if key[0] in ("score", "harness")]
 if not everything:
     RUNS = {key: run for key, run in RUNS.items() if key[0] == "score"}
     COLLECTED = list(RUNS)
+EXPERIMENT = catalogue.experiment(study) if everything else []
+NEEDS = {"experiment": COLLECTED, "synthesis": [*COLLECTED, *EXPERIMENT]}
 
 
 def word(text):
@@ -40,8 +42,8 @@ def missing(stage):
     """The runs that a run needs and that are not there, by its wildcards."""
 
     def files(wildcards):
-        needs = COLLECTED if stage == "synthesis" else RUNS[stage, wildcards.name].needs
-        wanted = settings(needs) if everything or stage == "synthesis" else []
+        needs = NEEDS.get(stage) or RUNS[stage, wildcards.name].needs
+        wanted = settings(needs) if everything or stage in NEEDS else []
         return [file for file in wanted if not os.path.exists(file)]
 
     return files
@@ -60,7 +62,7 @@ def priority(stage):
 
 
 def gpus(stage):
-    return lambda wildcards: 1 if stage == "synthesis" else RUNS[stage, wildcards.name].gpus
+    return lambda wildcards: 1 if stage in NEEDS else RUNS[stage, wildcards.name].gpus
 
 
 # What the loop below leaves in a variable is its last stage by the time that a job runs.
@@ -72,10 +74,10 @@ RUN = (
 
 rule all:
     input:
-        settings([*RUNS, ("synthesis", "synthesis")]),
+        settings([*RUNS, *EXPERIMENT, ("synthesis", "synthesis")]),
 
 
-for stage in [*dict.fromkeys(stage for stage, _ in RUNS), "synthesis"]:
+for stage in [*dict.fromkeys(stage for stage, _ in RUNS), *NEEDS]:
 
     rule:
         name:

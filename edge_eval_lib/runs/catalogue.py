@@ -31,10 +31,14 @@ def all_runs(study: Study) -> list[Run]:
 
 
 def final_runs(study: Study) -> list[Key]:
-    """Return the runs that write reports and whose notebook is there."""
-    keys = [(stage, stage) for stage in REPORTS]
-    keys += [(EXPERIMENT, study.notebook)] if study.notebook else []
+    """Return the runs that write reports and whose notebook is there, in their order."""
+    keys = [*experiment(study), *((stage, stage) for stage in REPORTS)]
     return [key for key in keys if notebook_source(*key).is_file()]
+
+
+def experiment(study: Study) -> list[Key]:
+    """Return the run of the notebook that tells the study's experiment, if it has one."""
+    return [(EXPERIMENT, study.notebook)] if study.notebook else []
 
 
 def find_run(study: Study, stage: str, name: str, gpus: int | None = None) -> Run:
@@ -52,6 +56,7 @@ def find_run(study: Study, stage: str, name: str, gpus: int | None = None) -> Ru
     needs: tuple[Key, ...] = ()
     if stage in ("synthesis", EXPERIMENT):
         needs = tuple((run.stage, run.name) for run in study.runs())
+        needs += tuple(experiment(study)) if stage == "synthesis" else ()
         content = {
             "study": study.model_dump(),
             "prices": find_beside(study.path, "prices.yaml").read_text(encoding="utf-8"),

@@ -38,7 +38,7 @@ from edge_eval_lib.paths import outputs_root, project_root
 from edge_eval_lib.runs import catalogue, claims, devices, outdated, runner
 from edge_eval_lib.runs.problems import require_possible
 from edge_eval_lib.runs.process import INTERRUPT_S, supervised
-from edge_eval_lib.study import EXPERIMENT, NOTEBOOKS, PUBLISHED, STAGES, Study, load_study
+from edge_eval_lib.study import NOTEBOOKS, PUBLISHED, STAGES, Study, load_study
 
 MOST_PASSES = 12  # a chain of runs is judged stage by stage, and each may find something damaged
 FULL_DISK_BYTES = 1 << 20  # with less left, hardly anything can be written
@@ -86,7 +86,6 @@ def make_all(
             return
         undone = outdated.put_away(study)
         failed = _make(study, profile)
-        failed |= _make_experiment(study)
         failed |= _make_paper(study)
         left = completion.survey(study, catalogue.all_runs(study))
         _keep_wall_time(study, undone.keys() - left.keys(), time.monotonic() - started)
@@ -129,8 +128,8 @@ def _make(study: Study, profile: str | None) -> dict[Key, str]:
         tried = todo
         failed |= _pass(study, profile, todo, everything=True)
     served = (study.directory / "runs" / "serve").glob("*.ipynb")
-    alone = ("paper", EXPERIMENT)
-    todo = [key for key in outdated.put_away(study) if key[0] in COLLECTING and key[0] not in alone]
+    incomplete = ("score", "synthesis")  # what can be made of the runs that there are
+    todo = [key for key in outdated.put_away(study) if key[0] in incomplete]
     if todo and any(served):
         for key in todo:
             failed.pop(key, None)  # tried once more, without what is missing
@@ -147,7 +146,7 @@ def _possible(study: Study, undone: Collection[Key], failed: Collection[Key]) ->
     settled = all(set(r.needs).isdisjoint(undone) for r in runs if (r.stage, r.name) not in undone)
     blocked = set(failed)
     todo = []
-    for run in [*runs, *(run for run in catalogue.all_runs(study) if run.stage == "synthesis")]:
+    for run in [run for run in catalogue.all_runs(study) if run.stage != "paper"]:
         key = (run.stage, run.name)
         if key in blocked or not blocked.isdisjoint(run.needs):
             blocked.add(key)
@@ -214,21 +213,6 @@ def _make_paper(study: Study) -> dict[Key, str]:
     if key not in catalogue.final_runs(study) or key not in outdated.put_away(study):
         return {}
     SAY("paper  (the report on the published study, without measuring)", flush=True)
-    return _make_page(study, key)
-
-
-def _make_experiment(study: Study) -> dict[Key, str]:
-    """Execute the study's own notebook, once something is scored; why it failed."""
-    keys = [key for key in catalogue.final_runs(study) if key[0] == EXPERIMENT]
-    scored = place(study, "score", "score").settings.is_file()
-    if not keys or not scored or keys[0] not in outdated.put_away(study):
-        return {}
-    SAY(f"{EXPERIMENT}  {keys[0][1]}", flush=True)
-    return _make_page(study, keys[0])
-
-
-def _make_page(study: Study, key: Key) -> dict[Key, str]:
-    """Execute a notebook that is a page, in a process of its own; why it failed."""
     at = place(study, *key)
     before = read_failure(at)
     command = [sys.executable, "-m", "edge_eval_lib", "run", str(study.path), *key]
@@ -266,7 +250,8 @@ def make_report(study: Study) -> None:
         SAY(_where(study))
         return
     with claims.claimed(study):
-        runner.run_one(study, "synthesis", "synthesis")
+        for key in [*catalogue.experiment(study), ("synthesis", "synthesis")]:
+            runner.run_one(study, *key)
     SAY(_where(study))
 
 

@@ -1,0 +1,153 @@
+"""What a notebook and the report show of an experiment's arms: tables, pictures, sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+
+from edge_eval_lib.results import figures
+from edge_eval_lib.results.columns import VARIANT, configuration_name, named
+from edge_eval_lib.results.readable import Prose, notes, show
+
+SHOWN = ["model", "task", "configuration", "prompts", "correct_share", "energy_per_correct_j",
+         "usd_per_1000_correct", "energy_per_request_j", "request_s", "input_tokens_per_request",
+         "output_tokens_per_request"]  # fmt: skip
+
+
+def for_people(arms: pd.DataFrame, digits: int = 3) -> Prose:
+    """Show a table of arms, with the notes of its rows."""
+    rows = arms.copy()
+    for end in ("", "_lo", "_hi"):
+        rows[f"usd_per_1000_correct{end}"] = 1e3 * rows[f"usd_per_correct{end}"]
+    text = show(rows, SHOWN, digits)
+    said = notes(rows) if rows["notes"].notna().any() else ""
+    return Prose("\n\n".join(filter(None, [text, said])))
+
+
+def of(outputs: Path) -> Prose | None:
+    """Show the arms of the experiment that a study tells in a notebook of its own, if it does."""
+    file = outputs / "tables" / "arms.csv"
+    if not file.is_file():
+        return None
+    return Prose(
+        "## What a correct answer takes\n\nEvery arm of the study's experiment, wrong answers, "
+        "retries and escalations included. [Its own page](experiment.html) asks the question and "
+        "says what follows; all columns: `tables/arms.csv`.\n\n" + for_people(pd.read_csv(file))
+    )
+
+
+def arm_name(row) -> str:
+    """`closedbook, LoRA FP16`."""
+    return f"{row['task']}, {configuration_name(row['method'], row['precision'])}"
+
+
+def draw_bars(axis: Axes, arms: pd.DataFrame, column: str, label: str) -> None:
+    """Draw a figure of every arm with its interval; one without bounds goes to the edge."""
+    rows = arms.dropna(subset=[column]).reset_index(drop=True)
+    names = [arm_name(row) for _, row in rows.iterrows()]
+    colours = [figures.look(row["method"], row["precision"])[0] for _, row in rows.iterrows()]
+    widest = np.nanmax(rows[[column, f"{column}_hi"]].replace(np.inf, np.nan).to_numpy(float))
+    ends = rows[f"{column}_hi"].clip(upper=1.1 * widest).fillna(rows[column])
+    reach = [rows[column] - rows[f"{column}_lo"].fillna(rows[column]), ends - rows[column]]
+    axis.barh(names, rows[column], color=colours, alpha=0.75)
+    axis.errorbar(rows[column], names, xerr=reach, fmt="none", ecolor="#333333", capsize=3)
+    axis.set(xlabel=label, xlim=(0, 1.12 * widest))
+    axis.invert_yaxis()
+
+
+def draw_crossover(
+    axis: Axes, arms: pd.DataFrame, arm: Sequence[str], other: Sequence[str]
+) -> None:
+    """Draw the joules taken in all over the correct answers given, of two arms."""
+    rows = arms.set_index(VARIANT)
+    most = _most_answers(rows.loc[tuple(arm)], rows.loc[tuple(other)])
+    answers = np.geomspace(1, most, 200)
+    for key in (arm, other):
+        row = rows.loc[tuple(key)]
+        once = row[["adapt_energy_j", "compress_energy_j"]].fillna(0.0).astype(float).sum()
+        name = arm_name(dict(zip(VARIANT, key, strict=True)))
+        colour, _ = figures.look(*key[3:])
+        axis.plot(answers, once + answers * row["energy_per_correct_j"], color=colour, label=name)
+        ends = [once + answers * row[f"energy_per_correct_j_{end}"] for end in ("lo", "hi")]
+        axis.fill_between(answers, *ends, color=colour, alpha=0.15, lw=0)
+    axis.set(xlabel="correct answers", ylabel="energy in all [J]", xscale="log", yscale="log")
+    axis.legend(frameon=False)
+
+
+def _most_answers(own: pd.Series, other: pd.Series) -> float:
+    """How far to draw: well beyond the crossover, or a decade past where training is a tenth."""
+    once = own[["adapt_energy_j", "compress_energy_j"]].fillna(0.0).astype(float).sum()
+    each = np.nanmin([own["energy_per_correct_j"], other["energy_per_correct_j"]])
+    return float(max(1e3, 100 * once / each)) if each > 0 else 1e3
+
+
+def draw_curve(axis: Axes, curve: pd.DataFrame) -> None:
+    """Draw the share correct of every arm over the least score that counts as correct."""
+    rows = curve.assign(arm=[arm_name(row) for _, row in curve.iterrows()])
+    sns.lineplot(rows, x="correct_from", y="correct_share", hue="arm", style="arm", ax=axis)
+    axis.set(xlabel="least score of a correct answer", ylabel="correct answers [share]")
+    axis.set(ylim=(0, 1.02))
+    axis.legend(frameon=False, title=None)
+
+
+def no_model(results_no_model: pd.DataFrame, correct_from: dict[str, float]) -> pd.DataFrame:
+    """Say what the rules that answer without a model reach: a row a task."""
+    rows = []
+    for task, scored in results_no_model.groupby("task", sort=False):
+        right = scored["content"] >= correct_from[str(task)] - 1e-9
+        row = {"task": task, "rule": scored["content_rule"].iloc[0], "prompts": len(scored)}
+        rows.append(row | {"correct_share": right.mean()})
+    return pd.DataFrame(rows)
+
+
+def difference(compared: pd.DataFrame, arm: Sequence[str], than: str) -> str:
+    """Say in a sentence whether an arm answers more questions than the one it is compared with."""
+    row = compared.set_index(VARIANT).loc[tuple(arm)]
+    name = arm_name(dict(zip(VARIANT, arm, strict=True)))
+    low, high = 100 * row["difference_lo"], 100 * row["difference_hi"]
+    points = f"{100 * row['difference']:+.0f} points [{low:+.0f}, {high:+.0f}]"
+    verdict = "more than" if low > 0 else "fewer than" if high < 0 else "not told apart from"
+    return f"{name} answers {verdict} {than}: {points} over {row['prompts']:.0f} questions."
+
+
+def paid(crossing: pd.DataFrame, arm: Sequence[str], than: str) -> list[str]:
+    """Say in sentences after how many correct answers an arm has paid, or that it never does."""
+    name = arm_name(dict(zip(VARIANT, arm, strict=True)))
+    sentences = []
+    for _, row in crossing.iterrows():
+        low, high = (_count(row[f"answers_{end}"]) for end in ("lo", "hi"))
+        if np.isinf(row["answers"]):
+            text = f"In {row['currency']}, {name} never pays against {than}"
+            text += f" (at best after {low} correct answers)" if low != "never" else ""
+        else:
+            text = f"In {row['currency']}, {name} has paid against {than} after "
+            text += f"{_count(row['answers'])} correct answers [{low}, {high}]"
+        sentences.append(f"{text}.")
+    return sentences
+
+
+def _count(answers: float) -> str:
+    return "never" if np.isinf(answers) else f"{figures.number(answers)}"
+
+
+def cheapest(arms: pd.DataFrame) -> str:
+    """Say which arm takes least energy for a correct answer, and whether the next is told apart."""
+    rows = named(arms.dropna(subset=["energy_per_correct_j"]))
+    rows = rows.sort_values("energy_per_correct_j").reset_index(drop=True)
+    if rows.empty:
+        return "No arm gave a correct answer."
+    first = rows.loc[0]
+    text = f"{arm_name(first)} takes least for a correct answer, "
+    text += f"{figures.number(first['energy_per_correct_j'])} J"
+    if len(rows) == 1:
+        return f"{text}; no other arm gave one."
+    second = rows.loc[1]
+    apart = first["energy_per_correct_j_hi"] < second["energy_per_correct_j_lo"]
+    text += f"; the next is {arm_name(second)} with "
+    text += f"{figures.number(second['energy_per_correct_j'])} J, "
+    return f"{text}{'told apart' if apart else 'which the intervals do not tell apart'}."
