@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy import stats
-from statsmodels.stats.proportion import proportion_confint
 
 from edge_eval_lib.economics.prices import Prices
 from edge_eval_lib.errors import UserError
@@ -135,11 +134,14 @@ def _arm(
 
 
 def share_interval(correct: float, prompts: int) -> tuple[float, float, float]:
-    """Compute the share of correct answers and Wilson's interval of it; NaN of no prompt."""
+    """Compute the share of correct answers and Wilson's interval of it; NaN of no prompt.
+
+    `correct` may be no whole number, where repetitions differ; the bounds are of the nearest one.
+    """
     if not prompts:
         return np.nan, np.nan, np.nan
-    low, high = proportion_confint(correct, prompts, alpha=1 - CONFIDENCE, method="wilson")
-    return correct / prompts, float(low), float(high)
+    interval = stats.binomtest(round(correct), prompts).proportion_ci(CONFIDENCE, method="wilson")
+    return correct / prompts, float(interval.low), float(interval.high)
 
 
 def compared_with(results: Results, arm: Sequence[str], figure: str = "content") -> pd.DataFrame:

@@ -25,6 +25,7 @@ from edge_eval_lib.scraps import MISSING, SCRAP_MIMES, read_scraps
 from edge_eval_lib.study import load_study
 
 STUDY = load_study("embedded")
+FINISH = figures.finish  # the fixture `whole` has it replaced while it lives
 PROMPTS = 6
 CHECK = {"name": "resolution", "verdict": "ok", "detail": "edges ±1 %"}
 WARNING = {"name": "temperature", "verdict": "warning", "detail": "it rose by 20 °C"}
@@ -174,14 +175,14 @@ def written(root, monkeypatch, study=STUDY, pictures=False, added=()):
     """What notebook 05 leaves of the study below `root`: its namespace, report, and figures."""
     monkeypatch.setenv("EDGE_EVAL_OUTPUTS", str(root))
     monkeypatch.setenv("EDGE_EVAL_RUN", "synthesis/synthesis")
-    drawn, finish = {}, figures.finish
+    drawn = {}
 
     def finished(fig, path=None, *arguments, **options):
         if not pictures:  # laying them out takes most of the time
             figures._foot(fig, *arguments, **options)
             result = Drawn(fig, "<svg/>")
         else:
-            result = finish(fig, path, *arguments, **options)
+            result = FINISH(fig, path, *arguments, **options)
         drawn[path.name] = result.figure
         return result
 
