@@ -11,6 +11,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 
 from edge_eval_lib.results import figures
+from edge_eval_lib.results.arms import NONE_CORRECT
 from edge_eval_lib.results.columns import VARIANT, configuration_name, named
 from edge_eval_lib.results.readable import Prose, notes, show
 
@@ -49,6 +50,10 @@ def arm_name(row) -> str:
 def draw_bars(axis: Axes, arms: pd.DataFrame, column: str, label: str) -> None:
     """Draw a figure of every arm with its interval; one without bounds goes to the edge."""
     rows = arms.dropna(subset=[column]).reset_index(drop=True)
+    axis.set(xlabel=label)
+    if rows.empty:
+        axis.text(0.5, 0.5, NONE_CORRECT, ha="center", transform=axis.transAxes)
+        return
     names = [arm_name(row) for _, row in rows.iterrows()]
     colours = [figures.look(row["method"], row["precision"])[0] for _, row in rows.iterrows()]
     widest = np.nanmax(rows[[column, f"{column}_hi"]].replace(np.inf, np.nan).to_numpy(float))
@@ -56,7 +61,7 @@ def draw_bars(axis: Axes, arms: pd.DataFrame, column: str, label: str) -> None:
     reach = [rows[column] - rows[f"{column}_lo"].fillna(rows[column]), ends - rows[column]]
     axis.barh(names, rows[column], color=colours, alpha=0.75)
     axis.errorbar(rows[column], names, xerr=reach, fmt="none", ecolor="#333333", capsize=3)
-    axis.set(xlabel=label, xlim=(0, 1.12 * widest))
+    axis.set_xlim(0, 1.12 * widest or 1)
     axis.invert_yaxis()
 
 
@@ -65,17 +70,21 @@ def draw_crossover(
 ) -> None:
     """Draw the joules taken in all over the correct answers given, of two arms."""
     rows = arms.set_index(VARIANT)
-    most = _most_answers(rows.loc[tuple(arm)], rows.loc[tuple(other)])
-    answers = np.geomspace(1, most, 200)
-    for key in (arm, other):
+    keys = [key for key in (arm, other) if rows.loc[tuple(key), "energy_per_correct_j"] > 0]
+    axis.set(xlabel="correct answers", ylabel="energy in all [J]", xscale="log", yscale="log")
+    if not keys:
+        axis.text(0.5, 0.5, NONE_CORRECT, ha="center", transform=axis.transAxes)
+        return
+    answers = np.geomspace(1, _most_answers(rows.loc[tuple(arm)], rows.loc[tuple(other)]), 200)
+    for key in keys:
         row = rows.loc[tuple(key)]
         once = row[["adapt_energy_j", "compress_energy_j"]].fillna(0.0).astype(float).sum()
         name = arm_name(dict(zip(VARIANT, key, strict=True)))
         colour, _ = figures.look(*key[3:])
         axis.plot(answers, once + answers * row["energy_per_correct_j"], color=colour, label=name)
-        ends = [once + answers * row[f"energy_per_correct_j_{end}"] for end in ("lo", "hi")]
+        bounds = row[["energy_per_correct_j_lo", "energy_per_correct_j_hi"]].astype(float)
+        ends = [once + answers * bound for bound in bounds]
         axis.fill_between(answers, *ends, color=colour, alpha=0.15, lw=0)
-    axis.set(xlabel="correct answers", ylabel="energy in all [J]", xscale="log", yscale="log")
     axis.legend(frameon=False)
 
 

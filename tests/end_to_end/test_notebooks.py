@@ -22,7 +22,7 @@ from edge_eval_lib.study import NOTEBOOKS as NOTEBOOK_OF
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1800)]
 
 NOTEBOOKS = sorted(path.name for path in (project_root() / "notebooks").glob("[0-9]*.ipynb"))
-STUDIES = ("embedded", "qlora_ablation", "harness", "t4_free")
+STUDIES = ("embedded", "qlora_ablation", "harness", "t4_free", "rag_or_finetuning")
 SMALL = {
     "models": ["smollm2-135M"],
     "hardware": "this-machine",
@@ -70,6 +70,8 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
             changes["harness"] = tasks | {"prompts": 10}
         elif name == "t4_free":
             changes["configurations"] = [study["configurations"][0], study["configurations"][-1]]
+        elif "notebook" in study:  # an experiment asks its own questions
+            changes["tasks"] = study["tasks"]
         change(file, changes)
     done = subprocess.run(
         [sys.executable, "-m", "edge_eval_lib", "all", "embedded"],
