@@ -36,6 +36,8 @@ class Generation:
         token_times_s: When each token was there.
         failure: Why the request was not answered so, or None. Such a request is counted apart, and
             its times count in no latency.
+        logprobs: Of each token, the natural logarithm of its probability; where it was asked for.
+        margins: The probability of the likeliest token there less that of the second.
     """
 
     prompt_ids: list[int]
@@ -43,6 +45,8 @@ class Generation:
     token_ids: list[int] = field(default_factory=list)
     token_times_s: list[float] = field(default_factory=list)
     failure: str | None = None
+    logprobs: list[float] = field(default_factory=list)
+    margins: list[float] = field(default_factory=list)
 
     @property
     def ttft_ms(self) -> float:
@@ -51,7 +55,9 @@ class Generation:
 
     @property
     def tpot_ms(self) -> float:
-        """Return (last token - first token) / (tokens - 1)."""
+        """Return (last token - first token) / (tokens - 1); NaN of a single token."""
+        if len(self.token_ids) == 1:
+            return math.nan
         return 1e3 * (self.token_times_s[-1] - self.token_times_s[0]) / (len(self.token_ids) - 1)
 
 
@@ -60,6 +66,8 @@ class Requests:
     """What an engine is asked: prompts, at most `slots` at a time, each from its arrival if given.
 
     An answer has `output_tokens`; `until_end`, at most these, and is over at its end-of-sequence.
+    Decoding is greedy, or draws by `seed` at a `temperature` above 0. With `confidence` generations
+    say how likely their tokens were, where the engine can tell.
     """
 
     prompts: list[list[int]]
@@ -67,14 +75,17 @@ class Requests:
     slots: int
     arrivals_s: list[float] | None = None
     until_end: bool = False
+    temperature: float = 0.0
+    seed: int = 0
+    confidence: bool = False
 
 
 @dataclass(frozen=True)
 class KvCache:
     """The KV cache in GB: what an engine took in advance, and the most that was filled of it.
 
-    What the requests of the last `serve` filled is of whole blocks of tokens, and an upper bound
-    where requests share prefixes.
+    What requests filled since the last `forget` is of whole blocks of tokens, and an upper bound
+    where they share prefixes.
     """
 
     reserved_gb: float
@@ -104,8 +115,9 @@ class Engine:
         compressor: What quantises weights for it.
         least_capability: By how weights are stored (`int4`), the lowest CUDA compute capability
             that has the kernels.
-        share_prefixes: Whether the next `serve` shares prefixes; it starts with nothing computed.
-        prefix_cache_hit_rate: Of the last `serve`: the share of its prompts' tokens.
+        share_prefixes: Whether requests share prefixes; `serve` starts with nothing computed.
+        prefix_cache_hit_rate: Of what was answered since the last `forget`: the share of the
+            prompts' tokens.
     """
 
     name: ClassVar[str]
@@ -180,6 +192,7 @@ class Engine:
             until_end: An answer is over at its first end-of-sequence; `output_tokens` is the most
                 that it may have.
         """
+        self.forget()
         return self.answer(Requests(prompts, output_tokens, concurrency, until_end=until_end))
 
     def serve_arrivals(
@@ -194,11 +207,15 @@ class Engine:
         """
         if not self.continuous_batching:
             raise ValueError(f"the engine {self.name!r} answers batch by batch")
+        self.forget()
         return self.answer(Requests(prompts, output_tokens, len(prompts), arrivals_s))
 
     def answer(self, requests: Requests) -> list[Generation]:
-        """Answer every request, in their order."""
+        """Answer every request, in their order; what former ones computed may be used again."""
         raise NotImplementedError
+
+    def forget(self) -> None:
+        """Forget what former requests computed, and count anew what is used again."""
 
     def read(
         self, prompts: list[list[int]], texts: list[list[list[int]]], batch_size: int
@@ -289,6 +306,13 @@ def ranked_reading(
     nlls = [-position[token][0] for token, position in ranked]
     best = [min(position, key=lambda token: position[token][1]) for position in positions]
     return Reading(sum(nlls) / len(nlls), best, token_nlls=nlls)
+
+
+def note_confidence(generation: Generation, token: int, ranked: Mapping[int, float]) -> None:
+    """Note how likely a generated token was; `ranked` holds it and the two likeliest, in nats."""
+    likeliest, second = sorted(ranked.values(), reverse=True)[:2]
+    generation.logprobs.append(ranked[token])
+    generation.margins.append(math.exp(likeliest) - math.exp(second))
 
 
 def require_numbers(

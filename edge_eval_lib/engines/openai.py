@@ -8,6 +8,7 @@ not this process's: energy, memory and load stay empty.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -109,9 +110,11 @@ class OpenAiEngine(Engine):
                 model=self.served_name,
                 prompt=generation.prompt_ids,
                 max_tokens=requests.output_tokens,
-                temperature=0.0,
+                temperature=requests.temperature,
                 stream=True,
                 extra_body=EXACT_LENGTH | {"ignore_eos": not requests.until_end},
+                **({"seed": requests.seed} if requests.temperature else {}),
+                **({"logprobs": 2} if requests.confidence else {}),
             )
             async for chunk in stream:
                 now = time.monotonic()
@@ -119,6 +122,7 @@ class OpenAiEngine(Engine):
                     ids = self._token_ids(choice)
                     generation.token_ids += ids
                     generation.token_times_s += [now] * len(ids)
+                    _note_logprobs(generation, choice.logprobs)
         except openai.APIStatusError as error:
             reason = redaction.redact(f"HTTP {error.status_code}: {error.message}")
             generation.failure = reason[:LONGEST_REASON]
@@ -197,6 +201,18 @@ class OpenAiEngine(Engine):
 
     def executed_dtype(self) -> str:
         return "unknown: the endpoint does not tell"
+
+
+def _note_logprobs(generation: Generation, logprobs: Any) -> None:
+    """Note how likely a piece's tokens were, where the endpoint says it of two tokens at least."""
+    if logprobs is None:
+        return
+    for logprob, ranked in zip(
+        logprobs.token_logprobs or (), logprobs.top_logprobs or (), strict=False
+    ):
+        likeliest, second = (sorted((ranked or {}).values(), reverse=True) + [math.nan] * 2)[:2]
+        generation.logprobs.append(logprob)
+        generation.margins.append(math.exp(likeliest) - math.exp(second))
 
 
 def _connection() -> dict[str, Any]:

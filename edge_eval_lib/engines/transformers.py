@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,21 +16,36 @@ from edge_eval_lib.engines.base import (
     require_numbers,
     too_long,
 )
+from edge_eval_lib.models import prefixes
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
     from transformers import GenerationConfig
 
     from edge_eval_lib.models.likelihood import Reading
+    from edge_eval_lib.models.prefixes import PrefixStore
+
+BATCHES_KEPT = 2  # whose keys and values are kept, for prompts that go on from them
 
 
 class TransformersEngine(Engine):
-    """Batches of `concurrency` prompts, padded on the left; a batch ends together."""
+    """Batches of `concurrency` prompts, padded on the left; a batch ends together.
+
+    With `prefix_caching`, while `share_prefixes` is True, keys and values of the sequences answered
+    last are kept, and a prompt takes over what it has in common with one of them. They are those of
+    two batches: what every conversation under way was answered last is among them.
+    """
 
     name = "transformers"
+    supports_prefix_caching = True
     launches_every_step = True
     # Of bitsandbytes' LLM.int8 and NF4.
     least_capability: ClassVar = {"int8": "7.5", "int4": "6.0"}
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.store: PrefixStore | None = None
+        self.looked_up = self.taken_over = 0  # tokens of prompts, since the last `forget`
 
     @classmethod
     def harness_model(cls, directory: Path, compute_dtype: str, batch_size: int) -> LM:
@@ -63,53 +79,84 @@ class TransformersEngine(Engine):
         # What a call's configuration leaves open is filled from the model's own: end-of-sequence
         # tokens that would stop it, and penalties that would make it other than greedy.
         self.model.generation_config = GenerationConfig()
+        if self.prefix_caching:
+            prefixes.require_whole_cache(self.model)
 
     def answer(self, requests: Requests) -> list[Generation]:
         """Answer the prompts batch by batch."""
-        prompts, output_tokens = requests.prompts, requests.output_tokens
-        reasons = [too_long(prompt, output_tokens, self.room) for prompt in prompts]
+        prompts = requests.prompts
+        reasons = [too_long(prompt, requests.output_tokens, self.room) for prompt in prompts]
         fitting = [prompt for prompt, why in zip(prompts, reasons, strict=True) if why is None]
         answered: list[Generation] = []
         for start in range(0, len(fitting), requests.slots):
             batch = fitting[start : start + requests.slots]
-            answered += self._batch(batch, output_tokens, requests.until_end)
+            answered += self._batch(batch, requests)
         in_order = iter(answered)
         return [
             next(in_order) if why is None else Generation(prompt, time.monotonic(), failure=why)
             for prompt, why in zip(prompts, reasons, strict=True)
         ]
 
-    def _batch(
-        self, prompts: list[list[int]], output_tokens: int, until_end: bool
-    ) -> list[Generation]:
+    def forget(self) -> None:
+        """Forget all keys and values."""
+        self.store, self.looked_up, self.taken_over = None, 0, 0
+
+    def _batch(self, prompts: list[list[int]], requests: Requests) -> list[Generation]:
         import torch
 
         clock = TokenClock()
         submitted = time.monotonic()
-        inputs = self.tokenizer.pad({"input_ids": prompts}, return_tensors="pt")
-        with torch.inference_mode():
+        inputs = self._inputs(prompts, requests)
+        with torch.inference_mode(), torch.random.fork_rng(enabled=requests.temperature > 0):
+            if requests.temperature:
+                torch.manual_seed(requests.seed)
             output = self.model.generate(
-                **inputs.to(self.model.device),
-                generation_config=self.greedy(output_tokens, until_end),
+                **inputs,
+                generation_config=self.decoding(requests),
                 streamer=clock,
             )
-        new = output[:, inputs["input_ids"].shape[1] :].tolist()
-        if until_end:  # a batch ends together: what follows an answer's own end is padding
+            new = output.sequences[:, inputs["input_ids"].shape[1] :].tolist()
+            if self.share_prefixes and self.store is not None:
+                sequences = [prompt + tokens for prompt, tokens in zip(prompts, new, strict=True)]
+                self.store.keep(sequences, inputs["attention_mask"], output.past_key_values)
+        if requests.until_end:  # a batch ends together: what follows an answer's end is padding
             new = [tokens[: self.natural_length(tokens)] for tokens in new]
-        return [
+        generations = [
             Generation(prompt, submitted, tokens, clock.times_s[: len(tokens)])
             for prompt, tokens in zip(prompts, new, strict=True)
         ]
+        if requests.confidence:
+            note_logits(generations, output.logits)
+        return generations
 
-    def greedy(self, output_tokens: int, until_end: bool = False) -> GenerationConfig:
-        """Return greedy decoding of `output_tokens`, or of at most that many `until_end`."""
+    def _inputs(self, prompts: list[list[int]], requests: Requests) -> dict[str, Any]:
+        if not self.share_prefixes:
+            inputs = self.tokenizer.pad({"input_ids": prompts}, return_tensors="pt")
+            return dict(inputs.to(self.model.device))
+        if self.store is None:
+            self.store = prefixes.PrefixStore(BATCHES_KEPT * requests.slots)
+        shared, taken_over = self.store.inputs(prompts, self.tokenizer.pad_token_id)
+        self.looked_up += sum(map(len, prompts))
+        self.taken_over += taken_over
+        self.prefix_cache_hit_rate = self.taken_over / self.looked_up
+        for name in ("input_ids", "attention_mask"):
+            shared[name] = shared[name].to(self.model.device)
+        return shared
+
+    def decoding(self, requests: Requests) -> GenerationConfig:
+        """Return how a batch is decoded: exactly as long as asked for, or `until_end`."""
         from transformers import GenerationConfig
 
+        drawn: dict[str, Any] = {"do_sample": False}
+        if requests.temperature:  # from the whole distribution: no other cut than the temperature
+            drawn = {"do_sample": True, "temperature": requests.temperature, "top_k": 0}
         return GenerationConfig(
-            max_new_tokens=output_tokens,
-            do_sample=False,
-            eos_token_id=sorted(self.stop_ids) if until_end else None,
+            max_new_tokens=requests.output_tokens,
+            eos_token_id=sorted(self.stop_ids) if requests.until_end else None,
             pad_token_id=self.tokenizer.pad_token_id,
+            return_dict_in_generate=True,
+            output_logits=requests.confidence,
+            **drawn,
         )
 
     def read(
@@ -138,6 +185,16 @@ class TransformersEngine(Engine):
         from edge_eval_lib import models
 
         return models.executed_dtype(self.model)
+
+
+def note_logits(generations: list[Generation], logits: Sequence[Any]) -> None:
+    """Note how likely the tokens of a batch's generations were, by its logits step by step."""
+    steps = [scores.float().log_softmax(-1) for scores in logits]
+    two = [scores.topk(2).values.exp().tolist() for scores in steps]
+    for row, generation in enumerate(generations):
+        ids = generation.token_ids
+        generation.logprobs = [float(steps[i][row, token]) for i, token in enumerate(ids)]
+        generation.margins = [two[i][row][0] - two[i][row][1] for i in range(len(ids))]
 
 
 class TokenClock:

@@ -36,12 +36,13 @@ def read_answers(
     """Read every gold answer and, if `batched`, the answers at the headline concurrency.
 
     Nothing is measured meanwhile. Requests to an engine elsewhere are paid for: there only gold
-    answers are read.
+    answers are read, and of tasks that converse, whose calls follow from other answers.
     """
-    wanted = batched and not engine.remote
+    headline = _headline(served, workload)
+    wanted = batched and not engine.remote and headline.conversations is None
     answered = [
         generation.token_ids if wanted and not generation.failure else []
-        for generation in _headline(served, workload).generations
+        for generation in headline.generations
     ]
     prompts = [engine.encode(example.messages) for example in examples]
     golds = [engine.encode_answer(example.answer) for example in examples]
@@ -103,14 +104,22 @@ def answer_table(
     """A row a prompt at the headline concurrency: the answer, and how likely the gold answer is.
 
     A request that failed has no answer; `failure` says why. `limit_reached` is 1 where the answer
-    had no end within `output_tokens`, else 0. `mean_logprob` (nats) and `mean_margin` (0..1) are
+    had no end within `output_tokens`, else 0. A conversation's answer is what it returned; length
+    and limit are of its last call. `mean_logprob` (nats) and `mean_margin` (0..1) are
     the means over the answer's tokens, to its end or the limit: what a server knows while it
     generates, for nothing. NaN where the answer was not read.
     """
+    headline = _headline(served, workload)
+    texts = [
+        None if generation.failure else engine.decode(generation.token_ids)
+        for generation in headline.generations
+    ]
+    if headline.conversations is not None:
+        texts = [conversation.answer for conversation in headline.conversations]
     return pd.DataFrame(
         {
             "prompt_id": example.id,
-            "answer": None if generation.failure else engine.decode(generation.token_ids),
+            "answer": text,
             "failure": generation.failure,
             "reference": example.answer,
             "answer_tokens": None
@@ -123,8 +132,8 @@ def answer_table(
             "gold_argmax_ids": answer.gold.argmax_ids,
             **_confidence(answer.batched, engine.natural_length(generation.token_ids)),
         }
-        for example, generation, answer in zip(
-            examples, _headline(served, workload).generations, read, strict=True
+        for example, generation, text, answer in zip(
+            examples, headline.generations, texts, read, strict=True
         )
     )
 
@@ -147,13 +156,14 @@ def uncut_answers(
     measured, to at most `workload.uncut_tokens` in all (where that is None, none goes on). An
     endpoint that gives text instead of tokens is asked again from the prompt. `answer` and
     `answer_tokens` are then those of the uncut answer; `uncut` says which rows these are,
-    `still_cut` is 1 where even they had no end.
+    `still_cut` is 1 where even they had no end. What a conversation returned stays as it is.
     """
+    headline = _headline(served, workload)
     answers = answers.assign(uncut=False, still_cut=answers["limit_reached"])
     cut = [i for i, reached in enumerate(answers["limit_reached"]) if reached == 1]
-    if workload.uncut_tokens is None or not cut:
+    if workload.uncut_tokens is None or not cut or headline.conversations is not None:
         return answers
-    generations = _headline(served, workload).generations
+    generations = headline.generations
     given = [generations[i].token_ids for i in cut]
     if any(token < 0 for tokens in given for token in tokens):  # pieces of text
         given = [[] for _ in cut]

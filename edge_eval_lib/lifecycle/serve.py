@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -19,13 +19,15 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from edge_eval_lib import tasks
 from edge_eval_lib.bounds import Positive, Whole, checked
 from edge_eval_lib.energy.meter import Check
 from edge_eval_lib.engines.base import Engine, Generation, KvCache
 from edge_eval_lib.errors import UserError
+from edge_eval_lib.lifecycle.conversations import Conversation, Engines, converse_all
 from edge_eval_lib.machine import nvml
 from edge_eval_lib.study import Workload
-from edge_eval_lib.tasks import Example
+from edge_eval_lib.tasks import Converse, Example
 
 if TYPE_CHECKING:
     from edge_eval_lib.energy import Monitor, Window
@@ -124,7 +126,8 @@ class Served:
     """What one window of a serving run gave.
 
     It served at one concurrency or, in an open loop, at `rate_per_s` requests a second.
-    `generations` are in the order of the prompts.
+    `generations` are in the order of the prompts. Where the task converses, `conversations` hold
+    every call, and a generation is the outcome of one of them.
 
     `kv_cache` is what the engine took in advance, `prefix_cache_hit_rate` the share of the
     prompts' tokens that it found computed; None where it does neither.
@@ -137,6 +140,7 @@ class Served:
     prefix_caching: bool = False
     kv_cache: KvCache | None = None
     prefix_cache_hit_rate: float | None = None
+    conversations: list[Conversation] | None = None
 
     @property
     def answered(self) -> list[Generation]:
@@ -149,19 +153,49 @@ class Served:
         return dict(Counter(g.failure for g in self.generations if g.failure is not None))
 
 
+@dataclass(frozen=True)
+class Conversing:
+    """What a run's windows serve where its task converses, instead of the prompts alone."""
+
+    converse: Converse
+    examples: list[Example]
+    engines: Engines
+
+
+def conversing(
+    task: str, examples: list[Example], engine: Engine, called: Mapping[str, Engine]
+) -> Conversing | None:
+    """Return how a task converses about its examples; None where it asks once for an answer.
+
+    Args:
+        task: Its name.
+        examples: What is asked.
+        engine: The run's own variant's.
+        called: The other engines that conversations call, by role.
+    """
+    converse = tasks.find(task).converse
+    return converse and Conversing(converse, examples, {None: engine, **called})
+
+
 def serve_all(
-    engine: Engine, prompts: list[list[int]], workload: Workload, seed: int, monitor: Monitor
+    engine: Engine,
+    prompts: list[list[int]],
+    workload: Workload,
+    seed: int,
+    monitor: Monitor,
+    conversing: Conversing | None = None,
 ) -> list[Served]:
     """Serve every measured window of a run.
 
     These are the workload's concurrencies, those of its sweep, the headline concurrency with prefix
     caching, and every arrival rate.
 
-    `seed` draws the arrivals. UserError as soon as no request of a window is answered.
+    `seed` draws the arrivals. Where the task is `conversing`, a request is a conversation with all
+    its calls, retries and escalations. UserError as soon as no request of a window is answered.
     """
 
     def measure(concurrency: int) -> Served:
-        return closed_loop(engine, prompts, concurrency, workload, monitor)
+        return closed_loop(engine, prompts, concurrency, workload, monitor, conversing)
 
     def throughput(window: Served) -> float:
         tokens = sum(len(generation.token_ids) for generation in window.answered)
@@ -177,9 +211,12 @@ def serve_all(
         served |= {window.concurrency: window for window in swept}
     windows = list(served.values())
     if workload.prefix_caching:
-        engine.share_prefixes = True
+        sharing = [engine, *(conversing.engines.values() if conversing else ())]
+        for one in sharing:
+            one.share_prefixes = one.prefix_caching
         windows.append(measure(workload.headline_concurrency))
-        engine.share_prefixes = False
+        for one in sharing:
+            one.share_prefixes = False
     windows += [
         open_loop(engine, prompts, rate_per_s, workload, seed, monitor)
         for rate_per_s in workload.arrival_rates_per_s
@@ -193,13 +230,25 @@ def closed_loop(
     concurrency: int,
     workload: Workload,
     monitor: Monitor,
+    conversing: Conversing | None = None,
 ) -> Served:
     """Answer the workload's prompts at one concurrency in one measured window."""
     prompts = prompts[: workload.prompts_at(concurrency, len(prompts))]
-    sharing = engine.share_prefixes
+    sharing, conversations = engine.share_prefixes, None
     with monitor.window(closed_loop_name(concurrency, sharing)) as window:
-        generations = engine.serve(prompts, workload.output_tokens, concurrency)
-    return _served(engine, Served(concurrency, window, generations, prefix_caching=sharing))
+        if conversing is None:
+            generations = engine.serve(prompts, workload.output_tokens, concurrency)
+        else:
+            conversations = converse_all(
+                conversing.converse,
+                conversing.examples[: len(prompts)],
+                conversing.engines,
+                workload.output_tokens,
+                concurrency,
+            )
+            generations = [conversation.outcome for conversation in conversations]
+    served = Served(concurrency, window, generations, prefix_caching=sharing)
+    return _served(engine, replace(served, conversations=conversations))
 
 
 def closed_loop_name(concurrency: int, prefix_caching: bool = False) -> str:
@@ -235,8 +284,15 @@ def _served(engine: Engine, served: Served) -> Served:
 
 
 def window_record(served: Served, engine: Engine, warm: WarmUp) -> dict[str, Any]:
-    """What a serving window was, as a scrap: with the requests, all that its figures need."""
+    """What a serving window was, as a scrap: with the requests, all that its figures need.
+
+    Of conversations it also has the calls that failed, whether or not one went on without them.
+    """
     record = served.window.as_dict()
+    if served.conversations is not None:
+        made = (call for conversation in served.conversations for call in conversation.calls)
+        failed = Counter(answer.failure for _, answer in made if answer.failure is not None)
+        record["failed_calls"] = dict(failed)
     return record | {
         "window": served.window.name,
         "on_gpu": bool(nvml.visible_indices()) and not engine.remote,
@@ -254,14 +310,28 @@ def window_record(served: Served, engine: Engine, warm: WarmUp) -> dict[str, Any
 def request_table(served: Served, engine: Engine, examples: list[Example]) -> pd.DataFrame:
     """A row an answered request: all from which the run's latency figures can be recomputed.
 
-    Times are seconds since the window began.
+    Times are seconds since the window began. Of a conversation that ended with an answer, a row a
+    call that was answered: with its number from 1, `call`, and the `role` that answered, empty
+    where that is the run's own variant.
     """
     start = cast(float, served.window.start_monotonic_s)
+    rows: list[tuple[dict[str, Any], Generation]] = [
+        ({"prompt_id": example.id}, generation)
+        for generation, example in zip(served.generations, examples, strict=False)
+        if generation.failure is None
+    ]
+    if served.conversations is not None:
+        rows = [
+            ({"prompt_id": one.example.id, "call": number, "role": call.role}, generation)
+            for one in served.conversations
+            for number, (call, generation) in enumerate(one.calls, 1)
+            if one.failure is None and generation.failure is None
+        ]
     return pd.DataFrame(
         {
             "window": served.window.name,
             "concurrency": served.concurrency,
-            "prompt_id": example.id,
+            **identity,
             "submitted_s": generation.submitted_s - start,
             "token_times_s": [t - start for t in generation.token_times_s],
             "token_ids": generation.token_ids,
@@ -271,8 +341,7 @@ def request_table(served: Served, engine: Engine, examples: list[Example]) -> pd
             "ttft_ms": generation.ttft_ms,
             "tpot_ms": generation.tpot_ms,
         }
-        for generation, example in zip(served.generations, examples, strict=False)
-        if generation.failure is None
+        for identity, generation in rows
     )
 
 

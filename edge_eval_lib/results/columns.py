@@ -66,6 +66,8 @@ SERVING = [
     "output_tokens_per_request",
     "natural_tokens_per_request",
 ]
+# Only in tables of studies in which a request is a conversation of several calls.
+CALLS = ["calls_per_request", "latency_s"]
 TEXTS = [
     "engine",
     "host",
@@ -124,6 +126,7 @@ MIDDLE = [
     *IDLE,
     "keep_warm_s",
     *SERVING,
+    *CALLS,
     "score",
     "scored_prompts",
     "batch_agreement",
@@ -155,6 +158,11 @@ _ORDER = {
     "method": ["none", "lora", "qlora"],
     "precision": ["fp16", "int8", "int4"],
 }
+
+
+def calls_in(table: pd.DataFrame) -> list[str]:
+    """Those of `CALLS` that a table has."""
+    return [c for c in CALLS if c in table]
 
 
 def in_order(table: pd.DataFrame, names: Iterable[str]) -> list[str]:

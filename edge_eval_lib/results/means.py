@@ -20,6 +20,7 @@ def checked(observations: pd.DataFrame) -> pd.DataFrame:
     if absent:
         raise ValueError(f"observations lack the columns {', '.join(absent)}")
     extra = ["score"] if "score" in observations else []
+    extra += columns.calls_in(observations)
     names = [*columns.OBSERVATION_COLUMNS, *extra]
     runs = observations.reindex(columns=names).reset_index(drop=True)
     numbers = [*columns.MEASURED, "gpus", *extra]
@@ -47,7 +48,7 @@ def means_over_runs(runs: pd.DataFrame) -> pd.DataFrame:
             groups.size().rename("repetitions"),
             groups[["concurrency", "gpus"]].first(),
             groups[columns.TEXTS].agg(columns.joined),
-            groups[columns.MEASURED].mean(),
+            groups[[*columns.MEASURED, *columns.calls_in(runs)]].mean(),
         ],
         axis=1,
     )

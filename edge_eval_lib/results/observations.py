@@ -25,7 +25,7 @@ from edge_eval_lib.economics.published import ADAPTER
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.results import columns
 from edge_eval_lib.results.columns import VARIANT
-from edge_eval_lib.results.serving import recomputed
+from edge_eval_lib.results.serving import per_request, recomputed
 from edge_eval_lib.study import Study, find_beside
 
 # What was measured before serving, by the names of its windows; those of other precisions follow.
@@ -40,6 +40,7 @@ REQUEST_COLUMNS = [
     "ttft_ms",
     "tpot_ms",
 ]
+CALL_COLUMNS = ["prompt_id", "call", "submitted_s"]  # of tasks that ask several times
 NO_POWER = pd.DataFrame({"monotonic_s": [], "device": [], "power_w": [], "window": []})
 
 
@@ -193,6 +194,7 @@ def observations_of(runs: pd.DataFrame, requests: pd.DataFrame) -> pd.DataFrame:
     """
     adapters, merges = (_by_adapter(runs[runs["stage"] == s]) for s in ("adapt", "compress"))
     requests_by_run = dict(list(requests.groupby("run")))
+    kept = {*columns.OBSERVATION_COLUMNS, *columns.CALLS}
     rows = []
     for run in runs[runs["stage"] == "serve"].to_dict("records"):
         key = tuple((run | {"task": tasks.trained_as(run["task"])})[c] for c in ADAPTER)
@@ -205,10 +207,11 @@ def observations_of(runs: pd.DataFrame, requests: pd.DataFrame) -> pd.DataFrame:
             judged = checks + _checks({window["window"]: serving["checks"]})
             rows.append(
                 row
-                | {c: v for c, v in serving.items() if c in columns.OBSERVATION_COLUMNS}
+                | {c: v for c, v in serving.items() if c in kept}
                 | {"notes": "; ".join(filter(None, texts)) or None, "validity": _validity(judged)}
             )
-    return pd.DataFrame(rows).reindex(columns=columns.OBSERVATION_COLUMNS)
+    table = pd.DataFrame(rows)
+    return table.reindex(columns=[*columns.OBSERVATION_COLUMNS, *columns.calls_in(table)])
 
 
 def _before_serving(run: dict, adapt: dict, compress: dict) -> tuple[dict, list, list[dict]]:
@@ -348,12 +351,17 @@ def no_model_of(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def requests_of(runs: pd.DataFrame) -> pd.DataFrame:
-    """Every request of every serving run, with its `variant` and repetition."""
+    """Every request of every serving run, with its `variant` and repetition.
+
+    A conversation's calls are one request (`serving.per_request`).
+    """
     parts = []
     for run in runs[runs["stage"] == "serve"].to_dict("records"):
         # Every token's time is read only where a figure needs it: there are very many of them.
         times = ["token_times_s"] if _continuous(run["serving_windows"]) else []
-        part = read_raw(run["notebook"], "requests", [*REQUEST_COLUMNS, *times])
+        calls = CALL_COLUMNS if "failed_calls" in run["serving_windows"][0] else []
+        part = read_raw(run["notebook"], "requests", [*REQUEST_COLUMNS, *times, *calls])
+        part = per_request(part)
         named = part.assign(variant=columns.variant_name(run), repetition=run["repetition"])
         parts.append(named.assign(run=run["run"], **{c: run[c] for c in VARIANT}))
     return pd.concat(parts, ignore_index=True)

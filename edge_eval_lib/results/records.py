@@ -103,7 +103,8 @@ class CompressRecord(Record):
 class ServeRecord(Record):
     """A cold load, the warm-up, and the record and figures of every serving window.
 
-    `executed_workload` is what was really asked, whatever the study says.
+    `executed_workload` is what was really asked, whatever the study says. `roles` are the other
+    models that its conversations called, and what loading them took, a row each.
     """
 
     load: Annotated[Load, FLAT]
@@ -121,6 +122,7 @@ class ServeRecord(Record):
     serving_windows: Rows
     serving: Rows
     executed_workload: dict[str, Any] = Field(default_factory=dict)
+    roles: Rows = Field(default_factory=list)
 
 
 class ScoreRecord(Record):

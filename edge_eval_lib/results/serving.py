@@ -57,6 +57,8 @@ def measured_span(window: Mapping[str, Any], requests: pd.DataFrame, power: pd.D
     samples, so that without samples a window with a known energy stays whole.
     """
     whole = Span("whole", window["s"], int(requests["output_tokens"].sum()), 1.0)
+    if "failed_calls" in window:  # conversations, whose rounds begin and end together
+        return whole
     open_loop = window["concurrency"] is None
     unshared = window["energy_j"] is not None and power.empty
     if open_loop or unshared or not window["continuous_batching"]:
@@ -87,6 +89,39 @@ def power_share(power: pd.DataFrame, begin_s: float, end_s: float) -> float:
     return part / whole
 
 
+def per_request(requests: pd.DataFrame) -> pd.DataFrame:
+    """Put together the calls of every request that is a conversation; others stay as they are.
+
+    Tokens of its calls are summed. Its first token is that of its last call, which ends in the
+    answer, and counts from the submission of the first call; so does `latency_s`, until the last
+    token. `tpot_ms` is of the last call, `calls` their number.
+    """
+    if "call" not in requests:
+        return requests
+    conversations = requests[requests["call"].notna()]
+    rows = []
+    for (window, prompt_id), calls in conversations.groupby(["window", "prompt_id"], sort=False):
+        calls = calls.sort_values("call")
+        first, last = calls.iloc[0], calls.iloc[-1]
+        waited_s = last["submitted_s"] - first["submitted_s"]
+        between_s = last["tpot_ms"] / 1e3 * (last["output_tokens"] - 1)
+        after_s = 0.0 if last["output_tokens"] == 1 else between_s
+        counted = ["input_tokens", "output_tokens", "natural_tokens"]
+        rows.append(
+            {
+                "window": window,
+                "prompt_id": prompt_id,
+                "submitted_s": first["submitted_s"],
+                **calls[counted].sum().to_dict(),
+                "ttft_ms": 1e3 * waited_s + last["ttft_ms"],
+                "tpot_ms": last["tpot_ms"],
+                "latency_s": waited_s + last["ttft_ms"] / 1e3 + after_s,
+                "calls": len(calls),
+            }
+        )
+    return pd.concat([requests[requests["call"].isna()], pd.DataFrame(rows)], ignore_index=True)
+
+
 def serving_figures(
     window: Mapping[str, Any], requests: pd.DataFrame, power: pd.DataFrame
 ) -> dict[str, Any]:
@@ -95,7 +130,10 @@ def serving_figures(
     `window` is its `window_record`, `requests` its rows of the request table, `power` its power
     samples (monotonic_s, device, power_w; empty where its source takes none). What throughput and
     energies are of stands in the figure `window` (`measured_span`); latencies are of all requests.
+    Where a request is a conversation (`per_request`), everything is of whole conversations: energy
+    per request is the window's, with every call, retry and escalation, over the answers.
     """
+    requests = per_request(requests)
     span = measured_span(window, requests, power)
     output_tokens = float(requests["output_tokens"].mean())
     answered = span.tokens / output_tokens  # requests, as a fraction in a steady state
@@ -117,7 +155,7 @@ def serving_figures(
         "energy_per_request_j": window["energy_reason"],
         "energy_per_request_net_j": net_reason,
         "memory_gb": window["peak_memory_reason"],
-        "failed_requests": ", ".join(f"{n} x {why}" for why, n in window["failures"].items()),
+        "failed_requests": _counted(window["failures"]),
     }
     memory_gb, kv_cache = window["peak_memory_gb"], window["kv_cache"]
     if memory_gb is not None and kv_cache is not None:
@@ -127,7 +165,15 @@ def serving_figures(
         value = energy[name]
         return None if value is None else value / number
 
+    of_calls = {}
+    if "failed_calls" in window:
+        reasons["failed_calls"] = _counted(window["failed_calls"])
+        of_calls = {
+            "calls_per_request": float(requests["calls"].mean()),
+            "latency_s": float(requests["latency_s"].mean()),
+        }
     return {
+        **of_calls,
         "concurrency": window["concurrency"],
         "rate_per_s": window["rate_per_s"],
         "prefix_caching": window["prefix_caching"],
@@ -158,6 +204,10 @@ def serving_figures(
         "checks": window["checks"],
         "notes": "; ".join(f"{name}: {why}" for name, why in reasons.items() if why) or None,
     }
+
+
+def _counted(failures: Mapping[str, int]) -> str:
+    return ", ".join(f"{n} x {why}" for why, n in failures.items())
 
 
 def recomputed(

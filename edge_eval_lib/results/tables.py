@@ -24,6 +24,7 @@ from edge_eval_lib.results.columns import (
     SERVING,
     TEXTS,
     VARIANT,
+    calls_in,
     joined,
     sort_variants,
 )
@@ -122,17 +123,17 @@ def serving_table(
     runs = checked(observations)
     by = [*VARIANT, over]
     groups = runs.groupby(by, sort=False)
+    measured = [*LOAD, *SERVING, *calls_in(runs), "batch_agreement"]
     table = pd.concat(
         [
             groups.size().rename("repetitions"),
             groups["gpus"].first(),
             groups[[*TEXTS, "notes"]].agg(joined),
-            groups[[*LOAD, *SERVING, "batch_agreement"]].mean(),
+            groups[measured].mean(),
         ],
         axis=1,
     ).join(bounds(runs, by, mean_interval, OVER_RUNS, confidence))
-    columns = [*LOAD, *SERVING, "batch_agreement"]
-    columns = [c for name in columns for c in (name, f"{name}_lo", f"{name}_hi") if c in table]
+    columns = [c for name in measured for c in (name, f"{name}_lo", f"{name}_hi") if c in table]
     first = ["repetitions", "engine", "executed_dtype", "gpus"]
     last = ["energy_source", "window", "validity", "host", "instruction_set", "notes"]
     table = table[[*first, *columns, *last]]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge_eval_lib import compressions
+from edge_eval_lib import compressions, tasks
 from edge_eval_lib.artefacts.place import Key, place
 from edge_eval_lib.economics import fit, flops, latency, published_speed, roofline, speed
 from edge_eval_lib.economics.shape import LORA_MODULES, ModelShape
@@ -186,7 +186,7 @@ def _published_cost(
     if run.stage == "serve" and study.workload.engine == "vllm" and variant in table["serving"]:
         row = table["serving"][variant]
         tokens_s = 0.0
-        for concurrency, prompts, length in _batches(study):
+        for concurrency, prompts, length in _batches(study, p["task"]):
             at_most = 1e3 * concurrency / row["tpot_ms"]
             tokens_s += prompts * length / min(row["throughput_tok_s"], at_most)
         seconds = times * (tokens_s + row["load_s"])
@@ -257,23 +257,24 @@ def _by(table: pd.DataFrame, columns: list[str]) -> dict[tuple[Any, ...], dict[s
 # --- the stated model -------------------------------------------------------------------------
 
 
-def _batches(study: Study) -> list[tuple[int, int, int]]:
+def _batches(study: Study, task: str) -> list[tuple[int, int, int]]:
     """List (concurrency, prompts, tokens each) of every window of a serving run and its warm-up.
 
     And of its unmeasured pass for uncut answers, at most: as if none had an end before. An open
-    loop is taken to be as one at the headline concurrency, a sweep to go on to its end.
+    loop is taken to be as one at the headline concurrency, a sweep to go on to its end. Where a
+    task converses, every call is a prompt: as many as there may be.
     """
-    workload, prompts = study.workload, study.data.evaluation_examples
+    workload, prompts, asked_in = study.workload, study.data.evaluation_examples, tasks.find(task)
     swept = (1 << power for power in range((workload.largest_concurrency or 0).bit_length()))
     concurrencies = dict.fromkeys([*workload.concurrency, *swept])
     again = len(workload.arrival_rates_per_s) + workload.prefix_caching
     batches = [(c, workload.prompts_at(c, prompts)) for c in concurrencies]
     batches += [(workload.headline_concurrency, prompts)] * again
-    timed = [(c, asked, workload.output_tokens) for c, asked in batches]
+    timed = [(c, asked * asked_in.most_calls, workload.output_tokens) for c, asked in batches]
     # The warm-up's batches are an eighth of the tokens long; three of them are its least.
     at_once = workload.headline_concurrency
     timed.append((at_once, 3 * at_once, max(1, workload.output_tokens // 8)))
-    if workload.uncut_tokens is None:
+    if workload.uncut_tokens is None or asked_in.converse is not None:
         return timed
     more_tokens = workload.uncut_tokens - workload.output_tokens  # what was answered goes on
     return [*timed, (workload.headline_concurrency, prompts, more_tokens)]
@@ -325,7 +326,8 @@ def model_s(
         return computing_s(asked * HARNESS_TOKENS), waiting_s
     if hardware.gpus and not workload.engine_kind.launches_every_step:
         device = replace(device, cards=gpus)
-    busy_s = _serving_s(shape, precision, device, rates_by, tokens, tuple(_batches(study)), without)
+    batches = tuple(_batches(study, run.parameters["task"]))
+    busy_s = _serving_s(shape, precision, device, rates_by, tokens, batches, without)
     # the gold answers' likelihoods
     busy_s += computing_s(study.data.evaluation_examples * tokens)
     return busy_s, waiting_s + _idle_s(study, hardware, 2)

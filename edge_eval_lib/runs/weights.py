@@ -80,7 +80,7 @@ def rebuild_weights(study: Study, variant_name: str, target: Path | None = None)
     """
     from edge_eval_lib.lifecycle import compress
 
-    variant = {str(v): v for v in study.variants()}.get(variant_name)
+    variant = {str(v): v for v in study.prepared_variants()}.get(variant_name)
     if variant is None:
         raise UserError(f"study {study.name} has no variant {variant_name!r}.")
     adapter = adapter_directory(study, variant.adapter)

@@ -137,10 +137,10 @@ def enumerate_runs(study: Study) -> list[Run]:
         return [*runs, _ablation(study, fingerprints[study.tasks[0]])]
     prepared: dict[str, dict[str, Any]] = {}  # the settings that an adapter's weights depend on
     precisions: dict[str, list[str]] = {}
-    for variant in study.served_variants():
+    for variant in study.prepared_variants():
         made = precisions.setdefault(variant.adapter, [])
         made += [] if variant.precision in made else [variant.precision]
-    for variant in study.served_variants():
+    for variant in study.prepared_variants():
         if variant.adapter in prepared:
             continue
         base = _base(study, variant.model, variant.trained_as, fingerprints)
@@ -207,8 +207,16 @@ def _serve(
         "workload": study.workload.model_dump(exclude_defaults=True),
         "repetition": repetition,
     }
+    called = study.called_variants(variant)
+    if called:
+        settings["roles"] = {
+            role: prepared[other.adapter] | study.roles[role].model_dump()
+            for role, other in called.items()
+        }
     parameters = _parameters(variant) | {"repetition": repetition}
-    return Run("serve", f"{variant}_r{repetition:02d}", parameters, settings, _weights_of(variant))
+    needs = (need for served in (variant, *called.values()) for need in _weights_of(served))
+    name = f"{variant}_r{repetition:02d}"
+    return Run("serve", name, parameters, settings, tuple(dict.fromkeys(needs)))
 
 
 def _parameters(variant: Variant) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, PrivateAttr, model_validator
 
+from edge_eval_lib import tasks
 from edge_eval_lib.errors import pick
 from edge_eval_lib.paths import outputs_root, project_root
 from edge_eval_lib.study import grid
@@ -24,6 +25,8 @@ from edge_eval_lib.study.sections import (
     Harness,
     Line,
     Model,
+    Name,
+    Role,
     Share,
     Strict,
     StudyName,
@@ -47,6 +50,7 @@ class Study(Strict):
     `notebook` of its own, one of notebooks/: executed once everything is scored, it is a page.
     An answer is correct whose score, of its content where that is told apart, is at least what
     `correct_from` has for its task.
+    Where a task's conversations call other models than the run's own, `roles` says which they are.
     Where llm-compressor quantises (for vLLM), it is calibrated on the first `calibration_examples`
     training examples, or rounds to nearest where there are none.
     """
@@ -71,6 +75,7 @@ class Study(Strict):
     correct_from: dict[Task, Share] = Field(
         default_factory=dict, exclude_if=lambda tasks: not tasks
     )
+    roles: dict[Name, Role] = Field(default_factory=dict, exclude_if=lambda roles: not roles)
 
     _path: Path = PrivateAttr()
 
@@ -112,11 +117,34 @@ class Study(Strict):
         named = {"correct_from": list(self.correct_from)}
         for c in self.configurations:
             named[f"configurations {c.method}/{c.precision} tasks"] = c.tasks or []
-        for where, tasks in named.items():
-            if foreign := [task for task in tasks if task not in self.tasks]:
+        for where, names in named.items():
+            if foreign := [task for task in names if task not in self.tasks]:
                 raise ValueError(
                     f"{where} names {', '.join(foreign)}, which is not among the study's tasks "
                     f"({', '.join(self.tasks)})"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _conversations(self) -> Study:
+        """Refuse what conversations cannot do, or call and the study does not hold."""
+        for role, called in self.roles.items():
+            if called.model is not None and called.model not in [m.name for m in self.models]:
+                raise ValueError(
+                    f"roles {role} names the model {called.model!r}; the study's are "
+                    f"{', '.join(m.name for m in self.models)}"
+                )
+        for name in self.tasks:
+            task = tasks.find(name)
+            if missing := [role for role in task.roles if role not in self.roles]:
+                raise ValueError(
+                    f"the task {name} calls {', '.join(missing)}; say under roles which model "
+                    "that is, by its method and precision"
+                )
+            if task.converse is not None and self.workload.arrival_rates_per_s:
+                raise ValueError(
+                    f"workload.arrival_rates_per_s: the task {name} asks several times for one "
+                    "answer, and its calls do not come when they like"
                 )
         return self
 
@@ -191,6 +219,23 @@ class Study(Strict):
     def served_variants(self) -> list[Variant]:
         """Variants and references, each once."""
         return list(dict.fromkeys(self.variants() + self.reference_variants()))
+
+    def called_variants(self, variant: Variant) -> dict[str, Variant]:
+        """What a variant's conversations call beside it, by role."""
+        called = {}
+        for role in tasks.find(variant.task).roles:
+            stanza = self.roles[role]
+            model = self.model(stanza.model or variant.model)
+            called[role] = Variant(
+                model.family, model.size, variant.task, stanza.method, stanza.precision
+            )
+        return called
+
+    def prepared_variants(self) -> list[Variant]:
+        """Served variants, and those that are only called."""
+        served = self.served_variants()
+        called = [other for variant in served for other in self.called_variants(variant).values()]
+        return list(dict.fromkeys(served + called))
 
     def harness_variants(self) -> list[Variant]:
         """Served variants with trained weights, a model's unadapted base once for all tasks."""

@@ -175,6 +175,18 @@ class Configuration(Strict):
     tasks: list[Task] | None = Field(default=None, exclude_if=lambda tasks: tasks is None)
 
 
+class Role(Strict):
+    """A model that conversations may call beside the run's own.
+
+    `model` and `engine` are by default those of the run; the adapter is its task's, by `method`.
+    """
+
+    model: Line | None = None
+    method: Method
+    precision: Precision
+    engine: Annotated[str, AfterValidator(_is_engine)] | None = None
+
+
 class Data(Strict):
     """Which examples a task uses; `source` is `embedded`, `hub` or a path (see tasks.load_task)."""
 

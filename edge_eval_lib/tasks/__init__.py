@@ -23,11 +23,26 @@ from types import ModuleType
 from edge_eval_lib import extensions
 from edge_eval_lib.errors import UserError, nearest
 from edge_eval_lib.tasks import sources
-from edge_eval_lib.tasks.base import Example, Figures, Rule, Score, Task, TaskData
+from edge_eval_lib.tasks.base import (
+    Call,
+    CallFailedError,
+    Converse,
+    Example,
+    Figures,
+    Reply,
+    Rule,
+    Score,
+    Task,
+    TaskData,
+)
 
 __all__ = [
+    "Call",
+    "CallFailedError",
+    "Converse",
     "Example",
     "Figures",
+    "Reply",
     "Rule",
     "Score",
     "Task",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,6 +63,52 @@ class Rule:
     answer: Callable[[Example, list[Example]], str | None]
 
 
+@dataclass(frozen=True)
+class Call:
+    """One call of a conversation, which a model answers.
+
+    Attributes:
+        messages: Chat messages, those of former steps among them.
+        output_tokens: How many tokens the answer has; None: the workload's.
+        role: Which of the study's `roles` answers; None: the run's own variant.
+        temperature: Above 0, tokens are drawn at it; at 0 the likeliest is taken.
+        seed: What they are drawn by.
+        confidence: Whether the reply is to say how likely its tokens were.
+    """
+
+    messages: list[dict[str, str]]
+    output_tokens: int | None = None
+    role: str | None = None
+    temperature: float = 0.0
+    seed: int = 0
+    confidence: bool = False
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a call was answered: the text up to the first end-of-sequence.
+
+    Of each of its tokens, where the call asked for it and the engine tells: `logprobs`, the natural
+    logarithm of its probability, and `margins`, the probability of the likeliest token less that of
+    the second.
+    """
+
+    text: str
+    logprobs: list[float] = field(default_factory=list)
+    margins: list[float] = field(default_factory=list)
+
+
+class CallFailedError(Exception):
+    """A call that was not answered, thrown into its conversation at the call.
+
+    A conversation that does not catch it has no answer; it may also raise it, of an answer that
+    nothing can be done with.
+    """
+
+
+# Yields calls, is sent the reply to each, and returns the answer that is scored.
+Converse = Callable[["Example"], Generator[Call, Reply, str]]
+
 Figures = dict[str, float]
 # From a set of answers and their examples to each answer's figures, of which the first is its
 # score, 0..1. NaN is a figure that the data do not allow.
@@ -87,6 +133,10 @@ class Task:
             ASSUMED, for memory estimates. SQuAD's answers and XSum's sentences are short.
         adapter_of: The task whose adapter answers this one, where that is another: the same
             questions asked in another way, e.g. with retrieved passages.
+        converse: Asks a model several times for one answer. Without it, it is asked once, by the
+            example's messages.
+        roles: Which of a study's `roles` a conversation may call.
+        most_calls: How many calls a conversation makes at most, for estimates of time.
     """
 
     shipped: Callable[[], tuple[list[Row], list[Row]]]
@@ -100,6 +150,9 @@ class Task:
     no_model_rules: Sequence[Rule] = ()
     longest_answer_share: float = 0.1
     adapter_of: str | None = None
+    converse: Converse | None = None
+    roles: Sequence[str] = ()
+    most_calls: int = 1
 
     def __post_init__(self) -> None:
         if not self.figures or (self.content or next(iter(self.figures))) not in self.figures:

@@ -11,6 +11,7 @@ import time
 
 from edge_eval_lib import models
 from edge_eval_lib.engines import open_engine
+from edge_eval_lib.engines.base import Requests
 from edge_eval_lib.study import load_study
 from edge_eval_lib.tasks import load_task
 
@@ -34,7 +35,7 @@ def main(study_name: str) -> None:
         with torch.inference_mode():
             engine.model.generate(
                 **inputs.to(engine.model.device),
-                generation_config=engine.greedy(workload.output_tokens),
+                generation_config=engine.decoding(Requests([], workload.output_tokens, 1)),
             )
 
     def ours() -> None:

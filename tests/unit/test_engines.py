@@ -85,7 +85,7 @@ def test_unknown_engines_and_options_are_refused(tmp_path):
     with pytest.raises(ValueError, match="there is no engine 'tgi'"):
         open_engine("tgi", tmp_path, "float32")
     with pytest.raises(ValueError, match="prefix_caching"):
-        open_engine("transformers", tmp_path, "float32", prefix_caching=True)
+        open_engine("openai", tmp_path, "float32", prefix_caching=True)
     with pytest.raises(ValueError, match="'transformers' answers batch by batch"):
         open_engine("transformers", tmp_path, "float32").serve_arrivals([[7]], 3, [0.0])
 

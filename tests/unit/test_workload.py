@@ -405,6 +405,7 @@ class Batching:
     name = "simulated"
     continuous_batching = True
     remote = False
+    prefix_caching = True
     share_prefixes = False
     token = 5
 

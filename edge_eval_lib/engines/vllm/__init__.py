@@ -17,6 +17,7 @@ from edge_eval_lib.engines.base import (
     Generation,
     KvCache,
     Requests,
+    note_confidence,
     ranked_reading,
     require_numbers,
     too_long,
@@ -50,7 +51,7 @@ class VllmEngine(Engine):
     """vLLM in this process, with continuous batching.
 
     An engine with `prefix_caching` computes what prompts have in common once while
-    `share_prefixes` is True; every call of `serve` starts with an empty prefix cache. It is spread
+    `share_prefixes` is True; `serve` and `forget` empty the prefix cache. It is spread
     over all GPUs that the process may use.
 
     Args:
@@ -73,6 +74,10 @@ class VllmEngine(Engine):
             weights.require_numbers(weights.read_tensors(adapter))  # vLLM itself takes NaN
         self.lora: Any = None
         self.most_blocks = 0
+        self.counted = (
+            0,
+            0,
+        )  # tokens looked up in the prefix cache, and found, when it was emptied
 
     @classmethod
     def missing(cls, study: Study) -> list[str]:
@@ -153,8 +158,10 @@ class VllmEngine(Engine):
         from vllm.sampling_params import RequestOutputKind
 
         prompts, arrivals_s, slots = requests.prompts, requests.arrivals_s, requests.slots
-        greedy = SamplingParams(
-            temperature=0.0,
+        sampling = SamplingParams(
+            temperature=requests.temperature,
+            seed=requests.seed if requests.temperature else None,
+            logprobs=2 if requests.confidence else None,
             max_tokens=requests.output_tokens,
             ignore_eos=not requests.until_end,
             stop_token_ids=sorted(self.stop_ids) if requests.until_end else None,
@@ -162,9 +169,6 @@ class VllmEngine(Engine):
             output_kind=RequestOutputKind.DELTA,
             skip_reading_prefix_cache=not self.share_prefixes,
         )
-        self.engine.reset_prefix_cache()
-        self.most_blocks = 0
-        before = self._prefix_cache_counts()
         start = time.monotonic()
         # Without arrival times a request comes when its slot is free.
         due = [start + (arrivals_s[i] if arrivals_s else 0.0) for i in range(len(prompts))]
@@ -175,7 +179,7 @@ class VllmEngine(Engine):
                 request = waiting.popleft()
                 if arrivals_s is None:
                     generations[request].submitted_s = time.monotonic()
-                if self._submit(request, generations[request], greedy):
+                if self._submit(request, generations[request], sampling):
                     running.add(request)
             if not running:
                 if waiting:
@@ -188,14 +192,24 @@ class VllmEngine(Engine):
                 generation = generations[request]
                 generation.token_ids += completion.token_ids
                 generation.token_times_s += [now] * len(completion.token_ids)
+                for token, ranked in zip(
+                    completion.token_ids, completion.logprobs or (), strict=False
+                ):
+                    note_confidence(generation, token, {k: v.logprob for k, v in ranked.items()})
             self._count_blocks(generations[request] for request in running)
             for output in outputs:
                 if output.finished:
                     running.remove(int(output.request_id))
                     generation = generations[int(output.request_id)]
                     generation.failure = wrong_length(generation, requests)
-        self.prefix_cache_hit_rate = _hit_rate(before, self._prefix_cache_counts())
+        self.prefix_cache_hit_rate = _hit_rate(self.counted, self._prefix_cache_counts())
         return generations
+
+    def forget(self) -> None:
+        """Empty the prefix cache."""
+        self.engine.reset_prefix_cache()
+        self.most_blocks = 0
+        self.counted = self._prefix_cache_counts()
 
     def _submit(self, request: int, generation: Generation, parameters: Any) -> bool:
         """Hand one request to vLLM; False if it is longer than vLLM has room for."""
