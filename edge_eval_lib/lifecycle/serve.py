@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -162,19 +162,16 @@ class Conversing:
     engines: Engines
 
 
-def conversing(
-    task: str, examples: list[Example], engine: Engine, called: Mapping[str, Engine]
-) -> Conversing | None:
+def conversing(task: str, examples: list[Example], engines: Engines) -> Conversing | None:
     """Return how a task converses about its examples; None where it asks once for an answer.
 
     Args:
         task: Its name.
         examples: What is asked.
-        engine: The run's own variant's.
-        called: The other engines that conversations call, by role.
+        engines: By role; None is the run's own variant's.
     """
     converse = tasks.find(task).converse
-    return converse and Conversing(converse, examples, {None: engine, **called})
+    return converse and Conversing(converse, examples, engines)
 
 
 def serve_all(

@@ -298,7 +298,10 @@ def test_options_at_their_default_do_not_change_what_a_run_is(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"workload": {"prefix_caching": True}}, "prefix_caching needs engine: vllm"),
+        (
+            {"workload": {"engine": "openai", "prefix_caching": True}},
+            "prefix_caching needs engine: transformers or vllm",
+        ),
         ({"calibration_examples": 4}, "calibration_examples needs workload.engine: vllm"),
         (
             {"workload": {"engine": "vllm"}, "calibration_examples": 99},
@@ -362,7 +365,9 @@ def test_a_new_engine_is_one_file_and_a_name_in_the_study(echo, tmp_path):
     (answer,) = engine.serve([[7, 8]], output_tokens=3, concurrency=1)
     assert (answer.token_ids, answer.failure, engine.remote) == ([7, 7, 7], None, False)
     assert hashes(study) != hashes(load(tmp_path))
-    with pytest.raises(UserError, match=r"prefix_caching needs engine: vllm, not echo"):
+    with pytest.raises(
+        UserError, match=r"prefix_caching needs engine: transformers or vllm, not echo"
+    ):
         load(tmp_path, workload={"engine": "echo", "prefix_caching": True})
 
 
@@ -381,7 +386,7 @@ def test_what_an_engine_can_is_known_without_its_libraries():
     program = (
         "import sys\n"
         "from edge_eval_lib import engines\n"
-        "assert engines.able('supports_prefix_caching') == 'vllm'\n"
+        "assert engines.able('supports_prefix_caching') == 'transformers or vllm'\n"
         "assert engines.able('remote', False) == 'transformers or vllm'\n"
         "assert not {'torch', 'transformers', 'vllm', 'openai'} & set(sys.modules)"
     )
