@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from edge_eval_lib.energy import Monitor
 
 HEAVY = ("torch", "transformers", "vllm")
-WARM_FIRST_TOKENS = 8  # measured, for their spread
+WARM_FIRST_TOKENS = 4  # measured, for their spread
 CACHED_SHARE = 0.25  # of the free memory that weights may take to be read before they are placed:
 # the model itself takes twice as much in float32, and the rest is for what serves
 READ_ONCE = "the weights are large for this memory: they are read while they are placed"

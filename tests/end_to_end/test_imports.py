@@ -22,7 +22,7 @@ LIBRARIES += ("datasets", "scipy", "safetensors", "huggingface_hub", "sympy", "n
 OWN = ("imports", "load imports")  # the windows that libraries are imported in
 
 WATCH = """
-import json, sys
+import gc, json, os, sys
 from contextlib import contextmanager
 from edge_eval_lib.runs import runner
 from edge_eval_lib.energy import Monitor
@@ -50,6 +50,8 @@ for cell in json.load(open(notebook))["cells"]:
             namespace |= parameters
         elif "plt." not in source:
             exec(compile(source, cell["id"], "exec"), namespace)
+assert gc.isenabled() and gc.get_freeze_count()
+assert "TORCHDYNAMO_DISABLE" not in os.environ
 print("LATE " + json.dumps(late))
 """
 
@@ -94,6 +96,7 @@ def test_no_library_is_imported_inside_a_measured_window(tmp_path: Path, method:
     assert of_libraries(compress) == {}
     for late in (adapt, compress):
         assert {"torch", "transformers", "peft", "bitsandbytes"} <= set(late["imports"])
+        assert "torch._inductor.compile_fx" not in late["imports"]  # nothing is compiled here
     for precision in {"lora": ("fp16", "int8"), "qlora": ("int4",)}[method]:
         serve = late_imports(
             "03_serve.ipynb",
