@@ -144,6 +144,9 @@ def advise(
     machines: Annotated[float | None, typer.Option(help="most machines")] = None,
     at_hand: Annotated[bool, typer.Option("--at-hand", help="machines are there already")] = False,
     objective: Annotated[str, typer.Option(help="cost, energy, carbon or latency")] = "cost",
+    arrivals: Annotated[
+        str, typer.Option(help="how requests come: steady, random (Poisson) or bursty")
+    ] = "random",
     deployment: Annotated[
         list[str] | None, typer.Option(help="on premises, cloud, serverless or API; several times")
     ] = None,
@@ -172,6 +175,7 @@ def advise(
         "machines": machines,
         "at_hand": at_hand,
         "objective": objective,
+        "arrivals": arrivals,
     }
     parameters = {
         "task": task,

@@ -51,6 +51,7 @@ def calibrate(serving: pd.DataFrame, shapes: Shapes, device: Device) -> Calibrat
     return replace(
         _fit(rows, shapes, device),
         half_widths=widths,
+        new_size_half_widths=widths,
         # Twice the checked width: how far off it is elsewhere is not known. ASSUMED.
         outside_half_widths={q: 2 * width for q, width in widths.items()},
     )
@@ -130,13 +131,14 @@ def _fit(rows: pd.DataFrame, shapes: Shapes, device: Device) -> Calibration:
             device=device.name,
             cards=device.cards,
             precisions=tuple(rows["precision"].unique()),
-            parameters=(min(sizes), max(sizes)),
+            parameters=tuple(sizes),
             concurrency=span("concurrency"),
             prompt_tokens=span("input_tokens_per_request"),
             output_tokens=span("output_tokens"),
         ),
         rates=rates,
         half_widths=dict.fromkeys(QUANTITIES, 0.0),
+        new_size_half_widths=dict.fromkeys(QUANTITIES, 0.0),
         outside_half_widths=dict.fromkeys(QUANTITIES, 0.0),
         factors=factors,
     )

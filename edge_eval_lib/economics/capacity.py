@@ -22,6 +22,10 @@ DAY_PROFILE = (
     *(5, 4, 4, 3, 2, 1),
 )
 
+# How requests come: the standard deviation of the gaps between them over their mean. ASSUMED for
+# bursts: as of bunches of five.
+ARRIVALS = {"steady": 0.0, "random": 1.0, "bursty": 3.0}
+
 
 # --- cards over a day -------------------------------------------------------------------------
 

@@ -14,9 +14,13 @@ import numpy as np
 from scipy.stats import qmc
 
 from edge_eval_lib import metrics
-from edge_eval_lib.bounds import NonNegative, Positive, PositiveShare, Share, checked
+from edge_eval_lib.bounds import NonNegative, Positive, PositiveShare, checked
 from edge_eval_lib.economics.carbon import Pue
-from edge_eval_lib.economics.prices import Prices, capital_recovery_factor
+from edge_eval_lib.economics.prices import (
+    Prices,
+    api_usd_per_request,
+    capital_recovery_factor,
+)
 from edge_eval_lib.units import HOURS_PER_YEAR, JOULES_PER_KWH
 
 __all__ = [
@@ -139,35 +143,6 @@ def usd_per_request(
         utilisation: Share of the paid hours in which it works.
     """
     return usd_per_hour * seconds_per_request / utilisation / 3600
-
-
-@checked
-def api_usd_per_request(
-    input_tokens: NonNegative,
-    output_tokens: NonNegative,
-    input_usd_per_mtok: NonNegative,
-    output_usd_per_mtok: NonNegative,
-    cached_share: Share = 0.0,
-    cached_input_usd_per_mtok: NonNegative = 0.0,
-    batch_discount: Share = 0.0,
-):
-    """Compute the USD that an API asks for a request, its tokens at their prices per million.
-
-    (in ((1 - cached) price_in + cached price_cached) + out price_out) (1 - discount) / 1e6
-
-    Args:
-        input_tokens: Prompt, with whatever retrieval adds.
-        output_tokens: Answer.
-        input_usd_per_mtok: Price of a million input tokens.
-        output_usd_per_mtok: Price of a million output tokens.
-        cached_share: Share of the input that the provider has in its cache.
-        cached_input_usd_per_mtok: Price of a million of those.
-        batch_discount: Share off for requests that may wait, as for a batch overnight.
-    """
-    uncached = (1 - np.asarray(cached_share)) * input_usd_per_mtok
-    read = input_tokens * (uncached + cached_share * cached_input_usd_per_mtok)
-    usd = (read + output_tokens * output_usd_per_mtok) * (1 - np.asarray(batch_discount)) / 1e6
-    return usd if np.ndim(usd) else float(usd)
 
 
 @checked
@@ -377,8 +352,11 @@ def full_costs(
         load_usd=prices.electricity_usd(load_energy_j) * prices.pue,
         hardware_usd=usd_per_second * seconds_before,
         setup_usd=prices.setup_usd,
-        api_usd_per_request=prices.api_request_usd(
-            input_tokens_per_request, output_tokens_per_request
+        api_usd_per_request=api_usd_per_request(
+            input_tokens_per_request,
+            output_tokens_per_request,
+            prices.api_input_usd_per_mtok,
+            prices.api_output_usd_per_mtok,
         ),
         electricity_usd_per_request=prices.electricity_usd(energy_per_request_j) * prices.pue,
         hardware_usd_per_request=usd_per_second * seconds_per_request,

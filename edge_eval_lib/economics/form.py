@@ -24,9 +24,9 @@ from edge_eval_lib.economics.shape import FORMATS, ModelShape
 _PARAMETERS = np.log([1.23581e9, 1.54372e9, 3.08593e9, 3.21275e9, 7.61561e9, 8.03027e9])
 _NOMINAL = np.log([1.0, 1.0, 3.0, 3.0, 7.0, 7.0])
 QUANTITIES = ("tpot_s", "ttft_s", "throughput_tok_s", "energy_per_token_j", "power_w", "load_s")
-_OFFSETS = np.concatenate([[0.0], np.geomspace(0.01, 10.0, 60)])
+OFFSETS = np.concatenate([[0.0], np.geomspace(0.01, 10.0, 60)])
 # Weak pull of n0 towards 0, so that it stays there where the sizes at hand cannot tell it.
-_PULL = 0.03
+PULL = 0.03
 
 BYTES_PER_WEIGHT = {name: FORMATS[name].bytes_per_weight for name in ("fp16", "int8")} | {
     "int4": FORMATS["w4a16"].bytes_per_weight
@@ -77,7 +77,7 @@ def fit(
             raise ValueError(f"{name} must have two different values at least")
     logs, log_b = np.log(values), np.log(bytes_per_weight)
     # A least-squares fit for each offset, about the rows' middle.
-    log_n = np.log(np.asarray(nominal) + _OFFSETS[:, None])
+    log_n = np.log(np.asarray(nominal) + OFFSETS[:, None])
     columns = np.stack(np.broadcast_arrays(log_b, log_n), axis=-1)
     middle = columns.mean(axis=1, keepdims=True)
     centred, rises = columns - middle, (logs - logs.mean())[:, None]
@@ -86,11 +86,11 @@ def fit(
         slopes = np.linalg.solve(turned @ centred, turned @ rises)
     except np.linalg.LinAlgError:
         raise ValueError("nominal and bytes_per_weight must vary apart from each other") from None
-    losses = ((centred @ slopes - rises) ** 2).sum(axis=(1, 2)) + (_PULL * _OFFSETS) ** 2
+    losses = ((centred @ slopes - rises) ** 2).sum(axis=(1, 2)) + (PULL * OFFSETS) ** 2
     best = int(losses.argmin())
     of_bytes, of_size = map(float, slopes[best, :, 0])
     log_k = float(logs.mean() - middle[best, 0] @ slopes[best, :, 0])
-    return Form(log_k, of_bytes, of_size, float(_OFFSETS[best]))
+    return Form(log_k, of_bytes, of_size, float(OFFSETS[best]))
 
 
 @checked
@@ -112,7 +112,7 @@ class Range:
     device: str
     cards: int
     precisions: tuple[str, ...]
-    parameters: tuple[float, float]
+    parameters: tuple[float, ...]  # of every fitted model
     concurrency: tuple[float, float]
     prompt_tokens: tuple[float, float]
     output_tokens: tuple[float, float]
@@ -122,13 +122,18 @@ class Range:
         inside = (np.asarray(device.name) == self.device) & (device.cards == np.asarray(self.cards))
         inside = inside & np.isin(precision, self.precisions)
         for value, (least, most) in (
-            (shape.parameters, self.parameters),
+            (shape.parameters, (min(self.parameters), max(self.parameters))),
             (concurrency, self.concurrency),
             (prompt_tokens, self.prompt_tokens),
             (output_tokens, self.output_tokens),
         ):
             inside = inside & (np.asarray(value) >= least) & (np.asarray(value) <= most)
         return inside
+
+    def has_size(self, shape: ModelShape):
+        """Return whether a fitted model had a shape's nominal size; an array where the shape is."""
+        known = np.round(nominal_billions(np.array(self.parameters)), 3)
+        return np.isin(np.round(nominal_billions(shape.parameters), 3), known)
 
 
 @dataclass(frozen=True)
@@ -150,6 +155,7 @@ class Calibration:
         range: Outside of it a prediction is extrapolated.
         rates: Of the roofline that carries it.
         half_widths: Of the 90 % interval of log y, by quantity.
+        new_size_half_widths: The same inside the range, of a size that no fitted model had.
         outside_half_widths: The roofline's own, of models left out.
         forms: By quantity, the fitted form at `reference`; or
         factors: by quantity, coefficients of `features` on top of the roofline.
@@ -160,6 +166,7 @@ class Calibration:
     range: Range
     rates: Rates
     half_widths: Mapping[str, float]
+    new_size_half_widths: Mapping[str, float]
     outside_half_widths: Mapping[str, float]
     forms: Mapping[str, Form] | None = None
     factors: Mapping[str, Mapping[str, float]] | None = None

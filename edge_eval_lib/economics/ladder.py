@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 import pandas as pd
 
-from edge_eval_lib.economics import form, published, roofline
+from edge_eval_lib.economics import published, roofline
 from edge_eval_lib.economics import published_speed as rows_of
 from edge_eval_lib.economics.form import QUANTITIES
 from edge_eval_lib.machine.declared import load_hardware
@@ -90,41 +90,29 @@ def ladder() -> pd.DataFrame:
         train, held = rows[rows["family"] == family], rows[rows["family"] != family]
         direction = f"fitted on {family}, judged on {held['family'].iloc[0]}"
         for name, predictor in PREDICTORS.items():
-            predicted = predictor(train, held)
-            covered = None
-            if name == SHIPPED:
-                covered = np.log(predicted / held[list(QUANTITIES)]).abs() <= half_widths(train)
-            judged += judge(predicted, held, name, direction, covered)
+            judged += judge(predictor(train, held), held, name, direction)
     for name in LEFT_OUT:
         predicted = pd.concat(
             [PREDICTORS[name](rows.drop(held.index), held) for _, held in rows.groupby("model")]
         )
-        judged += judge(predicted.reindex(rows.index), rows, name, "each model left out", None)
-    errors = rows_of.left_out(rows)
-    left_out = np.exp(errors) * rows[list(QUANTITIES)]
-    judged += judge(left_out, rows, SHIPPED, "each model left out", covered_left_out(rows))
-    by_size = np.exp(rows_of.left_out(rows, "class")) * rows[list(QUANTITIES)]
-    judged += judge(by_size, rows, SHIPPED, "each size class left out", None)
-    judged += judge(*_twins(rows), NOISE, "of one model and task", None)
+        judged += judge(predicted.reindex(rows.index), rows, name, "each model left out")
+    for name, by in (("each model left out", "model"), ("each size class left out", "class")):
+        predicted = np.exp(rows_of.left_out(rows, by)) * rows[list(QUANTITIES)]
+        judged += judge(predicted, rows, SHIPPED, name, covered_left_out(rows, by))
+    judged += judge(*_twins(rows), NOISE, "of one model and task")
     return pd.DataFrame(judged)
 
 
-def half_widths(rows: pd.DataFrame) -> pd.Series:
-    """Return the 90 % half-widths of log y that leaving each model of `rows` out gives."""
-    errors = rows_of.left_out(rows)
-    return pd.Series({q: form.half_width(errors[q].to_numpy()) for q in QUANTITIES})
+def covered_left_out(rows: pd.DataFrame, by: str = "model") -> pd.DataFrame:
+    """Return whether each row lies in the interval that the others give, each `by` left out.
 
-
-def covered_left_out(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return whether each row lies in the interval that the other models give.
-
-    Fit and width both come from the other models: the model was left out of all of it.
+    Fit and width both come from the others: what is judged was left out of all of it.
     """
     covered = []
-    for _, held in rows.groupby("model"):
+    for _, held in rows.groupby(by):
         train = rows.drop(held.index)
         errors = np.log(fitted_form(train, held) / held[list(QUANTITIES)])
-        covered.append(errors.abs() <= half_widths(train))
+        covered.append(errors.abs() <= pd.Series(rows_of.half_widths(train)))
     return pd.concat(covered).reindex(rows.index)
 
 

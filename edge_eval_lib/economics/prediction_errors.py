@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from edge_eval_lib.economics import calibration, fit, ladder, latency, memory, roofline
+from edge_eval_lib.economics import calibration, fit, form_choice, ladder, latency, memory, roofline
 from edge_eval_lib.economics.form import QUANTITIES
 from edge_eval_lib.economics.shape import ModelShape, shape_from_config
 from edge_eval_lib.machine.declared import load_hardware
@@ -16,8 +16,10 @@ from edge_eval_lib.paths import project_root
 from edge_eval_lib.study import Study, read_yaml
 
 COLUMNS = ["quantity", "predictor", "direction", "rows", "mean_ape_pct", "worst_ape_pct"]
-COLUMNS += ["worst_row", "coverage_pct"]
+COLUMNS += ["worst_row", "coverage_pct", "target_pct", "within_target_pct"]
 MEMORY = "memory model"
+# How far a prediction of a study's measured peaks may be off, %, and still serve to plan with.
+SERVING_TARGET_PCT, TRAINING_TARGET_PCT = 5.0, 9.0
 H100 = "published, H100 under vLLM"
 # Weights and activations in GiB on each of so many cards
 # (github.com/llm-d-incubation/llm-d-planner, e50305a;
@@ -46,7 +48,8 @@ def prediction_errors(study: Study | None = None) -> pd.DataFrame:
 
     Returns:
         A row a quantity, predictor and direction: rows judged, mean_ape_pct and worst_ape_pct (%
-        of the measured), worst_row, and coverage_pct of 90 % intervals where there are any.
+        of the measured), worst_row; coverage_pct of 90 % intervals where there are any; and of a
+        study's own memory target_pct and within_target_pct, the share of rows that are within it.
     """
     parts = [ladder.ladder(), h100_memory(), h100_speed()]
     if study is not None:
@@ -116,7 +119,10 @@ def own_memory(study: Study) -> pd.DataFrame:
             for _, row in serving.dropna(subset=["memory_gb"]).iterrows()
         }
         if figures:
-            judged.append(_row("serving memory_gb", MEMORY, "measured peaks", figures))
+            judged.append(_peaks("serving memory_gb", MEMORY, figures, SERVING_TARGET_PCT))
+            twins = _memory_twins(serving)
+            if twins:
+                judged.append(_peaks("serving memory_gb", ladder.NOISE, twins, SERVING_TARGET_PCT))
     if adaptation is None:
         return pd.DataFrame(judged, columns=COLUMNS)
     for method in ("lora", "qlora"):
@@ -129,8 +135,26 @@ def own_memory(study: Study) -> pd.DataFrame:
             for _, row in adaptation.dropna(subset=[column]).iterrows()
         }
         if figures:
-            judged.append(_row(f"{method} memory_gb", MEMORY, "measured peaks", figures))
+            judged.append(_peaks(f"{method} memory_gb", MEMORY, figures, TRAINING_TARGET_PCT))
     return pd.DataFrame(judged, columns=COLUMNS)
+
+
+def _memory_twins(serving: pd.DataFrame) -> dict[str, tuple[float, float]]:
+    """Return of each INT4 row the peak of its twin, whose weights have the same shape, and its own.
+
+    What these differ by is the measurement's: two processes that did alike.
+    """
+    at = ["family", "size", "task", "precision", "concurrency"]
+    rows = serving[serving["precision"].str.endswith("int4")].dropna(subset=["memory_gb"])
+    pairs = rows.merge(rows, on=at, suffixes=("", "_twin"))
+    pairs = pairs[pairs["method"] != pairs["method_twin"]]
+    return {
+        f"{ladder.variant_name(row)} at {row['concurrency']:g}": (
+            row["memory_gb_twin"],
+            row["memory_gb"],
+        )
+        for _, row in pairs.iterrows()
+    }
 
 
 def own_speed(study: Study) -> pd.DataFrame:
@@ -219,9 +243,18 @@ def _row(
     }
 
 
+def _peaks(
+    quantity: str, predictor: str, figures: dict[str, tuple[float, float]], target_pct: float
+) -> dict[str, object]:
+    """A row of a study's own peaks, with the share of them that are predicted within a target."""
+    within = [100 * abs(p / m - 1) <= target_pct for p, m in figures.values()]
+    row = _row(quantity, predictor, "measured peaks", figures)
+    return row | {"target_pct": target_pct, "within_target_pct": 100 * float(np.mean(within))}
+
+
 def _read(path: Path) -> pd.DataFrame | None:
     return pd.read_csv(path) if path.is_file() else None
 
 
 if __name__ == "__main__":
-    print(markdown())
+    print(form_choice.markdown(), markdown(), sep="\n\n")

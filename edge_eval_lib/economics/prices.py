@@ -36,6 +36,35 @@ def capital_recovery_factor(discount_rate: bounds.NonNegative, years: bounds.Pos
     return factor if factor.ndim else float(factor)
 
 
+@bounds.checked
+def api_usd_per_request(
+    input_tokens: bounds.NonNegative,
+    output_tokens: bounds.NonNegative,
+    input_usd_per_mtok: bounds.NonNegative,
+    output_usd_per_mtok: bounds.NonNegative,
+    cached_share: bounds.Share = 0.0,
+    cached_input_usd_per_mtok: bounds.NonNegative = 0.0,
+    batch_discount: bounds.Share = 0.0,
+):
+    """Compute the USD that an API asks for a request, its tokens at their prices per million.
+
+    (in ((1 - cached) price_in + cached price_cached) + out price_out) (1 - discount) / 1e6
+
+    Args:
+        input_tokens: Prompt, with whatever retrieval adds.
+        output_tokens: Answer.
+        input_usd_per_mtok: Price of a million input tokens.
+        output_usd_per_mtok: Price of a million output tokens.
+        cached_share: bounds.Share of the input that the provider has in its cache.
+        cached_input_usd_per_mtok: Price of a million of those.
+        batch_discount: bounds.Share off for requests that may wait, as for a batch overnight.
+    """
+    uncached = (1 - np.asarray(cached_share)) * input_usd_per_mtok
+    read = input_tokens * (uncached + cached_share * cached_input_usd_per_mtok)
+    usd = (read + output_tokens * output_usd_per_mtok) * (1 - np.asarray(batch_discount)) / 1e6
+    return usd if np.ndim(usd) else float(usd)
+
+
 class Prices(Strict):
     """One set of prices and assumptions; USD. params/prices.yaml says what each means."""
 
@@ -71,13 +100,6 @@ class Prices(Strict):
         """Price `seconds` of use that took `energy_j`: electricity with PUE, and hardware."""
         hardware = self.hardware_usd_per_hour * (seconds / 3600)
         return self.electricity_usd(energy_j) * self.pue + hardware
-
-    def api_request_usd(self, input_tokens, output_tokens):
-        """Price one API request of so many tokens, at the prices per million."""
-        return (
-            input_tokens * self.api_input_usd_per_mtok
-            + output_tokens * self.api_output_usd_per_mtok
-        ) / 1e6
 
 
 def _day(value: Any) -> Any:

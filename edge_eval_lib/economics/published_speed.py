@@ -76,6 +76,24 @@ def left_out(rows: pd.DataFrame, by: str = "model") -> pd.DataFrame:
     return pd.concat(errors).reindex(rows.index)
 
 
+def half_widths(rows: pd.DataFrame) -> dict[str, float]:
+    """Return the 90 % half-widths of log y, by quantity, of errors made on models left out.
+
+    An error counts where another model of the same size class stays in the fit, as one does of
+    every published model. A fit that lacks a class is asked something else, and its errors are
+    judged apart (`left_out(rows, "class")`): where one model is held out to judge the interval,
+    leaving the other of its class out too would count as if it were the same.
+
+    Raises:
+        ValueError: No size class has two models.
+    """
+    errors = left_out(rows)
+    counts = rows.groupby("class")["model"].transform("nunique") > 1
+    if not counts.any():
+        raise ValueError("rows must have two models of a size class at least")
+    return {q: form.half_width(errors.loc[counts, q].to_numpy()) for q in QUANTITIES}
+
+
 def predicted(forms: Mapping[str, form.Form], rows: pd.DataFrame) -> pd.DataFrame:
     """Return what fitted forms say of rows' sizes and precisions."""
     return pd.DataFrame(
@@ -125,7 +143,8 @@ def calibration(without: str | None = None) -> Calibration:
     if without is not None:
         return replace(calibration(), forms=fit_forms(table[table["model"] != without]))
     rates = fit_rates(table)
-    inside = left_out(table)
+    inside, by_class = half_widths(table), left_out(table, "class")
+    new_size = {q: max(inside[q], form.half_width(by_class[q].to_numpy())) for q in QUANTITIES}
     outside = pd.concat(
         [roofline_errors(table.drop(held.index), held) for _, held in table.groupby("model")]
     )
@@ -141,14 +160,15 @@ def calibration(without: str | None = None) -> Calibration:
             device=device.name,
             cards=published.CARDS,
             precisions=tuple(form.BYTES_PER_WEIGHT),
-            parameters=(min(sizes), max(sizes)),
+            parameters=tuple(sizes),
             prompt_tokens=PROMPT_RANGE,
             **spans,
         ),
         rates=rates,
-        half_widths={q: form.half_width(inside[q].to_numpy()) for q in QUANTITIES},
+        half_widths=inside,
+        new_size_half_widths=new_size,
         outside_half_widths={
-            q: max(form.half_width(e[q].to_numpy()) for e in (inside, outside)) for q in QUANTITIES
+            q: max(new_size[q], form.half_width(outside[q].to_numpy())) for q in QUANTITIES
         },
         forms=fit_forms(table),
         reference=Reference(

@@ -126,27 +126,31 @@ class SteadyState:
     tpot_s: Any
     latency_s: Any
     alone_ttft_s: Any  # of a request that meets no other
-    spare_req_s: Any  # capacity - rate: what a queue empties with
+    drain_req_s: Any  # what a queue empties with: (capacity - rate) / mean bunch
 
     def share_ttft_within(self, limit_s):
         """Estimate the share of requests whose first token comes within `limit_s`.
 
         Beyond the TTFT of a request alone come the time to join, taken as exponential, and for
-        `waiting_share` of the requests a wait that is exponential with the rate `spare_req_s`.
+        `waiting_share` of the requests a wait that is exponential with the rate `drain_req_s`.
         """
-        left = np.maximum(np.subtract(limit_s, self.alone_ttft_s), 0.0)
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            join = 1 / np.maximum(self.ttft_s - self.wait_s - self.alone_ttft_s, 1e-12)
-            drain = np.where(self.spare_req_s == join, 0.999 * join, self.spare_req_s)
-            joining = np.exp(-join * left)
-            both = (join * np.exp(-drain * left) - drain * joining) / (join - drain)
-            met = 1 - (1 - self.waiting_share) * joining - self.waiting_share * both
-        fits = np.isfinite(self.ttft_s) & np.greater_equal(limit_s, self.alone_ttft_s)
-        return np.where(fits, met, 0.0)[()]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return 1 - _late(limit_s, *self._waits)
+
+    def ttft_quantile_s(self, share):
+        """Estimate the TTFT that `share` of the requests keep: `share_ttft_within` turned round."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return _ttft_quantile(share, *self._waits)
+
+    @property
+    def _waits(self) -> tuple:
+        return self.alone_ttft_s, self.ttft_s, self.wait_s, self.waiting_share, self.drain_req_s
 
 
-def steady_state(server: Server, rate_req_s, prompt_tokens, output_tokens) -> SteadyState:
-    """Compute what requests at random (Poisson) meet; arrays broadcast.
+def steady_state(
+    server: Server, rate_req_s, prompt_tokens, output_tokens, variation=1.0
+) -> SteadyState:
+    """Compute what requests meet; arrays broadcast.
 
     A queue whose speed depends on how many are in it: with b running, a request leaves every
     (b prefill + (N - 1)(step + b per)) / b seconds, where `per` is a request's share of a step and
@@ -156,11 +160,17 @@ def steady_state(server: Server, rate_req_s, prompt_tokens, output_tokens) -> St
     comes at the end of the step that follows the one under way: E[S^2] / 2 E[S] until then, and in
     it the prompts of all that came meanwhile.
 
+    Requests come at random (Poisson), or in bunches at random: gaps that vary more, by the
+    coefficient of variation v, are those of bunches of a geometric size, (v^2 + 1) / 2 in the mean,
+    whose requests come at once. Gaps that vary less shorten the wait for a place alone, in the
+    proportion of (v^2 + 1) / 2 (Allen and Cunneen).
+
     Args:
         server: Numbers or arrays.
         rate_req_s: Requests a second.
         prompt_tokens: Mean tokens of a prompt.
         output_tokens: Mean tokens of an answer, at least 1.
+        variation: Standard deviation of the gaps between requests over their mean.
 
     Returns:
         Means in the steady state.
@@ -168,8 +178,10 @@ def steady_state(server: Server, rate_req_s, prompt_tokens, output_tokens) -> St
     require(NonNegative, rate_req_s=rate_req_s)
     prefill_s, per_s, intervals, limit = _per_request(server, prompt_tokens, output_tokens)
     rate = np.asarray(rate_req_s, float)
+    require(NonNegative, variation=variation)
+    bunch = mean_bunch(variation)
     busy, batch, waiting, wait, ttft, tpot = _balance(
-        rate, prefill_s, server.step_s, per_s, intervals, limit
+        rate, prefill_s, server.step_s, per_s, intervals, limit, bunch
     )
     capacity = capacity_req_s(server, prompt_tokens, output_tokens)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -185,8 +197,50 @@ def steady_state(server: Server, rate_req_s, prompt_tokens, output_tokens) -> St
         tpot_s=tpot,
         latency_s=latency,
         alone_ttft_s=prefill_s,
-        spare_req_s=np.maximum(capacity - rate, 0.0),
+        drain_req_s=np.maximum(capacity - rate, 0.0) / bunch,
     )
+
+
+def mean_bunch(variation):
+    """Return how many requests come together in the mean, by the variation of the gaps."""
+    return (np.square(variation) + 1) / 2
+
+
+def highest_steady_rate_req_s(
+    server: Server,
+    prompt_tokens,
+    output_tokens,
+    ttft_limit_s,
+    tpot_limit_s,
+    share=0.9,
+    most=1.0,
+    variation=1.0,
+):
+    """Find the rate up to which `share` of the requests keep their TTFT, and the mean its TPOT.
+
+    The closed form of `batching.highest_rate_req_s`, for millions of configurations: bisected on
+    `steady_state`, whose latencies never fall with the rate. Arrays broadcast.
+
+    Args:
+        server: Numbers or arrays.
+        prompt_tokens: Mean tokens of a prompt.
+        output_tokens: Mean tokens of an answer.
+        ttft_limit_s: Most time to the first token; `inf` for none.
+        tpot_limit_s: Most mean time between tokens; `inf` for none.
+        share: Of the requests that keep `ttft_limit_s`.
+        most: Share of the capacity that the rate may reach at most.
+        variation: As of `steady_state`.
+
+    Returns:
+        Requests a second; 0 where even a request alone misses a limit.
+    """
+    prefill_s, per_s, intervals, limit = _per_request(server, prompt_tokens, output_tokens)
+    most_req_s = np.multiply(capacity_req_s(server, prompt_tokens, output_tokens), most)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return _highest(
+            most_req_s, prefill_s, server.step_s, per_s, intervals, limit, mean_bunch(variation),
+            ttft_limit_s, tpot_limit_s, share,
+        )  # fmt: skip
 
 
 def _per_request(server: Server, prompt_tokens, output_tokens):
@@ -203,53 +257,153 @@ def _per_request(server: Server, prompt_tokens, output_tokens):
     )
 
 
+@numba.njit(cache=CACHE)
+def _queue(fixed, shared, limit, more):
+    """Return busy, batch, waiting share and mean queue where another follows with chance `more`."""
+    # Shares of the time with k in the server, over that with none, from balance: the rate of
+    # bunches that lead from below k to k or beyond = share(k) x speed(k). Of a geometric bunch one
+    # more follows with probability `more`; `below` is the sum of share(j) more^(k - 1 - j).
+    share = total = scale = 1.0
+    running = k = below = 0.0
+    ratio = np.inf
+    # Small shares fall off by ratio / mean bunch + more at most.
+    while k < limit and not (
+        ratio * (1 - more) + more < 1
+        and share * (ratio + more) < 1e-14 * total * (1 - ratio * (1 - more) - more)
+    ):
+        k += 1
+        ratio = fixed / k + shared
+        below = share + more * below
+        share = ratio * (1 - more) * below
+        total += share
+        running += k * share
+        if total > 1e200:
+            share, total, running, scale, below = (
+                share * 1e-200, total * 1e-200, running * 1e-200, scale * 1e-200, below * 1e-200,
+            )  # fmt: skip
+    waiting = queue = 0.0
+    if k == limit:  # beyond, the speed stays the same
+        falls = ratio * (1 - more) + more
+        first = ratio * (1 - more) * (share + more * below)
+        beyond = first / (1 - falls)
+        total += beyond
+        running += k * beyond
+        waiting = (share + beyond + more * below) / total
+        queue = first / (1 - falls) ** 2 / total
+    return 1 - scale / total, running / total, waiting, queue
+
+
+@numba.njit(cache=CACHE)
+def _state(rate, prefill_s, step_s, per_s, intervals, limit, bunch):
+    """Return busy, batch, waiting, wait, ttft, tpot of one server."""
+    fixed = rate * intervals * step_s
+    shared = rate * (prefill_s + intervals * per_s)
+    if limit < 1 or fixed / limit + shared >= 1:
+        return 1.0, limit, 1.0, np.inf, np.inf, np.inf
+    more = max(1 - 1 / bunch, 0.0)
+    busy, batch, waiting, queue = _queue(fixed, shared, limit, more)
+    # The step under way is taken to be met as often as at random: by fewer bunches, each of more.
+    meets = _queue(fixed, shared, limit, 0.0)[0] if more > 0 else busy
+    if not (rate > 0 and busy > 0):
+        return busy, batch, 0.0, 0.0, prefill_s, (step_s + per_s if intervals > 0 else 0.0)
+    # Gaps that vary less than at random leave the batch as it is and shorten the wait.
+    wait = queue / rate * min(bunch, 1.0)
+    tpot = (batch / rate - prefill_s) / intervals if intervals > 0 else 0.0
+    decode = step_s + per_s * batch / busy
+    # Requests join at random: a step's prompts are Poisson, so are the long steps' visitors. Those
+    # of a bunch that came before the request join with it, if it finds a place.
+    together = prefill_s * max(bunch - 1, 0.0) * (1 - waiting)
+    step = decode / max(1 - rate * prefill_s, 1e-12)
+    met = step + prefill_s * prefill_s * rate * max(2 * bunch - 1, 1.0)
+    ttft = prefill_s + wait + together + meets * (met / 2 + decode + prefill_s * rate * met)
+    return busy, batch, waiting, wait, ttft, tpot
+
+
 @numba.guvectorize(
-    "void(f8, f8, f8, f8, f8, f8, f8[:], f8[:], f8[:], f8[:], f8[:], f8[:])",
-    "(),(),(),(),(),()->(),(),(),(),(),()",
+    "void(f8, f8, f8, f8, f8, f8, f8, f8[:], f8[:], f8[:], f8[:], f8[:], f8[:])",
+    "(),(),(),(),(),(),()->(),(),(),(),(),()",
     nopython=True,
     cache=CACHE,
 )
 def _balance(
-    rate, prefill_s, step_s, per_s, intervals, limit, busy, batch, waiting, wait, ttft, tpot
+    rate, prefill_s, step_s, per_s, intervals, limit, bunch, busy, batch, waiting, wait, ttft, tpot
 ):  # fmt: skip
-    fixed = rate * intervals * step_s
-    shared = rate * (prefill_s + intervals * per_s)
-    if limit < 1 or fixed / limit + shared >= 1:
-        busy[0], waiting[0], batch[0] = 1.0, 1.0, limit
-        wait[0] = ttft[0] = tpot[0] = np.inf
-        return
-    # Shares of the time with k in the server, over that with none, from balance: rate x
-    # share(k - 1) = share(k) x speed(k).
-    share = total = scale = 1.0
-    running = k = 0.0
-    ratio = np.inf
-    while k < limit and not (ratio < 1 and share * ratio < 1e-14 * total * (1 - ratio)):
-        k += 1
-        ratio = fixed / k + shared
-        share *= ratio
-        total += share
-        running += k * share
-        if total > 1e200:
-            share, total, running, scale = (
-                share * 1e-200, total * 1e-200, running * 1e-200, scale * 1e-200,
-            )  # fmt: skip
-    waiting[0] = queue = 0.0
-    if k == limit:  # beyond, the speed stays the same
-        beyond = share * ratio / (1 - ratio)
-        total += beyond
-        running += k * beyond
-        waiting[0] = (share + beyond) / total
-        queue = beyond / (1 - ratio) / total
-    busy[0], batch[0] = 1 - scale / total, running / total
-    decode = step_s + per_s
-    wait[0], ttft[0] = 0.0, prefill_s
-    if rate > 0 and busy[0] > 0:
-        wait[0] = queue / rate
-        tpot[0] = (batch[0] / rate - prefill_s) / intervals if intervals > 0 else 0.0
-        decode = step_s + per_s * batch[0] / busy[0]
-        # Requests join at random: a step's prompts are Poisson, so are the long steps' visitors.
-        step = decode / max(1 - rate * prefill_s, 1e-12)
-        met = step + prefill_s * prefill_s * rate
-        ttft[0] += wait[0] + busy[0] * (met / 2 + decode + prefill_s * rate * met)
-    else:
-        tpot[0] = decode if intervals > 0 else 0.0
+    busy[0], batch[0], waiting[0], wait[0], ttft[0], tpot[0] = _state(
+        rate, prefill_s, step_s, per_s, intervals, limit, bunch
+    )
+
+
+@numba.njit(cache=CACHE)
+def _share_late(limit_s, alone, ttft, wait, waiting, drain):
+    if limit_s < alone or not np.isfinite(ttft):
+        return 1.0
+    if limit_s == np.inf:
+        return 0.0
+    join = 1 / max(ttft - wait - alone, 1e-12)
+    if drain == join:
+        drain = 0.999 * join
+    joining = np.exp(-join * (limit_s - alone))
+    both = (join * np.exp(-drain * (limit_s - alone)) - drain * joining) / (join - drain)
+    return (1 - waiting) * joining + waiting * both
+
+
+@numba.vectorize(["f8(f8, f8, f8, f8, f8, f8)"], cache=CACHE)
+def _late(limit_s, alone, ttft, wait, waiting, drain):
+    return _share_late(limit_s, alone, ttft, wait, waiting, drain)
+
+
+@numba.vectorize(["f8(f8, f8, f8, f8, f8, f8)"], cache=CACHE)
+def _ttft_quantile(share, alone, ttft, wait, waiting, drain):
+    if not np.isfinite(ttft):
+        return np.inf
+    late = 1 - share
+    low, high = alone, ttft
+    while _share_late(high, alone, ttft, wait, waiting, drain) > late:
+        low, high = high, high + 2 * (high - alone)
+    # Secants between the logarithms, which are nearly lines: Illinois' regula falsi.
+    above = np.log(_share_late(low, alone, ttft, wait, waiting, drain) / late)
+    below = np.log(_share_late(high, alone, ttft, wait, waiting, drain) / late)
+    at, side = high, 0
+    for _ in range(40):
+        if below >= 0 or high - low < 1e-12 * high:
+            break
+        at = (low * below - high * above) / (below - above)
+        found = np.log(_share_late(at, alone, ttft, wait, waiting, drain) / late)
+        if abs(found) < 1e-10:
+            break
+        if found > 0:
+            low, above = at, found
+            below = below / 2 if side == 1 else below
+            side = 1
+        else:
+            high, below = at, found
+            above = above / 2 if side == -1 else above
+            side = -1
+    return at
+
+
+@numba.vectorize(["f8(f8, f8, f8, f8, f8, f8, f8, f8, f8, f8)"], cache=CACHE)
+def _highest(
+    most_req_s, prefill_s, step_s, per_s, intervals, limit, bunch, ttft_limit_s, tpot_limit_s, share
+):
+    if not most_req_s > 0:
+        return 0.0
+    # What a batch that is always full serves, as capacity_req_s.
+    capacity = 1 / (prefill_s + intervals * (step_s / limit + per_s))
+    low, high, rate = 0.0, most_req_s, most_req_s
+    for _ in range(20):
+        _busy, _batch, waiting, wait, ttft, tpot = _state(
+            rate, prefill_s, step_s, per_s, intervals, limit, bunch
+        )
+        drain = max(capacity - rate, 0.0) / bunch
+        late = _share_late(ttft_limit_s, prefill_s, ttft, wait, waiting, drain)
+        if late <= 1 - share + 1e-12 and tpot <= tpot_limit_s:
+            low = rate
+            if rate == most_req_s:
+                break
+        else:
+            high = rate
+        rate = (low + high) / 2
+        if high - low < 1e-3 * high:
+            break
+    return low

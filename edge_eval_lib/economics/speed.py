@@ -97,12 +97,14 @@ def predict(
     else:
         values = _calibrated(calibration, shape, precision, device, work)
     columns: dict[str, Any] = {}
+    known = calibration.range.has_size(shape)
     for quantity, value in values.items():
-        factor: Any = np.where(
-            inside,
-            np.exp(calibration.half_widths[quantity]),
-            np.exp(calibration.outside_half_widths[quantity]),
+        within = np.where(
+            known,
+            calibration.half_widths[quantity],
+            calibration.new_size_half_widths[quantity],
         )
+        factor: Any = np.exp(np.where(inside, within, calibration.outside_half_widths[quantity]))
         value, factor, extrapolated = np.broadcast_arrays(value, factor, ~inside)
         columns |= {quantity: value, f"{quantity}_lo": value / factor}
         columns[f"{quantity}_hi"] = value * factor
@@ -198,56 +200,4 @@ def cost_against_speed(
             "compute_bound": batch_s > alone_s,
             "extrapolated": predicted.extrapolated,
         }
-    )
-
-
-@dataclass(frozen=True)
-class StepCost:
-    """What one engine step costs, for a simulation; numbers or arrays of one shape.
-
-    A step takes step_s + step_s_per_request B + step_s_per_cached_token x all cached tokens; a
-    prompt that joins adds prefill_s_per_token a token.
-    """
-
-    step_s: Any
-    step_s_per_request: Any
-    step_s_per_cached_token: Any
-    prefill_s_per_token: Any
-
-
-def step_cost(
-    shape: ModelShape,
-    precision: Any,
-    device: Device,
-    concurrency: Any = 1,
-    prompt_tokens: Any = published_speed.PROMPT_TOKENS,
-    output_tokens: Any = 150,
-    calibration: form.Calibration | None = None,
-) -> StepCost:
-    """Split the predicted time of a step into its parts, in the roofline's proportions.
-
-    At this concurrency and context the parts add up to the predicted TPOT, and a prompt's tokens to
-    the predicted TTFT. Arguments are those of `predict`.
-    """
-    calibration = calibration or published_speed.calibration()
-    work = (concurrency, prompt_tokens, output_tokens)
-    predicted = predict(shape, precision, device, *work, calibration)
-    rates = replace(calibration.rates, overlaps=False)
-    context = np.add(prompt_tokens, np.divide(output_tokens, 2))
-
-    def at(requests: Any, tokens: Any) -> Any:
-        return roofline.step_s(shape, precision, device, requests, tokens, rates)
-
-    # Without overlap the step is a plane in requests and in cached tokens.
-    of_request = at(2, 0) - at(1, 0)
-    of_token = (at(1, 1000) - at(1, 0)) / 1000
-    alone = at(1, 0) - of_request
-    if calibration.rates.overlaps:  # the floor of a small batch is reading
-        of_request = 0 * of_request
-    scale = predicted.tpot_s / (alone + np.multiply(of_request + of_token * context, concurrency))
-    return StepCost(
-        step_s=scale * alone,
-        step_s_per_request=scale * of_request,
-        step_s_per_cached_token=scale * of_token,
-        prefill_s_per_token=predicted.ttft_s / np.maximum(prompt_tokens, 1),
     )

@@ -11,6 +11,7 @@ from edge_eval_lib import metrics
 from edge_eval_lib.bounds import NonNegative, Positive, checked
 from edge_eval_lib.economics.batching import arrivals_s, highest_rate_req_s, simulate
 from edge_eval_lib.economics.capacity import (
+    ARRIVALS,
     DAY_PROFILE,
     day_shares,
     fixed_fleet,
@@ -23,9 +24,6 @@ from edge_eval_lib.economics.cost import keep_warm_s
 from edge_eval_lib.economics.server import Server
 from edge_eval_lib.units import JOULES_PER_KWH
 
-# Standard deviation of the gaps between requests over their mean.
-PATTERNS = {"at random": 1.0, "in bursts": 3.0}
-
 
 @checked
 def day_table(
@@ -37,7 +35,7 @@ def day_table(
     tpot_limit_s: Positive[float],
     target: float = 0.9,
     profile: Sequence[float] = DAY_PROFILE,
-    patterns: Mapping[str, float] = PATTERNS,
+    patterns: Mapping[str, float] = ARRIVALS,
 ) -> pd.DataFrame:
     """Simulate what a server holds, and how many of them a day takes, by how requests come.
 

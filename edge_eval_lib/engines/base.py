@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -290,6 +290,20 @@ class Engine:
         """Return the tokens up to and with the first end-of-sequence; all if there is none."""
         stops = (i for i, token in enumerate(token_ids) if token in self.stop_ids)
         return next(stops, len(token_ids) - 1) + 1
+
+
+Pair = tuple[list[int], list[int]]  # a prompt and a text
+
+
+def read_pairs(
+    prompts: list[list[int]],
+    texts: list[list[list[int]]],
+    read: Callable[[list[Pair]], Iterable[Reading]],
+) -> list[list[Reading]]:
+    """Read texts after their prompts by what reads them pair by pair, in order."""
+    pairs = [(p, text) for p, of_prompt in zip(prompts, texts, strict=True) for text in of_prompt]
+    in_order = iter(read(pairs))
+    return [[next(in_order) for _ in of_prompt] for of_prompt in texts]
 
 
 def ranked_reading(

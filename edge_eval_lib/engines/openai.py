@@ -17,7 +17,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edge_eval_lib import redaction
-from edge_eval_lib.engines.base import Engine, Generation, Requests, ranked_reading, wrong_length
+from edge_eval_lib.engines.base import (
+    Engine,
+    Generation,
+    Pair,
+    Requests,
+    ranked_reading,
+    read_pairs,
+    wrong_length,
+)
 from edge_eval_lib.errors import UserError
 
 if TYPE_CHECKING:
@@ -163,17 +171,11 @@ class OpenAiEngine(Engine):
         self, prompts: list[list[int]], texts: list[list[list[int]]], batch_size: int
     ) -> list[list[Reading]]:
         """Ask for the likelihood of every text; not read where the endpoint gives none."""
-        pairs = [
-            (p, text) for p, of_prompt in zip(prompts, texts, strict=True) for text in of_prompt
-        ]
 
-        async def ask(
-            client: AsyncOpenAI, pair: tuple[list[int], list[int]], _start_s: float
-        ) -> Reading:
+        async def ask(client: AsyncOpenAI, pair: Pair, _start_s: float) -> Reading:
             return await self._read(client, *pair)
 
-        in_order = iter(_ask_all(pairs, ask, batch_size))
-        return [[next(in_order) for _ in of_prompt] for of_prompt in texts]
+        return read_pairs(prompts, texts, lambda pairs: _ask_all(pairs, ask, batch_size))
 
     async def _read(self, client: AsyncOpenAI, prompt: list[int], text: list[int]) -> Reading:
         import openai

@@ -26,6 +26,7 @@ CONSTRAINTS = {
     "budget": "{} USD a month may be spent",
     "machines": "there are {} machines",
 }
+COMING = {"steady": ", coming evenly", "random": "", "bursty": ", coming in bursts"}
 NEAR = 1.05  # how many times the least cost is called hardly more
 _WORDS = {
     "measurement": "the measuring errors",
@@ -137,6 +138,7 @@ def question(choice: Choice, machine: str) -> str:
     task = choice.options["task"].iloc[0]
     asked = [f"For {value('requests_per_day'):,.0f} {task} requests a day"]
     asked[0] += f" of {value('input_tokens'):.0f} tokens in and {value('output_tokens'):.0f} out"
+    asked[0] += COMING[need.arrivals]
     if need.ttft_ms is not None:
         asked.append(f"first token within {need.ttft_ms:,g} ms for {need.percentile:g} % of them")
     if need.tpot_ms is not None:

@@ -24,7 +24,7 @@ from edge_eval_lib.economics.advise import choice as advise_choice
 from edge_eval_lib.economics.advise import elsewhere as advise_elsewhere
 from edge_eval_lib.economics.advise import inputs as advise_inputs
 from edge_eval_lib.economics.advise import options as advise_options
-from edge_eval_lib.economics.advise.inputs import Inputs, Need
+from edge_eval_lib.economics.advise.inputs import Inputs, Limits, Need
 from edge_eval_lib.economics.advise.options import ON_PREMISES, VARIANT
 from edge_eval_lib.economics.carbon import load_carbon_book
 from edge_eval_lib.economics.prices import PriceBook, Prices, load_price_book
@@ -42,7 +42,7 @@ NO_LIMIT_MS = 3.6e6  # where none is asked: an hour
 # What a loaded card draws beyond a bare one where that was not measured: the least that a CUDA
 # context alone was found to take (arXiv 2605.23918).
 EXTRA_IDLE_W = 26.0
-NEEDS = ("ttft_ms", "tpot_ms", "score", "budget_usd_per_month", "machines", "at_hand", "objective")
+NEEDS = [name for name in Need.__dataclass_fields__ if name not in Limits.model_fields]
 
 
 @dataclass(frozen=True)
@@ -200,7 +200,8 @@ def begin(
         task: Whose variants to choose among; by default the study's first.
         inputs: By name, a value or `least:value:most`; the rest as in params/advice.yaml.
         need: What must hold: `ttft_ms`, `tpot_ms`, `score`, `budget_usd_per_month`, `machines`,
-            `at_hand`, and the `objective`: cost, energy, carbon or latency.
+            `at_hand`; the `objective`: cost, energy, carbon or latency; and how requests come,
+            `arrivals`: steady, random or bursty.
         deployments: Some of on premises, cloud, API; by default all.
         region: Whose electricity's carbon counts, as in params/carbon.yaml.
         prices: A set of prices of params/prices.yaml; by default the study's.

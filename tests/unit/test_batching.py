@@ -110,6 +110,71 @@ def test_the_closed_form_is_near_the_simulation(load):
     assert model.share_ttft_within(0.2) == pytest.approx(met, abs=0.06)
 
 
+@pytest.mark.parametrize("variation", [1.0, 2.0, 3.0])
+def test_bunches_wait_as_their_queue_is_known_to(variation):
+    bunch = server.mean_bunch(variation)
+    for load in (0.1, 0.5, 0.9):
+        found = steady_state(Server(0, 0.01, max_batch=1), load, 0, 101, variation)
+        # M^X/M/1 with geometric bunches: load x mean bunch / (1 - load) requests in the mean.
+        assert found.wait_s + 1 == pytest.approx(bunch / (1 - load))
+        # The first of a bunch waits as the machine is busy, each later one for certain.
+        assert found.waiting_share == pytest.approx(1 - (1 - load) / bunch)
+
+
+@pytest.mark.parametrize("load", [0.2, 0.4, 0.6, 0.8])
+def test_the_closed_form_of_bursts_is_near_their_simulation(load):
+    rate = load * capacity_req_s(T4, PROMPT, ANSWER)
+    run = simulate(T4, arrivals_s(rate, 8000, 8, 3.0, seed=5), PROMPT, ANSWER)
+    model = steady_state(T4, rate, PROMPT, ANSWER, 3.0)
+    assert model.tpot_s == pytest.approx(run.interval(run.tpot_s)[0], rel=0.1)
+    ttft = run.interval(run.ttft_s)[0]
+    assert 0.7 < model.ttft_s / ttft < 1.5
+    alike = steady_state(T4, rate, PROMPT, ANSWER)
+    assert abs(model.ttft_s - ttft) < abs(alike.ttft_s - ttft) / 2
+
+
+@given(
+    st.floats(0, 1e-3),
+    st.floats(1e-4, 0.1),
+    st.floats(0, 1e-2),
+    st.integers(1, 100),
+    st.floats(0.01, 0.95),
+    st.integers(2, 300),
+    st.floats(0, 4),
+    st.floats(0, 2),
+)
+def test_burstier_requests_are_never_faster_nor_more(
+    prefill, step, per_request, max_batch, load, answer, variation, more
+):
+    served = Server(prefill, step, per_request, max_batch=max_batch)
+    rate = load * capacity_req_s(served, 200, answer)
+    variations = np.array([variation, variation + more])
+    found = steady_state(served, rate, 200, answer, variations)
+    for times in (found.wait_s, found.ttft_s, found.tpot_s, found.latency_s):
+        assert (np.diff(times) >= -1e-9 * times[:-1] - 1e-12).all()
+    limits = 2 * found.ttft_quantile_s(0.9)[0], 2 * found.tpot_s[0]
+    assert found.share_ttft_within(found.ttft_quantile_s(0.9)) == pytest.approx([0.9, 0.9])
+    rates = server.highest_steady_rate_req_s(served, 200, answer, *limits, variation=variations)
+    assert rates[1] <= rates[0] * 1.002
+
+
+def test_the_highest_rate_of_the_closed_form_is_the_last_that_keeps_the_limits():
+    given_ = {"ttft_limit_s": 0.3, "tpot_limit_s": 0.018, "share": 0.9}
+    highest = server.highest_steady_rate_req_s(T4, PROMPT, ANSWER, **given_)
+
+    def keeps(rate):
+        found = steady_state(T4, rate, PROMPT, ANSWER)
+        return found.share_ttft_within(0.3) >= 0.9 and found.tpot_s <= 0.018
+
+    assert keeps(highest)
+    assert not keeps(1.003 * highest)
+    none = given_ | {"ttft_limit_s": 0.05}
+    assert server.highest_steady_rate_req_s(T4, PROMPT, ANSWER, **none) == 0
+    free = given_ | {"ttft_limit_s": np.inf, "tpot_limit_s": np.inf, "most": 0.9}
+    full = capacity_req_s(T4, PROMPT, ANSWER)
+    assert server.highest_steady_rate_req_s(T4, PROMPT, ANSWER, **free) == pytest.approx(0.9 * full)
+
+
 def test_a_request_alone_takes_its_prompt_and_its_steps():
     run = simulate(T4, [5.0], PROMPT, ANSWER, keep_steps=True)
     assert run.ttft_s[0, 0] == pytest.approx(PROMPT * T4.prefill_s_per_token)

@@ -5,7 +5,7 @@ from datetime import date
 import pytest
 import yaml
 
-from edge_eval_lib.economics.prices import load_price_book
+from edge_eval_lib.economics.prices import api_usd_per_request, load_price_book
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.paths import project_root
 
@@ -17,8 +17,9 @@ def test_the_papers_prices():
     assert PAPER.electricity_usd_per_kwh == 0.12
     assert PAPER.api_usd_per_request == 0.00125
     # 0.00125 USD is the input price of 500 tokens, without any output.
-    assert PAPER.api_request_usd(500, 0) == pytest.approx(PAPER.api_usd_per_request)
-    assert PAPER.api_request_usd(500, 150) == pytest.approx(0.00275)
+    listed = PAPER.api_input_usd_per_mtok, PAPER.api_output_usd_per_mtok
+    assert api_usd_per_request(500, 0, *listed) == pytest.approx(PAPER.api_usd_per_request)
+    assert api_usd_per_request(500, 150, *listed) == pytest.approx(0.00275)
     assert PAPER.electricity_usd(3.6e6) == pytest.approx(0.12)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from edge_eval_lib.economics import fit, speed
-from edge_eval_lib.economics.advise.options import API, TIMED, row_name
+from edge_eval_lib.economics.advise.options import API, TIMED, row_name, with_shares
 from edge_eval_lib.economics.roofline import device_of
 from edge_eval_lib.economics.shape import ModelShape, stack
 from edge_eval_lib.errors import UserError
@@ -75,7 +75,10 @@ def on_hardware(
                  for _, row in rows[unknown].iterrows()}  # fmt: skip
     if unknown.all():
         raise UserError(f"Neither speed nor power can be predicted on {hardware}.")
-    parts = [rows[~unknown], asked] if len(asked) else [rows[~unknown]]
+    # The same variant stands once a deployment.
+    known = rows[~unknown].groupby("deployment", group_keys=False, sort=False)
+    parts = [with_shares(some) for _, some in known]
+    parts += [asked] if len(asked) else []
     predicted = pd.concat(parts, ignore_index=True)
     predicted.attrs["left_out"] = left_out
     return predicted

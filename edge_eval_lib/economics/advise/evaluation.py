@@ -3,10 +3,11 @@
     evaluated = evaluate(options, inputs.nominal(), inputs.need)
     evaluated.fits, evaluated.figures["usd_per_request"]          # options x draws
 
-A machine takes `concurrency` requests at a time, each for the time that was measured with all
-places taken; who finds none waits (M/M/c, in the busiest hour). Machines are as many as the SLO
-then needs. Between requests they idle, warm; serverless ones are given back after a while, and the
-next request waits for the model to load.
+A machine takes up to `concurrency` requests at a time and is the faster the fewer it has: a queue
+whose speed depends on its batch (server.steady_state), as fast with a full one as was measured.
+Who finds no place waits. Machines are as many as the SLO needs in the busiest hour. Between
+requests they idle, warm; serverless ones are given back after a while, and the next request waits
+for the model to load.
 """
 
 from __future__ import annotations
@@ -14,17 +15,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from edge_eval_lib.economics.advise.inputs import MEASUREMENT, OBJECTIVES, Inputs, Need
 from edge_eval_lib.economics.advise.options import API, RENTED, SERVERLESS, TIMED
-from edge_eval_lib.economics.capacity import poisson_standby
+from edge_eval_lib.economics.capacity import cards_needed, poisson_standby
 from edge_eval_lib.economics.carbon import embodied_g_per_hour, operational_g
 from edge_eval_lib.economics.cost import api_usd_per_request, rag_usd_per_request
-from edge_eval_lib.economics.latency import erlang_c
 from edge_eval_lib.economics.prices import capital_recovery_factor
+from edge_eval_lib.economics.server import (
+    Server,
+    capacity_req_s,
+    highest_steady_rate_req_s,
+    mean_bunch,
+    steady_state,
+)
 from edge_eval_lib.units import HOURS_PER_YEAR, JOULES_PER_KWH, SECONDS_PER_DAY
 
 DRAWS_OF_ERRORS = 256
@@ -147,55 +155,99 @@ def _columns(options: pd.DataFrame, x: Mapping[str, np.ndarray]) -> Arrays:
 
 
 def _serve(x: Mapping[str, np.ndarray], o: Arrays, need: Need) -> Arrays:
-    """Machines, and the latencies in the busiest hour, for requests of the length asked for."""
-    measured_tokens = o["output_tokens_per_request"]
-    measured_ms = o["ttft_ms"] + o["tpot_ms"] * (measured_tokens - 1)
-    longer = x["input_tokens"] / o["input_tokens_per_request"]
-    ttft_ms = np.where(o["is_api"], x["api_ttft_ms"], o["ttft_ms"] * longer)
-    tpot_ms = np.where(o["is_api"], x["api_tpot_ms"], o["tpot_ms"])
-    asked_ms = ttft_ms + tpot_ms * (x["output_tokens"] - 1)
-    places = o["concurrency"]
-    place_s = places * measured_tokens / o["throughput_tok_s"] * asked_ms / measured_ms
+    """Machines, and the latencies in the busiest hour, for requests of the length asked for.
 
-    rate_s = x["requests_per_day"] / SECONDS_PER_DAY
-    busiest = rate_s * x["peak_to_mean"] * place_s / places
-    slack = np.inf if need.ttft_ms is None else (need.ttft_ms - ttft_ms) / 1e3 / place_s
+    What was measured once serves alike wherever it is deployed: each such row is computed once.
+    """
+    own = np.flatnonzero(~o["is_api"])
+    _, first, row = np.unique(o["measured_row"][own], return_index=True, return_inverse=True)
+    served = _serve_own(x, {name: o[name][own][first] for name in _SERVING}, need)
+    row_of_all = np.zeros(len(o["is_api"]), int)
+    row_of_all[own] = 1 + row.ravel()
+    served = {
+        name: np.vstack([np.full((1, values.shape[1]), np.nan), values])[row_of_all]
+        for name, values in served.items()
+    }
+    api: dict[str, Any] = {
+        "ttft_ms": x["api_ttft_ms"], "tpot_ms": x["api_tpot_ms"], "machines": 0.0,
+        "utilisation": np.nan, "at_work": np.nan,
+    }  # fmt: skip
+    served |= {name: np.where(o["is_api"], value, served[name]) for name, value in api.items()}
+    rate_s = x["requests_per_day"] / SECONDS_PER_DAY / np.maximum(served["machines"], 1)
+    held, cold = _hold(x, o, rate_s, served["at_work"], mean_bunch(need.variation))
     late = 1 - need.percentile / 100
-    fullest = _by_places(_fullest, places, slack, late, need.utilisation)
-    machines = np.maximum(np.nan_to_num(np.ceil(busiest / fullest - 1e-9)), 1)
-    wait_ms = 1e3 * place_s * _by_places(_wait, places, busiest / machines, late, 1.0)
-    ttft_ms = ttft_ms + np.where(o["is_api"], 0, wait_ms)
-    use = rate_s * place_s / places / machines  # over the day
-    at_work, held, cold = _occupy(x, o, rate_s / machines, use * places)
     is_late = cold > late  # more requests than may be late find no model loaded
-    ttft_ms = ttft_ms + np.where(o["is_serverless"] & is_late, 1e3 * o["load_s"], 0.0)
+    served["ttft_ms"] = served["ttft_ms"] + np.where(is_late, 1e3 * np.nan_to_num(o["load_s"]), 0.0)
+    latency_ms = served["ttft_ms"] + served["tpot_ms"] * (_tokens_out(x) - 1)
+    return served | {"latency_s": latency_ms / 1e3, "held": held, "cold_share": cold}
+
+
+def _tokens_out(x: Mapping[str, np.ndarray]) -> np.ndarray:
+    return np.maximum(x["output_tokens"], 1)
+
+
+def _serve_own(x: Mapping[str, np.ndarray], o: Arrays, need: Need) -> Arrays:
+    """The same of what a machine of one's own or a rented one serves."""
+    measured_tokens, output_tokens = o["output_tokens_per_request"], _tokens_out(x)
+    measured_ms = o["ttft_ms"] + o["tpot_ms"] * (measured_tokens - 1)
+    ttft_ms = o["ttft_ms"] * x["input_tokens"] / o["input_tokens_per_request"]
+    asked_ms = ttft_ms + o["tpot_ms"] * (output_tokens - 1)
+    full_s = measured_tokens / o["throughput_tok_s"] * asked_ms / measured_ms
+
+    # A prompt reads the weights as a step does: no request has its first token before that.
+    step_ms = o["step_share"] * o["tpot_ms"]
+    prompt_ms = np.maximum(o["prompt_share"] * ttft_ms, np.minimum(step_ms, ttft_ms))
+    places = o["concurrency"]
+    server = Server(
+        prefill_s_per_token=0.0,
+        prefill_s=prompt_ms / 1e3,
+        step_s=step_ms / 1e3,
+        step_s_per_request=(o["tpot_ms"] - step_ms) / places / 1e3,
+        max_batch=places,
+    )
+    asked = (server, 0.0, output_tokens)
+    # Load as a share of what was measured: a full machine's throughput is the measured one.
+    capacity_s = capacity_req_s(*asked)
+    as_modelled = capacity_s * full_s
+    ttft_limit_s, tpot_limit_s = (
+        1e-3 * (np.inf if ms is None else ms) for ms in (need.ttft_ms, need.tpot_ms)
+    )
+    share, most = need.percentile / 100, need.utilisation
+    highest_s = highest_steady_rate_req_s(
+        *asked, ttft_limit_s, tpot_limit_s, share, most, need.variation
+    )
+    # Where no load keeps the limits, machines are as many as the load takes, and miss them.
+    highest_s = np.where(highest_s > 0, highest_s, most * capacity_s)
+    rate_s = x["requests_per_day"] / SECONDS_PER_DAY * as_modelled
+    machines = cards_needed(rate_s * x["peak_to_mean"], highest_s)
+    busiest = steady_state(
+        server, rate_s * x["peak_to_mean"] / machines, 0.0, output_tokens, need.variation
+    )
+    over_day = steady_state(server, rate_s / machines, 0.0, output_tokens, need.variation)
     return {
-        "ttft_ms": ttft_ms,
-        "tpot_ms": tpot_ms,
-        "latency_s": (ttft_ms + tpot_ms * (x["output_tokens"] - 1)) / 1e3,
-        "machines": np.where(o["is_api"], 0, machines),
-        "utilisation": use,
-        "at_work": at_work,
-        "held": held,
-        "cold_share": cold,
+        "ttft_ms": 1e3 * busiest.ttft_quantile_s(share),
+        "tpot_ms": 1e3 * busiest.tpot_s,
+        "machines": machines,
+        "utilisation": over_day.utilisation,
+        "at_work": over_day.busy_share,
     }
 
 
-def _occupy(
-    x: Mapping[str, np.ndarray], o: Arrays, rate_s: np.ndarray, offered: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Shares of a machine's time at work and held, and of its requests that find no model loaded.
+def _hold(
+    x: Mapping[str, np.ndarray], o: Arrays, rate_s: np.ndarray, at_work: np.ndarray, bunch: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Shares of a machine's time that it is held, and of its requests that find no model loaded.
 
-    Requests in service are as many as in M/G/inf: none with exp(-offered), and then for an
-    exponential time. A serverless machine is held while at work, while it loads, and for
-    `keep_warm_s` of such a time; any other always.
+    Idle times are exponential, until the next bunch of requests, the first of which finds the
+    machine empty. A serverless machine is held while at work, while it loads, and for
+    `keep_warm_s` of an idle time; any other always.
     """
-    at_work = -np.expm1(-offered)
-    standby = poisson_standby(rate_s, x["keep_warm_s"])
+    bunches_s = rate_s / max(bunch, 1.0)
+    standby = poisson_standby(bunches_s, x["keep_warm_s"])
     cold = np.where(o["is_serverless"], (1 - at_work) * standby.cold_share, 0.0)
-    held = at_work + (1 - at_work) * rate_s * standby.warm_s + rate_s * cold * o["load_s"]
+    held = at_work + (1 - at_work) * bunches_s * standby.warm_s + bunches_s * cold * o["load_s"]
     held = np.where(o["is_serverless"], np.minimum(held, 1.0), 1.0)
-    return at_work, held, cold
+    return held, cold / max(bunch, 1.0)
 
 
 def _power_w(x: Mapping[str, np.ndarray], o: Arrays, served: Arrays) -> np.ndarray:
@@ -255,7 +307,10 @@ def _carbon_g(x: Mapping[str, np.ndarray], machines: np.ndarray, kwh_per_month) 
 
 _COLUMNS = [*TIMED, *(f"error_{c}" for c in TIMED), "score", "error_score", "concurrency",
             "output_tokens_per_request", "input_tokens_per_request", "idle_loaded_power_w",
-            "adapt_energy_j", "adapt_s", "load_s", "compress_energy_j", "measured_row"]  # fmt: skip
+            "adapt_energy_j", "adapt_s", "load_s", "compress_energy_j", "measured_row",
+            "step_share", "prompt_share"]  # fmt: skip
+_SERVING = ["throughput_tok_s", "ttft_ms", "tpot_ms", "concurrency", "output_tokens_per_request",
+            "input_tokens_per_request", "step_share", "prompt_share"]  # fmt: skip
 
 
 def _with_errors(options: pd.DataFrame, draw: np.ndarray) -> dict[str, np.ndarray]:
@@ -279,40 +334,3 @@ def _errors(rows: int, place: int) -> np.ndarray:
     z = np.random.default_rng(2604 + place).standard_normal((rows, DRAWS_OF_ERRORS))
     z[:, 0] = 0
     return z
-
-
-# --- waiting for a place ----------------------------------------------------------------------
-
-
-def _by_places(function, places: np.ndarray, values, share: float, most: float) -> np.ndarray:
-    """Apply a function of one number of places to the rows that have it."""
-    values = np.broadcast_to(values, np.broadcast_shapes(np.shape(values), places.shape))
-    result = np.full(values.shape, np.nan)
-    for number in np.unique(places[np.isfinite(places)]):
-        rows = (places == number)[:, 0]
-        result[rows] = function(int(number), values[rows], share, most)
-    return result
-
-
-def _fullest(places: int, slack: np.ndarray, share: float, most: float) -> np.ndarray:
-    """How full machines may be for all but `share` of the requests to wait at most `slack`."""
-    in_use, wait = _waits(places, round(share, 6))
-    first = np.searchsorted(wait, 0, side="right") - 1  # none of them waits up to there
-    allowed = np.interp(slack, wait[first:], in_use[first:])
-    return np.minimum(np.where(np.isnan(slack), np.nan, allowed), most)
-
-
-def _wait(places: int, in_use: np.ndarray, share: float, _most: float) -> np.ndarray:
-    """What all but `share` of the requests wait at most, in times of a request's own."""
-    known, wait = _waits(places, round(share, 6))
-    return np.interp(in_use, known, wait)
-
-
-@lru_cache
-def _waits(places: int, share: float) -> tuple[np.ndarray, np.ndarray]:
-    """Waits of M/M/c at every use: P(wait > t) = C exp(-c (1 - use) t), t in service times."""
-    in_use = 1 - np.geomspace(1, 1e-4, 1500)
-    waits = erlang_c(places, places * in_use)
-    with np.errstate(divide="ignore"):
-        wait = np.log(waits / share) / (places * (1 - in_use))
-    return in_use, np.maximum(wait, 0)

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, model_validator
 
+from edge_eval_lib.economics.capacity import ARRIVALS
 from edge_eval_lib.economics.carbon import CarbonBook
 from edge_eval_lib.economics.prices import PriceBook, Prices
 from edge_eval_lib.errors import UserError, nearest, shown
@@ -82,6 +83,7 @@ class Need:
     percentile: float = 90.0
     utilisation: float = 0.9
     objective: str = "cost"
+    arrivals: str = "random"
 
     def __post_init__(self) -> None:
         """Refuse what nothing can hold."""
@@ -92,6 +94,9 @@ class Need:
         if self.objective not in OBJECTIVES:
             known = ", ".join(OBJECTIVES)
             raise UserError(f"objective is {self.objective!r}, but it must be one of: {known}.")
+        if self.arrivals not in ARRIVALS:
+            known = ", ".join(ARRIVALS)
+            raise UserError(f"arrivals is {self.arrivals!r}, but it must be one of: {known}.")
         if self.score is not None and not 0 <= self.score <= 1:
             raise UserError(f"score must lie between 0 and 1, not {self.score:g}.")
         if not 0 < self.utilisation <= 1:
@@ -99,6 +104,11 @@ class Need:
                 f"utilisation must be above 0 and at most 1, not {self.utilisation:g}: a machine "
                 "cannot serve more than it can."
             )
+
+    @property
+    def variation(self) -> float:
+        """Standard deviation of the gaps between requests over their mean."""
+        return ARRIVALS[self.arrivals]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from edge_eval_lib.economics.server import fit_server
 from edge_eval_lib.errors import UserError, nearest
 from edge_eval_lib.uncertainty import NORMAL_95
 
@@ -72,7 +73,7 @@ def of_study(
     rows = rows[~missing.any(axis=1)].reset_index(drop=True)
     if rows.empty and API not in deployments:
         raise UserError(f"No variant of {task} has the figures that a choice needs: {left_out}.")
-    rows = _with_errors(rows, errors)
+    rows = with_shares(_with_errors(rows, errors))
     rows["measured_row"] = np.arange(len(rows))
     loadable = rows[rows["load_s"].notna()]  # what a serverless machine needs to be known
     parts = [
@@ -86,6 +87,32 @@ def of_study(
     options = pd.concat(parts, ignore_index=True).reindex(columns=columns)
     options.attrs["left_out"] = left_out
     return options
+
+
+def with_shares(rows: pd.DataFrame) -> pd.DataFrame:
+    """Add what of a row's figures a request would take that meets no other.
+
+    `step_share` of the time per token, `prompt_share` of the TTFT: by a server fitted to the
+    variant at every concurrency (`fit_server`); of a single one the step is taken as fixed, and
+    the TTFT as that of so many prompts. `alone_ttft_ms` is at least a step: a prompt reads the
+    weights as a step does.
+    """
+    parts = []
+    for _, some in rows.groupby(VARIANT, sort=False):
+        at = some["concurrency"].to_numpy(float)
+        tpot_s, ttft_s = (some[name].to_numpy(float) / 1e3 for name in ("tpot_ms", "ttft_ms"))
+        server = fit_server(at, tpot_s, ttft_s, prompt_tokens=1.0)
+        step = server.step_s + server.step_s_per_request * at
+        first = server.prefill_s + server.prefill_s_per_token * at
+        alone = server.prefill_s + server.prefill_s_per_token
+        parts.append(some.assign(step_share=server.step_s / step, prompt_share=alone / first))
+    if not parts:
+        return rows
+    shared = pd.concat(parts).reindex(rows.index)
+    tpot_ms = shared["step_share"] * shared["tpot_ms"]
+    prompt_ms = shared["prompt_share"] * shared["ttft_ms"]
+    least_ms = np.minimum(tpot_ms, shared["ttft_ms"])
+    return shared.assign(alone_tpot_ms=tpot_ms, alone_ttft_ms=np.maximum(prompt_ms, least_ms))
 
 
 def row_name(row) -> str:

@@ -16,9 +16,11 @@ from edge_eval_lib.engines.base import (
     Engine,
     Generation,
     KvCache,
+    Pair,
     Requests,
     note_confidence,
     ranked_reading,
+    read_pairs,
     require_numbers,
     too_long,
     wrong_length,
@@ -262,15 +264,15 @@ class VllmEngine(Engine):
 
         if self._ranks_nothing:
             return [[NOT_READ for _ in of_prompt] for of_prompt in texts]
-        pairs = [
-            (p, text) for p, of_prompt in zip(prompts, texts, strict=True) for text in of_prompt
-        ]
-        ranked = self._ranked([p for p, _ in pairs], [text for _, text in pairs], batch_size)
-        in_order = iter(
-            NOT_READ if positions is None else ranked_reading(text, positions)
-            for (_, text), positions in zip(pairs, ranked, strict=True)
-        )
-        readings = [[next(in_order) for _ in of_prompt] for of_prompt in texts]
+
+        def ranked(pairs: list[Pair]) -> list[Reading]:
+            found = self._ranked([p for p, _ in pairs], [text for _, text in pairs], batch_size)
+            return [
+                NOT_READ if positions is None else ranked_reading(text, positions)
+                for (_, text), positions in zip(pairs, found, strict=True)
+            ]
+
+        readings = read_pairs(prompts, texts, ranked)
         return require_numbers(readings, self.directory, self.compute_dtype)
 
     @property
