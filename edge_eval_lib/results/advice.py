@@ -188,5 +188,6 @@ def of(outputs: Path, variants: pd.DataFrame | None = None) -> Prose:
 def _is_older(advice: pd.DataFrame, variants: pd.DataFrame) -> bool:
     """Whether a variant's figures are others than the choice was made from."""
     at = ["family", "size", "task", "method", "precision", "concurrency"]
-    both = advice[advice["deployment"] != API].merge(variants, on=at, suffixes=("", "_now"))
-    return not all(np.allclose(both[c], both[f"{c}_now"]) for c in ("score", "tpot_ms"))
+    both = advice[advice["deployment"] != API].merge(variants, on=at, suffixes=("_then", ""))
+    figures = {"score_then": "score", "measured_tpot_ms": "tpot_ms"}
+    return not all(np.allclose(both[then], both[now]) for then, now in figures.items())

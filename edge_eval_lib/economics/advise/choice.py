@@ -114,7 +114,8 @@ def _ranked(
     options: pd.DataFrame, inputs: Inputs, nominal: Evaluation, drawn: Evaluation
 ) -> pd.DataFrame:
     identity = ["family", "size", "task", "method", "precision", "deployment", "concurrency"]
-    table = options[identity].assign(name=[row_name(row) for _, row in options.iterrows()])
+    names = [row_name(row) for _, row in options.iterrows()]
+    table = options[identity].assign(name=names, measured_tpot_ms=options["tpot_ms"])
     for figure, values in nominal.figures.items():
         table[figure] = values[:, 0]
         spread = drawn.figures[figure]
