@@ -136,6 +136,8 @@ class OpenAiEngine(Engine):
             generation.failure = reason[:LONGEST_REASON]
         except openai.OpenAIError as error:
             generation.failure = type(error).__name__
+        except (ValueError, TypeError, AttributeError) as error:  # what came is no JSON, or other
+            generation.failure = f"not an answer of the protocol ({type(error).__name__})"
         else:
             generation.failure = wrong_length(generation, requests)
             answer = generation.token_ids

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
@@ -26,7 +27,7 @@ from edge_eval_lib.engines.base import Engine, Generation, KvCache
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle.conversations import Conversation, Engines, converse_all
 from edge_eval_lib.machine import nvml
-from edge_eval_lib.study import Workload
+from edge_eval_lib.study import Study, Workload
 from edge_eval_lib.tasks import Converse, Example
 
 if TYPE_CHECKING:
@@ -162,16 +163,21 @@ class Conversing:
     engines: Engines
 
 
-def conversing(task: str, examples: list[Example], engines: Engines) -> Conversing | None:
+def conversing(
+    study: Study, task: str, examples: list[Example], engines: Engines
+) -> Conversing | None:
     """Return how a task converses about its examples; None where it asks once for an answer.
 
     Args:
+        study: Whose `task_settings` the conversations go by.
         task: Its name.
         examples: What is asked.
         engines: By role; None is the run's own variant's.
     """
     converse = tasks.find(task).converse
-    return converse and Conversing(converse, examples, engines)
+    if converse is None:
+        return None
+    return Conversing(partial(converse, **study.task_settings.get(task, {})), examples, engines)
 
 
 def serve_all(

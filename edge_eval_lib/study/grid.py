@@ -213,6 +213,8 @@ def _serve(
             role: prepared[other.adapter] | study.roles[role].model_dump()
             for role, other in called.items()
         }
+    if given := study.task_settings.get(variant.task):
+        settings["task_settings"] = given
     parameters = _parameters(variant) | {"repetition": repetition}
     needs = (need for served in (variant, *called.values()) for need in _weights_of(served))
     name = f"{variant}_r{repetition:02d}"

@@ -26,6 +26,7 @@ from edge_eval_lib.study.sections import (
     Line,
     Model,
     Name,
+    Number,
     Role,
     Share,
     Strict,
@@ -50,7 +51,8 @@ class Study(Strict):
     `notebook` of its own, one of notebooks/: executed once everything is scored, it is a page.
     An answer is correct whose score, of its content where that is told apart, is at least what
     `correct_from` has for its task.
-    Where a task's conversations call other models than the run's own, `roles` says which they are.
+    Where a task's conversations call other models than the run's own, `roles` says which they are;
+    `task_settings` gives them the numbers that they go by.
     Where llm-compressor quantises (for vLLM), it is calibrated on the first `calibration_examples`
     training examples, or rounds to nearest where there are none.
     """
@@ -73,6 +75,9 @@ class Study(Strict):
     unadapted_base: bool = Field(default=True, exclude_if=bool)
     notebook: StudyName | None = Field(default=None, exclude_if=lambda notebook: notebook is None)
     correct_from: dict[Task, Share] = Field(
+        default_factory=dict, exclude_if=lambda tasks: not tasks
+    )
+    task_settings: dict[Task, dict[Line, Number]] = Field(
         default_factory=dict, exclude_if=lambda tasks: not tasks
     )
     roles: dict[Name, Role] = Field(default_factory=dict, exclude_if=lambda roles: not roles)
@@ -114,7 +119,10 @@ class Study(Strict):
     @model_validator(mode="after")
     def _tasks_of_the_study(self) -> Study:
         """Refuse a part that names a task which the study does not hold."""
-        named = {"correct_from": list(self.correct_from)}
+        named = {
+            "correct_from": list(self.correct_from),
+            "task_settings": list(self.task_settings),
+        }
         for c in self.configurations:
             named[f"configurations {c.method}/{c.precision} tasks"] = c.tasks or []
         for where, names in named.items():
@@ -140,6 +148,12 @@ class Study(Strict):
                 raise ValueError(
                     f"the task {name} calls {', '.join(missing)}; say under roles which model "
                     "that is, by its method and precision"
+                )
+            given = sorted(self.task_settings.get(name, {}))
+            if given != sorted(task.settings):
+                raise ValueError(
+                    f"task_settings of {name} gives {', '.join(given) or 'nothing'}; the task "
+                    f"takes {', '.join(task.settings) or 'nothing'}"
                 )
             if task.converse is not None and self.workload.arrival_rates_per_s:
                 raise ValueError(

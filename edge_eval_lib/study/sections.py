@@ -75,6 +75,7 @@ Name = Annotated[
 ]
 StudyName = Annotated[str, _name(100, also="_")]
 Share = Annotated[float, Field(ge=0, le=1)]
+Number = Annotated[float, Field(ge=-1e38, le=1e38)]
 Count = Annotated[int, Field(ge=1, le=MOST)]
 
 

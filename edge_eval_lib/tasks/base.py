@@ -106,8 +106,9 @@ class CallFailedError(Exception):
     """
 
 
-# Yields calls, is sent the reply to each, and returns the answer that is scored.
-Converse = Callable[["Example"], Generator[Call, Reply, str]]
+# Yields calls, is sent the reply to each, and returns the answer that is scored. Beside the example
+# it takes the task's `settings` by their names.
+Converse = Callable[..., Generator[Call, Reply, str]]
 
 Figures = dict[str, float]
 # From a set of answers and their examples to each answer's figures, of which the first is its
@@ -136,6 +137,7 @@ class Task:
         converse: Asks a model several times for one answer. Without it, it is asked once, by the
             example's messages.
         roles: Which of a study's `roles` a conversation may call.
+        settings: Names of the numbers that a study's `task_settings` must give to `converse`.
         most_calls: How many calls a conversation makes at most, for estimates of time.
     """
 
@@ -152,6 +154,7 @@ class Task:
     adapter_of: str | None = None
     converse: Converse | None = None
     roles: Sequence[str] = ()
+    settings: Sequence[str] = ()
     most_calls: int = 1
 
     def __post_init__(self) -> None:
