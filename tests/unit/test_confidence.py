@@ -1,16 +1,23 @@
-"""How sure a model is of what it answers: read beside the likelihood, and kept with the answers."""
+"""How sure a model is of what it answers: kept with the answers, calibrated, and checked."""
 
 import math
 
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from tiny import make_tiny_model
 
 from edge_eval_lib import models
 from edge_eval_lib.engines.base import ranked_reading
 from edge_eval_lib.lifecycle import answers
 from edge_eval_lib.models.likelihood import NOT_READ, Reading, read_texts
+from edge_eval_lib.results import confidence
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(12)
 
 
 @pytest.fixture(scope="module")
@@ -53,3 +60,55 @@ def test_an_engine_that_ranks_two_tokens_at_most_tells_no_margin():
     known = answers._confidence(reading, 2)
     assert known["mean_logprob"] == pytest.approx(-1.05)
     assert math.isnan(known["mean_margin"])
+
+
+# --- calibration -------------------------------------------------------------------------------
+
+
+def test_isotonic_calibration_lowers_the_error_on_the_other_half(rng):
+    said = rng.random(1000)
+    correct = (rng.random(1000) < said**3).astype(float)  # too sure of itself
+    before = confidence.expected_calibration_error(said[500:], correct[500:])
+    calibration = confidence.calibrate(said[:500], correct[:500])
+    after = confidence.expected_calibration_error(
+        calibration.probability(said[500:]), correct[500:]
+    )
+    assert before > 0.2
+    assert after < 0.08
+    assert (np.diff(calibration.probabilities) >= 0).all()
+
+
+def test_the_calibration_error_is_that_of_the_bins():
+    # Two bins: 0.9 said, half right; 0.1 said, none right.
+    error = confidence.expected_calibration_error([0.9, 0.9, 0.1, 0.1], [1, 0, 0, 0])
+    assert error == pytest.approx((0.4 + 0.1) / 2)
+    assert confidence.expected_calibration_error([1.0, 0.0], [1, 0]) == 0
+
+
+def test_prompts_of_one_signal_have_one_probability():
+    calibration = confidence.calibrate([1, 1, 2, 2], [0, 1, 1, 1])
+    assert calibration.probability([1, 1.5, 2, 5]).tolist() == [0.5, 0.75, 1, 1]
+
+
+# --- validation --------------------------------------------------------------------------------
+
+
+def test_a_checked_sample_estimates_the_error_rate(rng):
+    correct = (rng.random(1000) < 0.7).astype(float)
+    checked = confidence.validate(1 - correct, correct, {"energy_j": np.full(1000, 4.0)}, 0.2, 1)
+    assert checked.checked == 200
+    _, low, high = checked.error_rate
+    assert low < 1 - correct.mean() < high
+    assert checked.error_rate == checked.true_error_rate
+    assert checked.precision == checked.recall == 1
+    assert checked.cost == {"energy_j": 0.8}  # a fifth of 4 J, over every prompt
+    wilson = stats.binomtest(checked.objections, 200).proportion_ci(method="wilson")
+    assert (low, high) == (wilson.low, wilson.high)
+
+
+def test_a_cloud_that_errs_objects_wrongly_too():
+    objects, correct = [1, 1, 0, 0], [0, 1, 1, 0]
+    found = confidence.validate(objects, correct, {}, 1.0)
+    assert (found.checked, found.objections) == (4, 2)
+    assert (found.precision, found.recall) == (0.5, 0.5)
+    assert math.isnan(confidence.validate([0, 0], [1, 1], {}, 1.0).precision)

@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from edge_eval_lib.results import routing
 from edge_eval_lib.results.routing import Cost
@@ -237,55 +236,3 @@ def test_the_interval_holds_the_true_change_as_often_as_it_says():
         _, low, high = routing.judge(local, cloud, signal, cost, 0.5, seed=trial).cost_change
         held += low <= truth <= high
     assert held >= 50  # 57 expected; the bound is that of chance at one in a thousand
-
-
-# --- calibration -------------------------------------------------------------------------------
-
-
-def test_isotonic_calibration_lowers_the_error_on_the_other_half(rng):
-    confidence = rng.random(1000)
-    correct = (rng.random(1000) < confidence**3).astype(float)  # too sure of itself
-    before = routing.expected_calibration_error(confidence[500:], correct[500:])
-    calibration = routing.calibrate(confidence[:500], correct[:500])
-    after = routing.expected_calibration_error(
-        calibration.probability(confidence[500:]), correct[500:]
-    )
-    assert before > 0.2
-    assert after < 0.08
-    assert (np.diff(calibration.probabilities) >= 0).all()
-
-
-def test_the_calibration_error_is_that_of_the_bins():
-    # Two bins: 0.9 said, half right; 0.1 said, none right.
-    error = routing.expected_calibration_error([0.9, 0.9, 0.1, 0.1], [1, 0, 0, 0])
-    assert error == pytest.approx((0.4 + 0.1) / 2)
-    assert routing.expected_calibration_error([1.0, 0.0], [1, 0]) == 0
-
-
-def test_prompts_of_one_signal_have_one_probability():
-    calibration = routing.calibrate([1, 1, 2, 2], [0, 1, 1, 1])
-    assert calibration.probability([1, 1.5, 2, 5]).tolist() == [0.5, 0.75, 1, 1]
-
-
-# --- validation --------------------------------------------------------------------------------
-
-
-def test_a_checked_sample_estimates_the_error_rate(rng):
-    correct = (rng.random(1000) < 0.7).astype(float)
-    checked = routing.validate(1 - correct, correct, {"energy_j": np.full(1000, 4.0)}, 0.2, 1)
-    assert checked.checked == 200
-    _, low, high = checked.error_rate
-    assert low < 1 - correct.mean() < high
-    assert checked.error_rate == checked.true_error_rate
-    assert checked.precision == checked.recall == 1
-    assert checked.cost == {"energy_j": 0.8}  # a fifth of 4 J, over every prompt
-    wilson = stats.binomtest(checked.objections, 200).proportion_ci(method="wilson")
-    assert (low, high) == (wilson.low, wilson.high)
-
-
-def test_a_cloud_that_errs_objects_wrongly_too():
-    objects, correct = [1, 1, 0, 0], [0, 1, 1, 0]
-    found = routing.validate(objects, correct, {}, 1.0)
-    assert (found.checked, found.objections) == (4, 2)
-    assert (found.precision, found.recall) == (0.5, 0.5)
-    assert math.isnan(routing.validate([0, 0], [1, 1], {}, 1.0).precision)

@@ -1,0 +1,194 @@
+"""Signals over a pair of arms: areas, verdicts by currency, routers, checks, what is shown."""
+
+import math
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+
+from edge_eval_lib.results import confidence, escalation, escalation_shown, hybrid
+from edge_eval_lib.results.escalation import Signal
+
+PROMPTS = 120
+COSTS = {"energy_j": (2.0, 1.0), "usd": (1.0, 10.0), "list_usd": (0.1, 10.0), "latency_s": (1, 1)}
+
+
+def pair_of(local, cloud, costs=COSTS, missing=None):
+    prompts = pd.DataFrame({"local_correct": local, "cloud_correct": cloud})
+    for currency, (here, there) in costs.items():
+        prompts[f"local_{currency}"], prompts[f"cloud_{currency}"] = float(here), float(there)
+    arms = ("m", "1B", "one", "lora", "int4"), ("m", "1B", "two", "lora", "fp16")
+    return hybrid.Pair(*arms, prompts, missing or {})
+
+
+@pytest.fixture
+def pair():
+    rng = np.random.default_rng(4)
+    local, cloud = (rng.random((2, PROMPTS)) < [[0.5], [0.95]]).astype(float)
+    return pair_of(local, cloud)
+
+
+def signal_of(values, **options):
+    values = np.asarray(values, dtype=float)
+    return Signal(values, np.clip(values, 0, 1), **options)
+
+
+@pytest.fixture
+def signals(pair):
+    oracle = escalation.oracle(pair)
+    return {
+        "perfect": signal_of(oracle.values),
+        "perfect but dear": signal_of(oracle.values, used={"usd": np.full(PROMPTS, 9.0)}),
+        "useless": signal_of(np.random.default_rng(1).random(PROMPTS)),
+        "opposite": signal_of(-oracle.values),
+    }
+
+
+def test_the_oracle_bounds_every_signal(pair, signals):
+    areas = escalation.signal_areas(pair, signals).set_index("signal")
+    assert areas.loc["oracle", ["area", "area_usd", "area_list_usd"]].tolist() == [1, 1, 1]
+    assert areas.loc["perfect", "area"] == pytest.approx(1)
+    assert areas.loc["opposite", "area"] == pytest.approx(-1)
+    assert areas.loc["useless", "area_lo"] < 0 < areas.loc["useless", "area_hi"]
+    # A cheap answer costs a tenth of the cloud's, or a hundredth; a dear signal loses by it.
+    assert 0 < areas.loc["perfect", "area_usd"] < areas.loc["perfect", "area_list_usd"] < 1
+    assert areas.loc["perfect but dear", "area_usd"] < 0
+    # Where the cloud takes less there is no budget to divide.
+    assert areas["area_energy_j"].isna().all()
+
+
+def test_verdicts_are_by_currency_and_where_nothing_is_to_route_say_why(pair, signals):
+    judged = escalation.verdicts(pair, signals, seed=3)
+    why = judged.set_index("currency").loc["energy_j"]
+    assert why["signal"] == "none"
+    assert "ask it always" in why["verdict"]
+    usd = judged[judged["currency"] == "usd"].set_index("signal")["verdict"]
+    assert usd["perfect"].startswith("Route by perfect: -")
+    for name in ("perfect but dear", "opposite"):
+        assert usd[name].startswith(f"Do not route by {name}")
+    assert set(escalation.told(judged)["currency"]) == {"usd", "list_usd"}
+
+
+def test_a_cloud_that_is_no_better_leaves_every_curve_empty(signals):
+    same = np.tile([0.0, 1.0], PROMPTS // 2)
+    alike = pair_of(same, same)
+    judged = escalation.verdicts(alike, signals)
+    assert judged["verdict"].str.contains("The cloud is not better").all()
+    assert escalation.told(judged).empty
+    areas = escalation.signal_areas(alike, signals)
+    assert areas["area"].isna().all()
+    said = escalation.summary(alike, areas, judged)
+    assert said[0].startswith("The local system answered 50%")
+    assert len(said) == 1 + len(hybrid.CURRENCIES)
+
+
+def test_what_a_signal_takes_is_never_taken_for_nothing(pair):
+    unknown = signal_of(escalation.oracle(pair).values, used={"usd": math.nan})
+    areas = escalation.signal_areas(pair, {"unknown": unknown}).set_index("signal")
+    assert math.isnan(areas.loc["unknown", "area_usd"])
+    judged = escalation.verdicts(pair, {"unknown": unknown}).set_index("currency")
+    assert judged.loc["usd", "verdict"] == (
+        "unknown: what it takes in this machine's price is not known."
+    )
+    assert judged.loc["list_usd", "verdict"].startswith("Route by unknown")
+
+
+def test_a_currency_that_is_not_known_is_left_out(pair, signals):
+    partly = pair_of(
+        *(pair.prompts[c] for c in ("local_correct", "cloud_correct")),
+        missing={"energy_j": "What the cloud takes in energy [J] is not known."},
+    )
+    assert partly.currencies == ["usd", "list_usd", "latency_s"]
+    judged = escalation.verdicts(partly, signals)
+    assert "is not known" in judged.set_index("currency").loc["energy_j", "verdict"]
+
+
+def test_signals_that_are_not_known_of_every_prompt_are_named():
+    known, gone = escalation.known({"a": signal_of([0.1, 0.2]), "b": signal_of([0.1, math.nan])})
+    assert list(known) == ["a"]
+    assert gone == ["The signal b is not known of 1 of 2 prompts."]
+
+
+# --- a router before generation ----------------------------------------------------------------
+
+
+def router():
+    return make_pipeline(TfidfVectorizer(), LogisticRegression())
+
+
+def test_a_router_foretells_what_the_question_tells():
+    questions = [f"{'why' if i % 2 else 'when'} {i}" for i in range(80)]
+    said = escalation.foretold(router(), questions, [i % 2 for i in range(80)], seed=0)
+    assert (said[1::2] > 0.5).all()
+    assert (said[::2] < 0.5).all()
+
+
+def test_the_half_that_it_learnt_from_is_not_known_by_heart():
+    """Questions of distinct words: each foretells itself alone."""
+    rng = np.random.default_rng(0)
+    questions, right = [f"word{i}" for i in range(200)], rng.integers(0, 2, 200)
+    said = escalation.foretold(router(), questions, right, seed=0)
+    assert abs(np.corrcoef(said, right)[0, 1]) < 0.3
+
+
+def test_a_half_without_wrong_answers_teaches_nothing():
+    assert np.isnan(escalation.foretold(router(), ["a", "b", "c", "d"], [1, 1, 1, 1], 0)).all()
+
+
+# --- tables and pictures -----------------------------------------------------------------------
+
+
+def test_calibration_is_judged_on_the_half_that_did_not_fit_it(pair):
+    local = pair.prompts["local_correct"].to_numpy()
+    sure = signal_of(np.where(local > 0, 0.99, 0.9))
+    table = escalation.calibration(pair, {"too sure": sure}).set_index("signal")
+    assert table.loc["too sure", "prompts"] == PROMPTS // 2
+    assert table.loc["too sure", "ece_before"] > 0.3
+    assert table.loc["too sure", "ece_after"] < 0.01
+
+
+def test_checks_of_samples_are_a_row_each(pair):
+    wrong = 1 - pair.prompts["local_correct"].to_numpy()
+    checks = {
+        share: confidence.validate(wrong, 1 - wrong, {"usd": np.full(PROMPTS, 10.0)}, share)
+        for share in (0.25, 1.0)
+    }
+    table = escalation.checked_table(checks)
+    assert table["checked"].tolist() == [30, 120]
+    assert table["usd_a_prompt"].tolist() == [2.5, 10.0]
+    assert table["error_rate"].iloc[1] == pytest.approx(wrong.mean())
+
+
+def test_a_cascade_may_escalate_what_the_cheap_answer_leaves():
+    assert escalation.most_escalated(1.0, 10.0) == pytest.approx(0.9)
+    assert escalation.most_escalated([1, 2, 3], [2, 2, 2]).tolist() == [0.5, 0, 0]
+
+
+def test_the_published_energies_stand_beside_those_of_here(pair):
+    table = escalation.most_escalated_table(pair).set_index("where")
+    here = table.loc["here"].set_index("in")["escalated_at_most"]
+    assert here[hybrid.CURRENCIES["usd"]] == pytest.approx(0.9)
+    assert here[hybrid.CURRENCIES["energy_j"]] == 0
+    published = table.loc["T4, published, llama rag"]
+    assert (published["local_system"], published["cloud_system"]) == ("1B INT4", "8B FP16")
+    assert 0 < published["escalated_at_most"] < 1
+    assert table["escalated_at_most"].between(0, 1).all()
+
+
+def test_pictures_show_each_signal_and_both_ends(pair, signals):
+    curves = escalation.curves(pair, signals)
+    counts = escalation_shown.both_sides(pair)
+    assert counts[["cloud right", "cloud wrong"]].to_numpy().sum() == PROMPTS
+    _, panels = plt.subplots(2, 2)
+    escalation_shown.draw_signal(panels[0, 0], pair, "perfect", signals["perfect"])
+    escalation_shown.draw_reliability(panels[0, 1], pair, "perfect", signals["perfect"])
+    escalation_shown.draw_quality(panels[1, 0], pair, curves, signals)
+    escalation_shown.draw_cost(panels[1, 1], pair, curves, signals, "usd")
+    names = [text.get_text() for text in panels[1, 0].get_legend().get_texts()]
+    assert names == [*signals, "random routing", "oracle"]
+    assert {text.get_text() for text in panels[1, 1].texts} == {"local", "cloud"}
+    plt.close("all")
