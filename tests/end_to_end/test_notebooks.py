@@ -22,7 +22,7 @@ from edge_eval_lib.study import NOTEBOOKS as NOTEBOOK_OF
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1800)]
 
 NOTEBOOKS = sorted(path.name for path in (project_root() / "notebooks").glob("[0-9]*.ipynb"))
-STUDIES = ("embedded", "qlora_ablation", "harness", "t4_free", "rag_or_finetuning")
+STUDIES = ("embedded", "qlora_ablation", "harness", "t4_free", "rag_or_finetuning", "hybrid")
 SMALL = {
     "models": ["smollm2-135M"],
     "hardware": "this-machine",

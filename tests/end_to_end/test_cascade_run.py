@@ -1,0 +1,106 @@
+"""Hybrid serving on a tiny model: four arms and their page; a cloud that is an endpoint."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from endpoint import Replies, listening
+from tiny import make_tiny_study
+
+from edge_eval_lib.paths import project_root
+
+pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1800)]
+TASKS = ("onepassage", "oncloud", "sampled", "hybrid")
+BELOW = -6.5  # a model of random weights is about as unsure as log(1024) says
+
+
+class Cloud(Replies):
+    """Answers nine words to each request, but refuses every third."""
+
+    def do_GET(self):
+        self.reply({"object": "list", "data": [{"id": "tinyllama-0.1M", "object": "model"}]})
+
+    def do_POST(self):
+        self.server.asked.append(self.asked())
+        if len(self.server.asked) % 3 == 0:
+            self.reply({"error": {"message": "busy"}}, status=503)
+        else:
+            self.stream([" word"] * self.server.asked[-1]["max_tokens"])
+
+
+def run_study(path, outputs, **variables):
+    return subprocess.run(
+        [sys.executable, "-m", "edge_eval_lib", "all", str(path)],
+        env=os.environ | {"EDGE_EVAL_OUTPUTS": str(outputs), **variables},
+        cwd=project_root(),
+        capture_output=True,
+        text=True,
+        timeout=1500,
+    )
+
+
+def cascade(directory, **changes):
+    """A study of the four arms."""
+    options = {
+        "name": "cascade",
+        "tasks": TASKS,
+        "configurations": (("lora", "int4"),),
+        "roles": {"cloud": {"method": "lora", "precision": "fp16"}},
+        "task_settings": {"hybrid": {"below": BELOW}},
+        "unadapted_base": False,
+        "notebook": "12_hybrid",
+        "correct_from": dict.fromkeys(TASKS, 0.8),
+        "data": {"evaluation_examples": 12},
+    }
+    return make_tiny_study(directory, **(options | changes))
+
+
+def table(outputs, name):
+    return pd.read_csv(outputs / "cascade" / "tables" / f"{name}.csv")
+
+
+def test_four_arms_are_served_and_their_page_says_why_there_is_nothing_to_route(tmp_path):
+    """A model of random weights answers nothing: no side is better, and every curve is empty."""
+    outputs = tmp_path / "outputs"
+    done = run_study(cascade(tmp_path), outputs)
+    assert done.returncode == 0, done.stdout + done.stderr
+    arms = table(outputs, "arms")
+    assert set(arms["task"]) == set(TASKS)
+    assert (arms["energy_per_request_j"] > 0).all()
+    assert len(list((outputs / "cascade" / "artefacts" / "adapters").iterdir())) == 1
+    verdicts = table(outputs, "routing_verdicts")
+    assert verdicts["verdict"].str.contains("not better").all()
+    assert table(outputs, "routing_areas")["area"].isna().all()
+    curves = table(outputs, "routing_curves")
+    assert set(curves["signal"]) >= {"mean log-probability", "mean margin", "agreement of samples"}
+    confirmed = table(outputs, "confirmation").set_index("row")
+    assert 0 < confirmed.loc["measured", "escalated"] <= 1
+    assert abs(confirmed["escalated"].diff().iloc[1]) <= 0.25  # one of four in a batch may differ
+    page = (outputs / "cascade" / "experiment.html").read_text(encoding="utf-8")
+    assert "What follows" in page
+    assert "The cloud is not better" in page
+
+
+def test_a_cloud_that_refuses_requests_costs_those_alone(tmp_path):
+    outputs = tmp_path / "outputs"
+    roles = {"cloud": {"method": "none", "precision": "fp16", "engine": "openai"}}
+    with listening(Cloud, asked=[]) as server:
+        done = run_study(
+            cascade(tmp_path, roles=roles),
+            outputs,
+            OPENAI_BASE_URL=f"http://127.0.0.1:{server.server_port}/v1",
+            OPENAI_API_KEY="secret",
+            NO_PROXY="127.0.0.1",
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    page = (outputs / "cascade" / "experiment.html").read_text(encoding="utf-8")
+    assert "HTTP 503" in page
+    assert "secret" not in page
+    verdicts = table(outputs, "routing_verdicts").set_index("currency")["verdict"]
+    assert "is not known" in verdicts["energy_j"]
+    arms = table(outputs, "arms").set_index("task")
+    assert arms.loc["hybrid", "prompts"] == 12  # the local answers stand
