@@ -134,6 +134,18 @@ class Study(Strict):
         return self
 
     @model_validator(mode="after")
+    def _models_of_the_study(self) -> Study:
+        """Refuse a configuration of a model that the study does not hold."""
+        own = [m.name for m in self.models]
+        for c in self.configurations:
+            if foreign := [name for name in c.models or [] if name not in own]:
+                raise ValueError(
+                    f"configurations {c.method}/{c.precision} models names {', '.join(foreign)}, "
+                    f"which is not among the study's models ({', '.join(own)})"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _conversations(self) -> Study:
         """Refuse what conversations cannot do, or call and the study does not hold."""
         for role, called in self.roles.items():
@@ -218,7 +230,7 @@ class Study(Strict):
             for m in self.models
             for task in self.tasks
             for c in self.configurations
-            if c.tasks is None or task in c.tasks
+            if (c.tasks is None or task in c.tasks) and (c.models is None or m.name in c.models)
         ]
 
     def reference_variants(self) -> list[Variant]:

@@ -168,12 +168,14 @@ class Model(Strict):
 class Configuration(Strict):
     """One cell of the grid beside model and task: how to adapt and at which precision to serve.
 
-    `tasks` are those that it is served on, where these are not all of the study's.
+    `tasks` are those that it is served on, and `models` those that it is served of, where these are
+    not all of the study's.
     """
 
     method: Method
     precision: Precision
     tasks: list[Task] | None = Field(default=None, exclude_if=lambda tasks: tasks is None)
+    models: list[Line] | None = Field(default=None, exclude_if=lambda models: models is None)
 
 
 class Role(Strict):

@@ -5,7 +5,7 @@ import time
 
 import pytest
 from endpoint import Replies, listening
-from tiny import hashes, write_tiny_study
+from tiny import hashes, tiny_study, write_tiny_study
 
 from edge_eval_lib import tasks
 from edge_eval_lib.engines import openai as openai_engine
@@ -116,6 +116,23 @@ def test_another_threshold_makes_the_cascade_again_and_nothing_else(tmp_path):
 def test_settings_that_a_task_does_not_take_are_refused(tmp_path, given, why):
     with pytest.raises(UserError, match=why):
         cascade(tmp_path, task_settings=given)
+
+
+def test_a_larger_model_may_be_the_cloud_and_no_more_than_that(tmp_path):
+    models = [tiny_study(tmp_path, architecture=name)["models"][0] for name in ("llama", "qwen2")]
+    local = {"method": "lora", "precision": "int4", "models": ["tinyllama-0.1M"]}
+    cloud = {"model": "tinyqwen2-0.1M", "method": "lora", "precision": "fp16"}
+    changes = {"models": models, "roles": {"cloud": cloud}}
+    study = cascade(tmp_path, **changes)
+    study = study.changed(configurations=[local])
+    assert {variant.model for variant in study.variants()} == {"tinyllama-0.1M"}
+    compressed = {run.name: run.precisions for run in study.runs() if run.stage == "compress"}
+    assert compressed == {
+        "tinyllama-0.1M_twopassages_lora": ("int4",),
+        "tinyqwen2-0.1M_twopassages_lora": ("fp16",),
+    }
+    with pytest.raises(UserError, match="models names tinier, which is not among"):
+        study.changed(configurations=[local | {"models": ["tinier"]}])
 
 
 # --- a cloud that is an endpoint ---------------------------------------------------------------
