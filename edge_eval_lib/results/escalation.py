@@ -61,7 +61,7 @@ def signal_areas(pair: Pair, signals: Mapping[str, Signal], seed: int = 0) -> pd
     """Compute how well each signal orders the prompts: a row a signal, the oracle last.
 
     `area` by the share escalated, with its interval over prompts (`routing.signal_area`), and
-    `area_<currency>` by the budget, with what the signal and cheap answers take inside.
+    `area_by_<currency>` by the budget, with what the signal and cheap answers take inside.
     """
     local, cloud = _correct(pair)
     rows = []
@@ -71,7 +71,9 @@ def signal_areas(pair: Pair, signals: Mapping[str, Signal], seed: int = 0) -> pd
         row |= {"area": area, "area_lo": low, "area_hi": high}
         for currency in filter(signal.known_in, pair.currencies):
             cost = pair.cost(currency, signal.used, signal.before)
-            row[f"area_{currency}"] = routing.budget_area(local, cloud, signal.values, cost)
+            row[f"area_by_{_in_words(currency).replace(' ', '_')}"] = routing.budget_area(
+                local, cloud, signal.values, cost
+            )
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -123,7 +125,7 @@ def verdicts(pair: Pair, signals: Mapping[str, Signal], seed: int = 0) -> pd.Dat
     chosen = routing.halves(len(local), seed)
     rows: list[dict[str, Any]] = []
     for currency in CURRENCIES:
-        words = CURRENCIES[currency].partition(" [")[0]
+        words = _in_words(currency)
         why = pair.missing.get(currency) or _why_not(pair, currency, chosen)
         if why:
             rows.append({"currency": currency, "signal": "none", "verdict": f"{words}: {why}"})
@@ -144,6 +146,10 @@ def verdicts(pair: Pair, signals: Mapping[str, Signal], seed: int = 0) -> pd.Dat
             row = {"currency": currency, "signal": name} | _columns(judged)
             rows.append(row | {"verdict": routing.verdict(judged, name, words)})
     return pd.DataFrame(rows)
+
+
+def _in_words(currency: str) -> str:
+    return CURRENCIES[currency].partition(" [")[0]
 
 
 def _why_not(pair: Pair, currency: str, chosen: np.ndarray) -> str:
@@ -186,9 +192,9 @@ def confirmation(
     key = arm(results, routed)
     correct = correct_answers(results.answers, results.study.correct_from)[key].dropna()
     taken = requests_used(results, prices, key)
-    expected: dict[str, Any] = {"row": "foretold", "prompts": len(local)}
+    expected: dict[str, Any] = {"cascade": "foretold", "prompts": len(local)}
     expected |= _shares(escalated, np.where(escalated, cloud, local))
-    measured: dict[str, Any] = {"row": "measured", "prompts": len(correct)}
+    measured: dict[str, Any] = {"cascade": "measured", "prompts": len(correct)}
     measured |= _shares(taken["cloud_calls"].to_numpy() > 0, correct.to_numpy())
     here = pair.prompts["local_list_usd"].mean()
     taken["list_usd"] = taken["listed_usd"] + here
@@ -250,14 +256,14 @@ def used(window: Measurement, times: int, prices: Prices) -> dict[str, float]:
 
 
 def checked_table(checks: Mapping[float, confidence.Validation]) -> pd.DataFrame:
-    """Table what checking samples of several sizes found, a row a sample."""
+    """Table what checking samples of several sizes found; their cost is a question's, of all."""
     rows = []
     for share, found in checks.items():
         row: dict[str, Any] = {"sample": share, "checked": found.checked}
         for name in ("error_rate", "true_error_rate"):
             row[name], row[f"{name}_lo"], row[f"{name}_hi"] = getattr(found, name)
         row |= {"precision": found.precision, "recall": found.recall}
-        rows.append(row | {f"{c}_a_prompt": value for c, value in found.cost.items()})
+        rows.append(row | dict(found.cost))
     return pd.DataFrame(rows)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from edge_eval_lib.artefacts.completion import read_raw
-from edge_eval_lib.economics.prices import Prices
+from edge_eval_lib.economics.prices import Prices, api_usd_per_request
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle.serve import closed_loop_name
 from edge_eval_lib.results.arms import correct_answers
@@ -27,12 +27,12 @@ from edge_eval_lib.results.serving import per_request
 from edge_eval_lib.tasks import load_task
 from edge_eval_lib.tasks.base import token_overlap
 
-# What a request takes, by currency: of what it is the price, in words.
+# What a request takes, by currency, in words.
 CURRENCIES = {
     "energy_j": "energy [J]",
-    "usd": "this machine's price [USD]",
-    "list_usd": "cloud at an API's list price [USD]",
-    "latency_s": "time to the last token [s]",
+    "usd": "machine price [USD]",
+    "list_usd": "list price [USD]",
+    "latency_s": "time [s]",
 }
 Used = Mapping[str, np.ndarray | float]  # by currency, a prompt
 
@@ -146,7 +146,12 @@ def requests_used(results: Results, prices: Prices, key: Sequence[str]) -> pd.Da
         requests = headline_requests(results, run)
         calls = requests["role"] if "role" in requests else pd.Series("cloud", requests.index)
         by_cloud = requests[calls.eq("cloud")]
-        listed = prices.api_request_usd(by_cloud["input_tokens"], by_cloud["natural_tokens"])
+        listed = api_usd_per_request(
+            by_cloud["input_tokens"],
+            by_cloud["natural_tokens"],
+            prices.api_input_usd_per_mtok,
+            prices.api_output_usd_per_mtok,
+        )
         whole = per_request(requests).set_index("prompt_id")
         table = pd.DataFrame(index=whole.index).assign(energy_j=energy_j)
         table["usd"] = prices.machine_usd(energy_j, seconds)

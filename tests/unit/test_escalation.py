@@ -50,15 +50,18 @@ def signals(pair):
 
 def test_the_oracle_bounds_every_signal(pair, signals):
     areas = escalation.signal_areas(pair, signals).set_index("signal")
-    assert areas.loc["oracle", ["area", "area_usd", "area_list_usd"]].tolist() == [1, 1, 1]
+    assert areas.loc[
+        "oracle", ["area", "area_by_machine_price", "area_by_list_price"]
+    ].tolist() == [1, 1, 1]
     assert areas.loc["perfect", "area"] == pytest.approx(1)
     assert areas.loc["opposite", "area"] == pytest.approx(-1)
     assert areas.loc["useless", "area_lo"] < 0 < areas.loc["useless", "area_hi"]
     # A cheap answer costs a tenth of the cloud's, or a hundredth; a dear signal loses by it.
-    assert 0 < areas.loc["perfect", "area_usd"] < areas.loc["perfect", "area_list_usd"] < 1
-    assert areas.loc["perfect but dear", "area_usd"] < 0
+    paid, listed = areas["area_by_machine_price"], areas["area_by_list_price"]
+    assert 0 < paid["perfect"] < listed["perfect"] < 1
+    assert paid["perfect but dear"] < 0
     # Where the cloud takes less there is no budget to divide.
-    assert areas["area_energy_j"].isna().all()
+    assert areas["area_by_energy"].isna().all()
 
 
 def test_verdicts_are_by_currency_and_where_nothing_is_to_route_say_why(pair, signals):
@@ -89,11 +92,9 @@ def test_a_cloud_that_is_no_better_leaves_every_curve_empty(signals):
 def test_what_a_signal_takes_is_never_taken_for_nothing(pair):
     unknown = signal_of(escalation.oracle(pair).values, used={"usd": math.nan})
     areas = escalation.signal_areas(pair, {"unknown": unknown}).set_index("signal")
-    assert math.isnan(areas.loc["unknown", "area_usd"])
+    assert math.isnan(areas.loc["unknown", "area_by_machine_price"])
     judged = escalation.verdicts(pair, {"unknown": unknown}).set_index("currency")
-    assert judged.loc["usd", "verdict"] == (
-        "unknown: what it takes in this machine's price is not known."
-    )
+    assert judged.loc["usd", "verdict"] == ("unknown: what it takes in machine price is not known.")
     assert judged.loc["list_usd", "verdict"].startswith("Route by unknown")
 
 
@@ -159,7 +160,7 @@ def test_checks_of_samples_are_a_row_each(pair):
     }
     table = escalation.checked_table(checks)
     assert table["checked"].tolist() == [30, 120]
-    assert table["usd_a_prompt"].tolist() == [2.5, 10.0]
+    assert table["usd"].tolist() == [2.5, 10.0]
     assert table["error_rate"].iloc[1] == pytest.approx(wrong.mean())
 
 

@@ -17,6 +17,8 @@ from edge_eval_lib.tasks import load_task
 
 TASKS = ("onepassage", "oncloud", "sampled", "hybrid")
 PRICES = load_price_book().prices("desktop")
+# Of 50 tokens read and 3 answered, at the study's prices per million.
+LISTED = (50 * PRICES.api_input_usd_per_mtok + 3 * PRICES.api_output_usd_per_mtok) / 1e6
 ENERGY_J = {"onepassage": 2.0, "oncloud": 5.0, "sampled": 4.0, "hybrid": 4.5}
 # Of four questions: who is right; the cloud does not answer the last.
 RIGHT = {"onepassage": [1, 0, 0, 1], "oncloud": [1, 1, 0, None], "hybrid": [1, 1, 0, 1]}
@@ -129,7 +131,7 @@ def test_energy_is_the_windows_and_list_prices_are_the_clouds_alone(pair):
     machine = PRICES.machine_usd(2.0, 0.5)
     assert prompts["local_usd"].tolist() == pytest.approx([machine] * 4)
     assert prompts["local_list_usd"].tolist() == pytest.approx([machine] * 4)
-    call = PRICES.api_request_usd(50, 3)
+    call = LISTED
     assert prompts["cloud_list_usd"].tolist() == pytest.approx([call] * 3 + [0.0])
     # First token after 0.1 s, three more.
     assert prompts["local_latency_s"].tolist() == pytest.approx([0.13] * 4)
@@ -144,7 +146,7 @@ def test_of_an_endpoint_the_energy_is_not_known_and_its_price_is(tmp_path):
     pair = hybrid.pair(results_of(tmp_path, remote=True), PRICES, "onepassage", "oncloud")
     assert "energy_j" not in pair.currencies
     assert pair.missing["energy_j"].startswith("What the cloud takes in energy [J] is not known")
-    assert pair.prompts["cloud_usd"].iloc[0] == pytest.approx(PRICES.api_request_usd(50, 3))
+    assert pair.prompts["cloud_usd"].iloc[0] == pytest.approx(LISTED)
 
 
 def test_agreement_is_of_tokens_up_to_the_end(results):
@@ -183,10 +185,10 @@ def test_failures_are_counted_by_reason(tmp_path):
 def test_what_was_foretold_of_a_threshold_stands_beside_what_was_measured(results, pair):
     logprob = pair.prompts["mean_logprob"].to_numpy()
     table = escalation.confirmation(results, PRICES, pair, "hybrid", logprob, BELOW)
-    table = table.set_index("row")
+    table = table.set_index("cascade")
     assert table["escalated"].tolist() == [0.5, 0.5]
     assert table["correct"].tolist() == [0.75, 0.75]
     assert table.loc["foretold", "energy_j"] == pytest.approx(2.0 + 5.0 / 2)
     assert table.loc["measured", "energy_j"] == 4.5
-    machine, call = PRICES.machine_usd(2.0, 0.5), PRICES.api_request_usd(50, 3)
+    machine, call = PRICES.machine_usd(2.0, 0.5), LISTED
     assert table["list_usd"].tolist() == pytest.approx([machine + call / 2] * 2)
