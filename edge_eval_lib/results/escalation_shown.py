@@ -94,9 +94,12 @@ def draw_cost(
     axis: Axes, pair: Pair, curves: pd.DataFrame, signals: Mapping[str, Signal], currency: str
 ) -> None:
     """Draw quality over what a prompt takes; both sides alone as points, a random mix between."""
-    _draw(axis, curves, currency, signals)
+    # A question takes very few USD.
+    words = CURRENCIES[currency]
+    times, label = (1000, words.replace("USD", "USD per 1000")) if "USD" in words else (1, words)
+    _draw(axis, curves.assign(**{currency: times * curves[currency]}), currency, signals)
     ends = [
-        (pair.prompts[f"{side}_{currency}"].mean(), pair.prompts[f"{side}_correct"].mean())
+        (times * pair.prompts[f"{side}_{currency}"].mean(), pair.prompts[f"{side}_correct"].mean())
         for side in ("local", "cloud")
     ]
     axis.plot(
@@ -104,7 +107,7 @@ def draw_cost(
     )
     for (x, y), side in zip(ends, ("local", "cloud"), strict=True):
         axis.annotate(side, (x, y), xytext=(5, -11), textcoords="offset points", color="#555555")
-    axis.set(xlabel=CURRENCIES[currency], ylabel="correct answers [share]", title="")
+    axis.set(xlabel=label, ylabel="correct answers [share]")
     axis.legend(frameon=False, title=None)
 
 

@@ -201,10 +201,10 @@ class Judgement:
     """What a threshold does to prompts that it was not chosen on, in one currency.
 
     `correct` of the routed, the local and the cloud's answers are shares of the prompts;
-    `correct_change` is routed less cloud. `cost_change` is relative to a random mix of local and
-    cloud answers of the same quality (of the cloud's, where routing is even better). Both with
-    their 95 % interval. `prompts_needed` for a saving of that size to be seen in four studies of
-    five; None where nothing is saved.
+    `correct_change` is routed less cloud. `cost_change` is what routing takes less a random mix of
+    local and cloud answers of the same quality (the cloud's, where routing is even better), as a
+    share of what the cloud takes. Both with their 95 % interval. `prompts_needed` for a saving of
+    that size to be seen in four studies of five; None where nothing is saved.
     """
 
     prompts: int
@@ -237,9 +237,9 @@ def judge(
 ) -> Judgement:
     """Judge a threshold; intervals are the bootstrap's percentiles over prompts, paired.
 
-    cost change = routed / (local + w (cloud - local)) - 1, w = (routed quality - local quality) /
-    (cloud quality - local quality), 0..1: the same quality bought at random. As many prompts are
-    needed as make (1.96 + 0.84) standard errors of its logarithm the change itself, the errors
+    cost change = (routed - (local + w (cloud - local))) / cloud, w = (routed quality - local
+    quality) / (cloud quality - local quality), 0..1: less the same quality bought at random. As
+    many prompts are needed as make (1.96 + 0.84) standard errors the change itself, the errors
     falling with the root of the prompts: the usual sample size of a normal test of power 0.8.
 
     Raises:
@@ -257,22 +257,22 @@ def judge(
         paid,
         *map(np.asarray, (cost.local, cost.cloud)),
     )
-    change = float(np.exp(_log_change(*columns)))
+    change = float(_cost_change(*columns))
     found = stats.bootstrap(
         columns,
-        _log_change,
+        _cost_change,
         paired=True,
         vectorized=True,
         n_resamples=RESAMPLES,
         method="percentile",
         rng=np.random.default_rng(seed),
     )
-    low, high = np.exp(found.confidence_interval) - 1
+    low, high = found.confidence_interval
     off = routed - cloud_correct
     worst, best = np.quantile(off[_drawn(len(off), seed)].mean(axis=1), [0.025, 0.975])
     needed = None
-    if change < 1:
-        errors = (NORMAL_95 + stats.norm.ppf(POWER)) * found.standard_error / -math.log(change)
+    if change < 0:
+        errors = (NORMAL_95 + stats.norm.ppf(POWER)) * found.standard_error / -change
         needed = max(2, math.ceil(len(routed) * errors**2))
     return Judgement(
         prompts=len(routed),
@@ -285,25 +285,25 @@ def judge(
         cost=float(paid.mean()),
         local_cost=float(np.mean(cost.local)),
         cloud_cost=float(np.mean(cost.cloud)),
-        cost_change=(change - 1, float(low), float(high)),
+        cost_change=(change, float(low), float(high)),
         prompts_needed=needed,
     )
 
 
-def _log_change(routed, local, cloud, paid, local_cost, cloud_cost, axis=-1):
-    """The logarithm of routed cost over that of a random mix of equal quality, by means."""
+def _cost_change(routed, local, cloud, paid, local_cost, cloud_cost, axis=-1):
+    """Routed cost less that of a random mix of equal quality, over the cloud's, by means."""
     q, q_l, q_c, c, c_l, c_c = (
         x.mean(axis=axis) for x in (routed, local, cloud, paid, local_cost, cloud_cost)
     )
     better = q_c > q_l
     share = np.where(better, (q - q_l) / np.where(better, q_c - q_l, 1.0), 0.0)
-    return np.log(c / (c_l + np.clip(share, 0, 1) * (c_c - c_l)))
+    return (c - (c_l + np.clip(share, 0, 1) * (c_c - c_l))) / c_c
 
 
 def verdict(judgement: Judgement, signal: str, currency: str) -> str:
     """Say in a sentence whether to route by that signal, for that currency."""
     change, low, high = judgement.cost_change
-    figures = f"{change:+.0%} {currency} at equal quality [{low:+.0%}, {high:+.0%}]"
+    figures = f"{change:+.0%} of the cloud's {currency} at equal quality [{low:+.0%}, {high:+.0%}]"
     seen = f"{judgement.prompts} prompts"
     if judgement.escalated == 0:
         return f"Do not route by {signal}: no threshold was better than random routing."

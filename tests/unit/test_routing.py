@@ -172,7 +172,7 @@ def test_a_perfect_signal_chosen_on_one_half_saves_on_the_other(answers):
     gained = np.mean(here[1] > here[0])
     assert judged.escalated == pytest.approx(gained)
     # Better than the cloud: compared with the cloud's own cost.
-    assert judged.cost_change[0] == pytest.approx((1 + 10 * gained) / 10 - 1)
+    assert judged.cost_change[0] == pytest.approx((1 + 10 * gained - 10) / 10)
     assert judged.cost_change[1] <= judged.cost_change[0] <= judged.cost_change[2]
     assert routing.verdict(judged, "the oracle", "energy").startswith("Route by the oracle: -")
 
@@ -184,7 +184,7 @@ def test_equal_quality_is_bought_at_random(rng):
     judged = routing.judge(local, cloud, signal, constant(1.0, 10.0, prompts=100), 0.5)
     assert judged.correct == 0.75
     # At random 0.75 takes half of the prompts to the cloud, without a cheap answer: 5.5.
-    assert judged.cost_change[0] == pytest.approx((1 + 2.5) / 5.5 - 1)
+    assert judged.cost_change[0] == pytest.approx((1 + 2.5 - 5.5) / 10)
 
 
 def test_of_a_useless_signal_the_verdict_is_not_to_route(answers, rng):
@@ -202,7 +202,7 @@ def test_a_weak_signal_says_how_many_prompts_would_be_needed():
         for n in (1, 5)
     )
     # 12 of 20 wrong answers found, and 8 right ones sent too: 0.8 right for 6 instead of 6.4.
-    assert judged.cost_change[0] == pytest.approx(6 / 6.4 - 1)
+    assert judged.cost_change[0] == pytest.approx((6 - 6.4) / 10)
     assert not judged.pays
     assert judged.prompts_needed > 40
     said = routing.verdict(judged, "a weak signal", "energy")
@@ -227,7 +227,7 @@ def test_the_interval_holds_the_true_change_as_often_as_it_says():
     # Local is right half the time, the cloud nine in ten; the signal finds wrong answers at 80 %.
     q = 0.5 * 0.8 + 0.5 * 0.2  # escalated
     routed = 0.5 * 0.8 + 0.9 * q  # local right and kept, or sent
-    truth = (1 + 10 * q) / (1 + (routed - 0.5) / 0.4 * 9) - 1
+    truth = (1 + 10 * q - (1 + (routed - 0.5) / 0.4 * 9)) / 10
     held = 0
     for trial in range(60):
         local = (rng.random(80) < 0.5).astype(float)
