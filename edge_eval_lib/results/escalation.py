@@ -85,13 +85,19 @@ def oracle(pair: Pair) -> Signal:
 
 
 def curves(pair: Pair, signals: Mapping[str, Signal]) -> pd.DataFrame:
-    """Compute every signal's quality, cost, energy and latency over its threshold."""
+    """Compute every signal's quality, cost, energy and latency over its threshold.
+
+    No row where the cloud is not better: `routing.why_no_curve` says so.
+    """
     parts = []
-    for name, signal in signals.items():
+    better = not routing.why_no_curve(*_correct(pair))
+    for name, signal in signals.items() if better else ():
         there = filter(signal.known_in, pair.currencies)
         costs = {c: pair.cost(c, signal.used, signal.before) for c in there}
         curve = routing.routing_curve(*_correct(pair), signal.values, costs)
         parts.append(curve.assign(signal=name))
+    if not parts:
+        return pd.DataFrame(columns=["threshold", "escalated", "correct", "signal"])
     return pd.concat(parts, ignore_index=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 
 import numpy as np
@@ -79,6 +80,8 @@ def draw_quality(
     axis: Axes, pair: Pair, curves: pd.DataFrame, signals: Mapping[str, Signal]
 ) -> None:
     """Draw quality over the share escalated, random routing and the oracle beside."""
+    if _says_why_not(axis, pair):
+        return
     _draw(axis, curves, "escalated", signals)
     local, cloud = (pair.prompts[f"{side}_correct"].to_numpy(float) for side in ("local", "cloud"))
     axis.plot(
@@ -94,6 +97,8 @@ def draw_cost(
     axis: Axes, pair: Pair, curves: pd.DataFrame, signals: Mapping[str, Signal], currency: str
 ) -> None:
     """Draw quality over what a prompt takes; both sides alone as points, a random mix between."""
+    if _says_why_not(axis, pair):
+        return
     # A question takes very few USD.
     words = CURRENCIES[currency]
     times, label = (1000, words.replace("USD", "USD per 1000")) if "USD" in words else (1, words)
@@ -109,6 +114,17 @@ def draw_cost(
         axis.annotate(side, (x, y), xytext=(5, -11), textcoords="offset points", color="#555555")
     axis.set(xlabel=label, ylabel="correct answers [share]")
     axis.legend(frameon=False, title=None)
+
+
+def _says_why_not(axis: Axes, pair: Pair) -> bool:
+    """Say in an empty picture why there is no curve; whether there is none."""
+    sides = (pair.prompts[f"{side}_correct"] for side in ("local", "cloud"))
+    why = routing.why_no_curve(*sides)
+    if why:
+        text = textwrap.fill(why, 48)
+        axis.text(0.5, 0.5, text, ha="center", va="center", transform=axis.transAxes)
+        axis.set_axis_off()
+    return bool(why)
 
 
 def _draw(axis: Axes, curves: pd.DataFrame, x: str, signals: Mapping[str, Signal]) -> None:

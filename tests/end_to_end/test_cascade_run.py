@@ -75,8 +75,9 @@ def test_four_arms_are_served_and_their_page_says_why_there_is_nothing_to_route(
     verdicts = table(outputs, "routing_verdicts")
     assert verdicts["verdict"].str.contains("not better").all()
     assert table(outputs, "routing_areas")["area"].isna().all()
-    curves = table(outputs, "routing_curves")
-    assert set(curves["signal"]) >= {"mean log-probability", "mean margin", "agreement of samples"}
+    assert table(outputs, "routing_curves").empty
+    known = set(table(outputs, "calibration")["signal"])
+    assert known >= {"mean log-probability", "mean margin", "agreement of samples"}
     confirmed = table(outputs, "confirmation").set_index("cascade")
     assert confirmed["escalated"].tolist() == [1, 1]
     assert (confirmed[["energy_j", "usd", "list_usd", "latency_s"]] > 0).all(axis=None)

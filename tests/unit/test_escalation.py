@@ -82,6 +82,14 @@ def test_a_cloud_that_is_no_better_leaves_every_curve_empty(signals):
     judged = escalation.verdicts(alike, signals)
     assert judged["verdict"].str.contains("The cloud is not better").all()
     assert escalation.told(judged).empty
+    curves = escalation.curves(alike, signals)
+    assert curves.empty
+    assert "correct" in curves
+    _, panels = plt.subplots(1, 2)
+    escalation_shown.draw_quality(panels[0], alike, curves, signals)
+    escalation_shown.draw_cost(panels[1], alike, curves, signals, "usd")
+    assert all("not better" in axis.texts[0].get_text() for axis in panels)
+    plt.close("all")
     areas = escalation.signal_areas(alike, signals)
     assert areas["area"].isna().all()
     said = escalation.summary(alike, areas, judged)
