@@ -147,8 +147,8 @@ def lacking_right() -> str:
         status = PROCESS_STATUS.read_text(encoding="ascii")
     except OSError:
         return "" if os.geteuid() == 0 else why
-    held = next(int(line.split()[1], 16) for line in status.splitlines() if "CapEff" in line)
-    return "" if held >> SYS_ADMIN_BIT & 1 else why
+    held = (int(line.split()[1], 16) for line in status.splitlines() if "CapEff" in line)
+    return "" if next(held, 0) >> SYS_ADMIN_BIT & 1 else why
 
 
 def users(device: Device) -> list[str]:

@@ -10,14 +10,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from edge_eval_lib.artefacts import completion
-from edge_eval_lib.artefacts.place import place
 from edge_eval_lib.economics import published
-from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle.ablation import FACTORS
 from edge_eval_lib.results import figures
 from edge_eval_lib.results.readable import write_table
-from edge_eval_lib.study import Study
 from edge_eval_lib.uncertainty import paired_ratio_interval
 
 if TYPE_CHECKING:
@@ -192,16 +188,6 @@ def draw(compared: pd.DataFrame, stamp: str = "") -> Figure:
     figure.supxlabel(stamp, x=0.01, ha="left", fontsize=8, color="0.4")
     plt.close(figure)
     return figure
-
-
-def measured_runs(study: Study) -> pd.DataFrame:
-    """Return the runs that the study's ablation measured; UserError if it was not made yet."""
-    notebook = place(study, "ablation", "ablation").notebook
-    if not notebook.with_suffix(".runs.parquet").is_file():
-        raise UserError(
-            f"{study.name} was not run yet; run `make all STUDY={study.argument}` first."
-        )
-    return completion.read_raw(notebook, "runs")
 
 
 def write_results(runs: pd.DataFrame, directory: Path) -> None:

@@ -140,6 +140,15 @@ class AblationRecord(Record):
     verdict_reason: str
 
 
+class PowerSweepRecord(Record):
+    """Where the knees of a power sweep lie, and what it says; its runs lie beside the notebook."""
+
+    idle_power_w: float | None
+    knob: str
+    knees: Rows
+    sentences: list[str]
+
+
 class HarnessRecord(Record):
     """What lm-evaluation-harness measured, a row a task and metric."""
 

@@ -84,6 +84,8 @@ def costs(study: Study, runs: list[Run], finished: dict[Key, Finished]) -> dict[
         elif "model" in run.parameters:
             nearest = nearest_published(study.model(run.parameters["model"]))
             cost = _published_cost(study, run, hardware, *nearest)
+        elif run.stage == "power_sweep":
+            cost = _sweep_cost(study, hardware, gpus)
         else:
             cost = RunCost(START_S, joules(hardware, 0.0, START_S), START)
         if cost is None:
@@ -105,6 +107,20 @@ def _model_cost(
     busy_s, waiting_s = model_s(study, run, hardware, gpus, without)
     energy_j = joules(hardware, busy_s, waiting_s, gpus)
     return RunCost(busy_s + waiting_s, energy_j, MODEL, gpus)
+
+
+def _sweep_cost(study: Study, hardware: Hardware, gpus: int) -> RunCost:
+    """Estimate a power sweep: its serving windows at every visit, as at the highest clock.
+
+    What lower clocks take longer is what it finds out. It loads its model once.
+    """
+    sweep = study.power_sweep
+    assert sweep is not None
+    parameters = {"model": study.models[0].name, "task": study.tasks[0], "precision": "fp16"}
+    busy_s, waiting_s = model_s(study, Run("serve", "", parameters, {}), hardware, gpus)
+    visits = (len(sweep.points) + 1) * study.repetitions
+    busy_s, waiting_s = busy_s * visits, waiting_s + sweep.settle_seconds * visits
+    return RunCost(busy_s + waiting_s, joules(hardware, busy_s, waiting_s, gpus), MODEL, gpus)
 
 
 def _kinds(run: Run) -> list[tuple[Any, ...]]:

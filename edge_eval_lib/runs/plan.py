@@ -24,6 +24,7 @@ from edge_eval_lib.runs.problems import (
     listed,
     missing_rows,
     missing_software,
+    power_sweep_refusal,
     problems,
     variant_of,
 )
@@ -86,6 +87,8 @@ def describe(study: Study) -> str:
     left = table[~table["done"]]
     hardware = load_hardware(study.hardware)
     missing = [*problems(study, hardware), *missing_rows(study), *missing_software(study)]
+    if refused := power_sweep_refusal(study):
+        missing.append(f"make all would be refused here: {refused}")
     need_gb, free_gb = left["disk_gb"].sum() + estimate.bases_gb(study), _free_gb(study)
     if len(left) and need_gb > free_gb:
         missing.append(
@@ -131,6 +134,15 @@ def status(study: Study) -> str:
 
 
 def _grid_lines(study: Study, runs: list[Run], finished: dict[Key, Finished]) -> list[str]:
+    if study.power_sweep is not None:
+        sweep = study.power_sweep
+        points = ", ".join(f"{point:g}" for point in sweep.points)
+        return [
+            f"One run: {study.models[0].name}, unadapted at FP16, served by "
+            f"{study.workload.engine} at {len(sweep.points)} settings of {sweep.knob} ({points}), "
+            f"{_counted(range(study.repetitions), 'repetition')} of each, the first of every "
+            "repetition twice"
+        ]
     variants, references = study.variants(), study.reference_variants()
     serving = [run for run in runs if run.stage == "serve"]
     of_variants = sum(variant_of(study, run) in set(variants) for run in serving)

@@ -7,6 +7,7 @@ import os
 from edge_eval_lib import compressions, models
 from edge_eval_lib.economics import fit
 from edge_eval_lib.errors import UserError
+from edge_eval_lib.machine import knobs
 from edge_eval_lib.machine.declared import Hardware, load_hardware
 from edge_eval_lib.runs.finished import finished_runs
 from edge_eval_lib.study import Model, Run, Study, Variant
@@ -89,6 +90,12 @@ def _lacking_precisions(study: Study, hardware: Hardware) -> list[str]:
                 f"{precision} out, or take another engine."
             )
     return sentences
+
+
+def power_sweep_refusal(study: Study) -> str:
+    """Say why this machine's GPU cannot be swept as a study asks; empty if it can, or asks not."""
+    sweep = study.power_sweep
+    return knobs.refusal(sweep.knob, sweep.points, sweep.exclusive) if sweep else ""
 
 
 def missing_rows(study: Study) -> list[str]:

@@ -31,7 +31,7 @@ from edge_eval_lib.errors import UserError
 from edge_eval_lib.paths import project_root
 from edge_eval_lib.runs import devices, kernel
 from edge_eval_lib.runs.catalogue import PAGES, UNMEASURED, find_run
-from edge_eval_lib.study import PUBLISHED, Run, Study
+from edge_eval_lib.study import MEASURED_ALONE, PUBLISHED, Run, Study
 
 # Of every kernel: nothing leaves this machine unasked, and hashing is repeatable.
 ENVIRONMENT = {
@@ -42,7 +42,7 @@ ENVIRONMENT = {
     "PYTHONHASHSEED": "0",
     "JUPYTER_PLATFORM_DIRS": "1",
 }
-REPORTED = (*UNMEASURED, "ablation")  # whose notebook is the report, rendered as HTML
+REPORTED = (*UNMEASURED, *MEASURED_ALONE)  # whose notebook is the report, rendered as HTML
 
 
 class RunFailed(UserError):

@@ -16,6 +16,7 @@ from edge_eval_lib.study.files import (
 )
 from edge_eval_lib.study.grid import (
     EXPERIMENT,
+    MEASURED_ALONE,
     NOTEBOOKS,
     PUBLISHED,
     STAGES,
@@ -32,6 +33,7 @@ from edge_eval_lib.study.sections import (
     Line,
     Method,
     Model,
+    PowerSweep,
     Precision,
     Strict,
     Task,
@@ -43,6 +45,7 @@ from edge_eval_lib.study.yaml_file import read_yaml
 
 __all__ = [
     "EXPERIMENT",
+    "MEASURED_ALONE",
     "MOST_REPETITIONS",
     "NOTEBOOKS",
     "PUBLISHED",
@@ -50,6 +53,7 @@ __all__ = [
     "Line",
     "Method",
     "Model",
+    "PowerSweep",
     "Precision",
     "Run",
     "Strict",

@@ -132,6 +132,7 @@ def trial(
         tasks=[task],
         configurations=[{"method": method, "precision": p} for p in precisions],
         ablation=None,
+        power_sweep=None,
     )
     return tried, tried.models[0]
 

@@ -24,12 +24,18 @@ NOTEBOOKS = {
     "harness": "10_harness.ipynb",
     "score": "04_score.ipynb",
     "ablation": "08_qlora_ablation.ipynb",
+    "power_sweep": "15_power_sweep.ipynb",
     "synthesis": "05_synthesis.ipynb",
     "paper": "06_paper.ipynb",
     "planner": "07_planner.ipynb",
 }
 STAGES = tuple(stage for stage in NOTEBOOKS if stage not in ("synthesis", "paper", "planner"))
 EXPERIMENT = "experiment"  # the stage of a study's own notebook, which its name says
+# What a study's only run measures, by its stage.
+MEASURED_ALONE = {
+    "ablation": {"training", "data", "seed", "repetitions", "ablation"},
+    "power_sweep": {"workload", "data", "seed", "repetitions", "power_sweep"},
+}
 PUBLISHED = "published"  # what stands for a study where the published T4 figures are meant
 
 
@@ -133,8 +139,8 @@ def enumerate_runs(study: Study) -> list[Run]:
     runs = [Run("preflight", "preflight", {}, {"stage": "preflight", "hardware": study.hardware})]
     asked = [*study.tasks, *map(trained_as, study.tasks)]
     fingerprints = {task: _fingerprint(study, task) for task in dict.fromkeys(asked)}
-    if study.ablation is not None:
-        return [*runs, _ablation(study, fingerprints[study.tasks[0]])]
+    if study.alone is not None:
+        return [*runs, _only_run(study, study.alone, fingerprints[study.tasks[0]])]
     prepared: dict[str, dict[str, Any]] = {}  # the settings that an adapter's weights depend on
     precisions: dict[str, list[str]] = {}
     for variant in study.prepared_variants():
@@ -271,16 +277,15 @@ def _content_hash(directory: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _ablation(study: Study, fingerprint: str) -> Run:
-    measured = {"training", "data", "seed", "repetitions", "ablation"}
+def _only_run(study: Study, stage: str, fingerprint: str) -> Run:
     settings = {
-        "stage": "ablation",
+        "stage": stage,
         "model": study.models[0].model_dump(),
         "task": study.tasks[0],
         "fingerprint": fingerprint,
-        **study.model_dump(include=measured),
+        **study.model_dump(include=MEASURED_ALONE[stage]),
     }
-    return Run("ablation", "ablation", {"repetitions": study.repetitions}, settings)
+    return Run(stage, stage, {"repetitions": study.repetitions}, settings)
 
 
 def serving_order(study: Study) -> dict[str, int]:

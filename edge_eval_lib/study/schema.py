@@ -27,6 +27,7 @@ from edge_eval_lib.study.sections import (
     Model,
     Name,
     Number,
+    PowerSweep,
     Role,
     Share,
     Strict,
@@ -47,6 +48,8 @@ class Study(Strict):
 
     With an `ablation` it takes QLoRA apart on its first model and task, `repetitions` times, and
     serves nothing.
+    With a `power_sweep` it serves its first model, unadapted, on its first task at every setting of
+    a GPU, `repetitions` times, and nothing else.
     `unadapted_base` says whether the models are also served unadapted. An experiment is told in a
     `notebook` of its own, one of notebooks/: executed once everything is scored, it is a page.
     An answer is correct whose score, of its content where that is told apart, is at least what
@@ -71,6 +74,9 @@ class Study(Strict):
     seed: Annotated[int, Field(ge=0, lt=2**32)]  # what every library's generator takes
     ablation: Ablation | None = None
     calibration_examples: Annotated[int, Field(ge=0, le=MOST)] = 0
+    power_sweep: PowerSweep | None = Field(
+        default=None, exclude_if=lambda power_sweep: power_sweep is None
+    )
     harness: Harness | None = Field(default=None, exclude_if=lambda harness: harness is None)
     unadapted_base: bool = Field(default=True, exclude_if=bool)
     notebook: StudyName | None = Field(default=None, exclude_if=lambda notebook: notebook is None)
@@ -114,6 +120,14 @@ class Study(Strict):
             )
         if self.harness is not None and self.ablation is not None:
             raise ValueError("harness scores served variants, and an ablation serves none")
+        if self.power_sweep is not None and engine.remote:
+            raise ValueError(
+                f"power_sweep needs workload.engine: {engines().able('remote', False)}, not "
+                f"{engine.name}: it turns this machine's GPU"
+            )
+        besides = [n for n in ("ablation", "harness", "notebook") if getattr(self, n) is not None]
+        if self.power_sweep is not None and besides:
+            raise ValueError(f"power_sweep is a study by itself, without {' or '.join(besides)}")
         return self
 
     @model_validator(mode="after")
@@ -201,6 +215,11 @@ class Study(Strict):
                 f"may have {MOST_RUNS:,}"
             )
         return self
+
+    @property
+    def alone(self) -> str | None:
+        """The stage of the only run of a study that has but one; None of one with a grid."""
+        return next((s for s in ("ablation", "power_sweep") if getattr(self, s) is not None), None)
 
     @property
     def path(self) -> Path:

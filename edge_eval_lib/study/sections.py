@@ -305,6 +305,32 @@ class Ablation(Strict):
     warmup_steps: Count
 
 
+class PowerSweep(Strict):
+    """Serving at several settings of a GPU's knob, in the unit that its name ends with.
+
+    `exclusive` says that nobody else uses the GPU: nothing is turned without it. `locked_mhz` is
+    [lowest, highest] of what an administrator has locked the SM clock to, which a driver cannot
+    tell: put back at the end. `settle_seconds` pass before a setting is warmed up.
+    """
+
+    knob: Literal["sm_clock_mhz", "power_limit_w"]
+    points: Annotated[list[Annotated[float, Field(gt=0, le=10_000)]], Field(min_length=3)]
+    settle_seconds: Annotated[float, Field(ge=0, le=600)]
+    exclusive: bool = False
+    locked_mhz: (
+        Annotated[list[Annotated[int, Field(gt=0, le=10_000)]], Field(min_length=2, max_length=2)]
+        | None
+    ) = None
+
+    @model_validator(mode="after")
+    def _rising(self) -> PowerSweep:
+        if sorted(set(self.points)) != self.points:
+            raise ValueError("power_sweep.points must rise: each setting once, the lowest first")
+        if self.locked_mhz and self.knob != "sm_clock_mhz":
+            raise ValueError(f"power_sweep.locked_mhz is of sm_clock_mhz, and knob is {self.knob}")
+        return self
+
+
 class Harness(Strict):
     """Scoring of every variant by tasks of lm-evaluation-harness, beside the study's own tasks.
 

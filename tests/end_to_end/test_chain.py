@@ -150,7 +150,7 @@ def test_every_stage_notebook_was_executed_and_keeps_its_raw_data(study):
         assert {"study_hash", "git_commit", "packages", "load_average"} <= set(
             recorded["provenance"]
         )
-    not_asked_for = {"synthesis", "paper", "planner", "ablation", "harness"}
+    not_asked_for = {"synthesis", "paper", "planner", "ablation", "power_sweep", "harness"}
     assert {run.stage for run in runs} == set(NOTEBOOKS) - not_asked_for
     serve = next(run for run in runs if run.stage == "serve")
     raw = outputs / "runs" / "serve" / f"{serve.name}.requests.parquet"

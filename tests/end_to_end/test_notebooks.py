@@ -22,7 +22,8 @@ from edge_eval_lib.study import NOTEBOOKS as NOTEBOOK_OF
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1800)]
 
 NOTEBOOKS = sorted(path.name for path in (project_root() / "notebooks").glob("[0-9]*.ipynb"))
-STUDIES = ("embedded", "qlora_ablation", "harness", "t4_free", "rag_or_finetuning", "hybrid")
+STUDIES = ("embedded", "qlora_ablation", "harness", "t4_free", "power_sweep", "rag_or_finetuning",
+           "hybrid")  # fmt: skip
 SMALL = {
     "models": ["smollm2-135M"],
     "hardware": "this-machine",
@@ -40,6 +41,8 @@ SMALL_WORKLOAD = {"output_tokens": 4, "warmup_requests": 1, "idle_seconds": 0.5}
 PROGRESS_BAR = re.compile(r"\r[^\r\n]*\d+%\|[^\r\n]*\|[^\r\n]*\]")
 # Where a default lies outside the checkout.
 ELSEWHERE = {"09_t4_free.ipynb": {"outputs": "../outputs-t4", "hours": 0.5}}
+# What turns a GPU's knobs runs on a simulated one.
+ON_A_GPU = ("15_power_sweep.ipynb",)
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +71,9 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if name == "harness":
             tasks = {"tasks": list(TINY_TASKS), "task_directory": str(directory / "tasks")}
             changes["harness"] = tasks | {"prompts": 10}
+        elif name == "power_sweep":
+            changes["power_sweep"] = study["power_sweep"] | {"exclusive": True, "settle_seconds": 0}
+            changes["workload"] |= {"concurrency": [1, 4], "headline_concurrency": 4}
         elif name == "t4_free":
             changes["configurations"] = [study["configurations"][0], study["configurations"][-1]]
         elif "notebook" in study:  # an experiment asks its own questions
@@ -134,6 +140,11 @@ def test_a_notebook_runs_from_its_defaults(name: str, checkout: Path, monkeypatc
         monkeypatch.delenv(key)
     for key, value in environment(checkout).items():
         monkeypatch.setenv(key, value)
+    if name in ON_A_GPU:
+        simulation = project_root() / "tests" / "simulated_gpu"
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(simulation), str(checkout)]))
+        monkeypatch.setenv("SIMULATED_GPU", str(checkout / "gpu.json"))
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     before = published(checkout)
     resources = {"metadata": {"path": str(checkout / "notebooks")}}
     NotebookClient(notebook, kernel_name="python3", timeout=1500, resources=resources).execute()
