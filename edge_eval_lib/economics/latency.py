@@ -18,9 +18,6 @@ from edge_eval_lib.bounds import (
     NonNegativeSequence,
     OpenShare,
     Positive,
-    PositiveSequence,
-    Share,
-    ShareSequence,
     Whole,
     checked,
 )
@@ -137,24 +134,8 @@ def attainment(
 
 
 @checked
-def goodput_req_s(
-    rates_req_s: PositiveSequence, attainments: ShareSequence, target: Share[float] = 0.9
-) -> float:
-    """Find the highest request rate at which at least `target` of the requests met their limits.
-
-    After DistServe; `attainments` holds `attainment` at each rate. NaN where no rate reached it:
-    what a lower rate would have done is not known.
-    """
-    if len(rates_req_s) != len(attainments):
-        raise ValueError(
-            f"attainments must have one share a rate: {len(rates_req_s)}, not {len(attainments)}"
-        )
-    return float(max(rates_req_s[attainments >= target], default=np.nan))
-
-
-@checked
 def trace_latencies(
-    submitted_s: FiniteSequence, token_times_s: Sequence[Sequence[float]]
+    submitted_s: FiniteSequence, token_times_s: Sequence[Sequence[float] | np.ndarray]
 ) -> pd.DataFrame:
     """Compute what each request of a trace waited for, a row a request.
 

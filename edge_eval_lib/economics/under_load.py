@@ -61,7 +61,7 @@ def day_table(
         limits = (ttft_limit_s, tpot_limit_s, target, variation)
         rate, lo, hi = highest_rate_req_s(server, prompt_tokens, output_tokens, *limits)
         row = {"arrivals": name, "highest_rate_req_s": rate}
-        row |= {"highest_rate_lo_req_s": lo, "highest_rate_hi_req_s": hi}
+        row |= {"highest_rate_req_s_lo": lo, "highest_rate_req_s_hi": hi}
         if rate > 0:
             fixed, hourly = (
                 f(requests_per_day, rate, profile) for f in (fixed_fleet, hourly_fleet)

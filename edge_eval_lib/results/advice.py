@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from edge_eval_lib.economics import prediction_errors
 from edge_eval_lib.economics.advise import choice as advise_choice
 from edge_eval_lib.economics.advise.choice import Choice
 from edge_eval_lib.economics.advise.options import API
@@ -165,6 +166,26 @@ def errors_for_people(errors: pd.DataFrame) -> pd.DataFrame:
     quantities = [name for name in QUANTITIES if name in wide]
     wide = wide[quantities].rename(columns={name: plain_name(name) for name in quantities})
     return wide.reset_index()
+
+
+def memory_errors_for_people(errors: pd.DataFrame) -> pd.DataFrame:
+    """A row a figure of memory: mean and worst error, and the share of rows within the target."""
+    of_memory = errors["predictor"].eq(prediction_errors.MEMORY) | errors["target_pct"].notna()
+    rows = errors[of_memory]
+    return pd.DataFrame(
+        {
+            "predicted": rows["quantity"].map(
+                lambda name: name.replace("_gb", "").replace("_", " ")
+            ),
+            "by": rows["predictor"],
+            "against": rows["direction"],
+            "rows": rows["rows"],
+            "mean error [%]": rows["mean_ape_pct"],
+            "worst [%]": rows["worst_ape_pct"],
+            "target [%]": rows["target_pct"],
+            "rows within it [%]": rows["within_target_pct"],
+        }
+    )
 
 
 def of(outputs: Path, variants: pd.DataFrame | None = None) -> Prose:

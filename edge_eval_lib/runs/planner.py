@@ -18,30 +18,22 @@ from edge_eval_lib.economics import (
     prediction_errors,
     published,
     requirements,
-    under_load,
 )
 from edge_eval_lib.economics.advise import choice as advise_choice
 from edge_eval_lib.economics.advise import elsewhere as advise_elsewhere
 from edge_eval_lib.economics.advise import inputs as advise_inputs
 from edge_eval_lib.economics.advise import options as advise_options
 from edge_eval_lib.economics.advise.inputs import Inputs, Limits, Need
-from edge_eval_lib.economics.advise.options import ON_PREMISES, VARIANT
 from edge_eval_lib.economics.carbon import load_carbon_book
 from edge_eval_lib.economics.prices import PriceBook, Prices, load_price_book
-from edge_eval_lib.economics.server import fit_server
 from edge_eval_lib.errors import UserError, nearest
 from edge_eval_lib.machine.declared import Hardware, load_hardware, load_hardware_file
 from edge_eval_lib.paths import outputs_root
 from edge_eval_lib.results import decision
 from edge_eval_lib.study import PUBLISHED, Study, find_beside, load_study
-from edge_eval_lib.units import SECONDS_PER_DAY
 
 LIKE_PUBLISHED = "paper_t4"  # the study that measures what was published
 INPUT_TOKENS = 500.0  # of a published request, the paper's assumption
-NO_LIMIT_MS = 3.6e6  # where none is asked: an hour
-# What a loaded card draws beyond a bare one where that was not measured: the least that a CUDA
-# context alone was found to take (arXiv 2605.23918).
-EXTRA_IDLE_W = 26.0
 NEEDS = [name for name in Need.__dataclass_fields__ if name not in Limits.model_fields]
 
 
@@ -109,72 +101,6 @@ class Planner:
         scraps.complete()
         if by_hand():  # a path of this machine stays out of the page
             print(f"Tables and figures: {self.outputs}")
-
-
-def own_option(question: Planner) -> pd.Series | None:
-    """Return the best option on a machine of one's own, of those that fit if any does."""
-    own = question.choice.table[question.choice.table["deployment"] == ON_PREMISES]
-    return None if own.empty else own.iloc[0]
-
-
-def day(question: Planner) -> pd.DataFrame:
-    """Simulate a day of the best own option: what one machine holds, and how many a day takes.
-
-    A server is fitted to what was measured of the variant at every concurrency; where no limit is
-    asked, one that nothing misses stands for it. Empty where no option is one's own.
-    """
-    option = own_option(question)
-    if option is None:
-        return pd.DataFrame()
-    options, value = question.options, question.inputs.value
-    alike = (options["deployment"] == ON_PREMISES) & (options[VARIANT] == option[VARIANT]).all(
-        axis=1
-    )
-    rows = options[alike]
-    prompt_tokens = rows["input_tokens_per_request"].fillna(value("input_tokens")).mean()
-    server = fit_server(
-        rows["concurrency"].to_numpy(float),
-        rows["tpot_ms"].to_numpy(float) / 1e3,
-        rows["ttft_ms"].to_numpy(float) / 1e3,
-        prompt_tokens,
-        max_batch=rows["concurrency"].max(),
-    )
-    need = question.need
-    return under_load.day_table(
-        server,
-        value("requests_per_day"),
-        round(value("input_tokens")),
-        round(value("output_tokens")),
-        (need.ttft_ms or NO_LIMIT_MS) / 1e3,
-        (need.tpot_ms or NO_LIMIT_MS) / 1e3,
-        target=need.percentile / 100,
-    )
-
-
-def between_requests(question: Planner) -> pd.DataFrame:
-    """Compare keeping the best own option warm with loading it again, at the load's mean rate.
-
-    Empty where a load's or a request's energy, or the power of idling loaded, is not known.
-    """
-    option = own_option(question)
-    if option is None:
-        return pd.DataFrame()
-    row, value = question.options.loc[option.name], question.inputs.value
-    extra_w = row["idle_loaded_power_w"] - row["idle_bare_power_w"]
-    if pd.isna(extra_w) and question.hardware.gpus:
-        extra_w = EXTRA_IDLE_W * row["gpus"]
-    known = [row["energy_per_request_j"], row["load_s"], row["load_energy_j"], extra_w]
-    if pd.isna(known).any():
-        return pd.DataFrame()
-    return under_load.standby_table(
-        value("requests_per_day") / SECONDS_PER_DAY,
-        row["energy_per_request_j"],
-        row["load_s"],
-        row["load_energy_j"],
-        extra_w,
-        usd_per_hour=0.0,  # a machine of one's own is paid for anyway
-        electricity_usd_per_kwh=value("electricity_usd_per_kwh"),
-    )
 
 
 def by_hand() -> bool:

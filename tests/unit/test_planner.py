@@ -13,7 +13,7 @@ from edge_eval_lib.economics.advise import choice as advise_choice
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.results import advice, decision
 from edge_eval_lib.results.readable import write_table
-from edge_eval_lib.runs import planner
+from edge_eval_lib.runs import own_machine, planner
 
 
 @pytest.fixture
@@ -25,7 +25,8 @@ def outputs(tmp_path, monkeypatch):
 @pytest.fixture
 def study(outputs):
     """The embedded study's outputs, as far as a choice reads them."""
-    table = pd.DataFrame([row(size="135M"), row(size="135M", precision="fp16", power_w=90.0)])
+    of_model = {"family": "smollm2", "size": "135M"}
+    table = pd.DataFrame([row(**of_model), row(**of_model, precision="fp16", power_w=90.0)])
     write_table(table, outputs / "embedded" / "tables" / "variants.csv")
     return outputs / "embedded"
 
@@ -54,8 +55,8 @@ def test_rows_that_nearly_the_peak_bandwidth_would_take_are_doubtful(published_c
 
 
 def test_a_day_of_the_chosen_machine_is_simulated(published_choice):
-    day = planner.day(published_choice).set_index("arrivals")
-    row = published_choice.options.loc[planner.own_option(published_choice).name]
+    day = own_machine.day(published_choice).set_index("arrivals")
+    row = published_choice.options.loc[own_machine.best_of(published_choice).name]
     most = row["throughput_tok_s"] / published_choice.inputs.value("output_tokens")
     assert 0.6 * most < day["highest_rate_req_s"]["random"] < 1.2 * most
     rates = day["highest_rate_req_s"]
@@ -65,8 +66,8 @@ def test_a_day_of_the_chosen_machine_is_simulated(published_choice):
 
 
 def test_between_requests_a_warm_machine_is_set_beside_loading_again(published_choice):
-    ways = planner.between_requests(published_choice).set_index("way")
-    row = published_choice.options.loc[planner.own_option(published_choice).name]
+    ways = own_machine.between_requests(published_choice).set_index("way")
+    row = published_choice.options.loc[own_machine.best_of(published_choice).name]
     c_tax = row["load_energy_j"] / row["energy_per_request_j"]
     assert ways["standby_tax"]["scale to zero"] == pytest.approx(c_tax, rel=1e-3)
     assert ways["cold_share"].is_monotonic_decreasing
@@ -74,11 +75,11 @@ def test_between_requests_a_warm_machine_is_set_beside_loading_again(published_c
 
 def test_without_an_idle_power_nothing_is_said_of_waiting(study):
     question = planner.begin("embedded", deployments=["on premises"])
-    assert planner.between_requests(question).empty
-    assert len(planner.day(question)) == 3
+    assert own_machine.between_requests(question).empty
+    assert len(own_machine.day(question)) == 3
     asked_api = planner.begin("embedded", deployments=["API"])
-    assert planner.day(asked_api).empty
-    assert planner.between_requests(asked_api).empty
+    assert own_machine.day(asked_api).empty
+    assert own_machine.between_requests(asked_api).empty
 
 
 def test_the_answer_holds_what_a_decision_needs(published_choice):
@@ -154,7 +155,8 @@ inputs, need = {"requests_per_day": 5000}, {"ttft_ms": 500}
     left = run_cells("07_planner.ipynb", parameters)
     written = {file.name for file in (study / "tables").iterdir()}
     assert {"advice.csv", "requirements.csv", "prediction_errors.csv"} < written
-    assert len(list((study / "figures").glob("advice_*.svg"))) == 4
+    assert {f"advice_{name}.csv" for name in ("savings", "years", "carbon")} < written
+    assert len(list((study / "figures").glob("advice_*.svg"))) == 5
     table = pd.read_csv(study / "tables" / "advice.csv")
     assert table["rank"][0] == 1
     assert np.isfinite(table["usd_per_request"]).all()

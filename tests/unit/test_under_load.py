@@ -15,7 +15,7 @@ DAY = {"requests_per_day": 300_000, "prompt_tokens": 300, "output_tokens": 150}
 def test_a_day_takes_so_many_servers_and_bursts_take_more():
     table = day_table(T4, **DAY, ttft_limit_s=1.0, tpot_limit_s=0.02).set_index("arrivals")
     random, bursts = table.loc["random"], table.loc["bursty"]
-    assert bursts["highest_rate_req_s"] < random["highest_rate_lo_req_s"]
+    assert bursts["highest_rate_req_s"] < random["highest_rate_req_s_lo"]
     assert random["highest_rate_req_s"] < capacity_req_s(T4, 300, 150)
     assert bursts["cards"] >= random["cards"] >= 2
     # They are as many as the limits take, so that the limits hold.
@@ -32,8 +32,8 @@ def test_limits_that_no_rate_holds_leave_the_rest_empty():
         {
             "arrivals": "a clock",
             "highest_rate_req_s": 0.0,
-            "highest_rate_lo_req_s": 0.0,
-            "highest_rate_hi_req_s": 0.0,
+            "highest_rate_req_s_lo": 0.0,
+            "highest_rate_req_s_hi": 0.0,
         }
     ]
 
