@@ -66,15 +66,16 @@ TINY_TASK = {
 }
 
 
-def make_tiny_model(directory: Path, architecture: str = "llama") -> Path:
+def make_tiny_model(directory: Path, architecture: str = "llama", **shape: Any) -> Path:
     """A randomly initialised two-layer model of that architecture with a tokenizer of its own.
 
     `architecture` is transformers' word for it: llama, qwen2, mistral, gemma2, gemma3_text, phi3.
+    `shape` replaces fields of its configuration.
     Returns `directory`, which then holds what a local model needs.
     """
     from edge_eval_lib.models import write_random_model
 
-    return write_random_model(TINY_SHAPE | {"model_type": architecture}, directory)
+    return write_random_model(TINY_SHAPE | {"model_type": architecture} | shape, directory)
 
 
 def tiny_study(

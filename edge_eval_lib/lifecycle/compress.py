@@ -1,16 +1,16 @@
 """Compression: merge an adapter into its base, then write each precision as its engine reads it.
 
-What a precision is stands in the room `compressions`; what quantises is bitsandbytes for the engine
-transformers, and llm-compressor (llm_compressor.py) for vLLM.
+What a precision is stands in the room `compressions`: a chain, each step of which makes a directory
+of weights of another. What quantises is bitsandbytes for the engine transformers, and
+llm-compressor (llm_compressor.py) for vLLM.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from edge_eval_lib.lifecycle import adapt, llm_compressor
 from edge_eval_lib.lifecycle.data import task_examples
 from edge_eval_lib.models import weights
 from edge_eval_lib.study import Study
+from edge_eval_lib.tensors import read_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -39,7 +40,7 @@ class Artefact:
     """Weights on disk, and what is known of them.
 
     Attributes:
-        precision: A study's word, `int4` or `prune50-int4`.
+        precision: A study's word, `int4` or `depth25-int4`.
         directory: Where they lie.
         disk_bytes: Bytes of all files there.
         linear_layers: How many layers of each kind (`Linear4bit`, `Linear8bitLt`, `Linear`).
@@ -79,7 +80,7 @@ def merge(base_directory: Path, adapter_directory: Path, target: Path) -> Artefa
 
 
 def quantize(
-    fp16_directory: Path,
+    source: Path,
     precision: str,
     compute_dtype: str,
     target: Path,
@@ -87,11 +88,11 @@ def quantize(
     configuration: Any = None,
     calibration: Sequence[Sequence[int]] | None = None,
 ) -> Artefact:
-    """Write the FP16 weights at a precision to `target`, checked.
+    """Write FP16 weights at a precision to `target`, checked.
 
     Args:
-        fp16_directory: The merged weights.
-        precision: `int8`, `int4`, or any that the room `compressions` makes, as `prune50-int4`.
+        source: The FP16 weights (`compressions.source` of the precision).
+        precision: `int8`, `int4`, or any that the room `compressions` stores, as `depth25-int4`.
         compute_dtype: What the layers will compute in.
         target: The directory to write.
         engine: What will serve the weights.
@@ -107,24 +108,23 @@ def quantize(
     if configuration is None:
         configuration = compressions.configuration(precision, compressor, compute_dtype)
     model = None
-    with (
-        _transformed(fp16_directory, precision, target.parent) as source,
-        models.published_directory(target) as directory,
-    ):
+    with models.published_directory(target) as directory:
         if configuration is None or compressor == "bitsandbytes":
             model = models.load_model(
                 source, compute_dtype if configuration else "float16", configuration
             )
             layers = _checked_kinds(model, precision, target.name)
-            names = list(_linear_layers(model))
+            in_fp16 = _fp16_bytes(model)
             _write(model, source, directory)
         else:
             names = llm_compressor.quantize(source, directory, configuration, calibration)
             models.load_tokenizer(source).save_pretrained(directory)
             layers = {configuration["scheme"]: len(names)}
+            fp16 = tensor_bytes(source)
+            in_fp16 = {name: fp16[f"{name}.weight"] for name in names}
         share = 1.0
         if configuration is not None:
-            share = layers_share(directory, source, names)
+            share = layers_share(directory, in_fp16)
         most = compressions.largest_share(precision)
         if share > most:
             raise RuntimeError(
@@ -134,24 +134,91 @@ def quantize(
     return Artefact(precision, target, adapt.directory_bytes(target), layers, share, model)
 
 
-def quantize_for_study(
+def change(
+    source: Path, precision: str, compute_dtype: str, target: Path, given: compressions.Given
+) -> Artefact:
+    """Write what a word of a chain, as `depth25` or `distil`, makes of the weights before it.
+
+    Args:
+        source: The weights before it (`compressions.source` of the precision).
+        precision: The chain up to that word, as `depth25-fp16` or `int4-depth25`.
+        compute_dtype: What quantised layers compute in; unquantised ones are changed in float32.
+        target: The directory to write.
+        given: What it may learn from.
+    """
+    import torch
+
+    apply = compressions.change(precision)
+    assert apply is not None
+    is_quantised = compressions.storage(precision) != "fp16"
+    model = models.load_model(source, compute_dtype if is_quantised else "float32")
+    with torch.no_grad():
+        model = apply(model.eval(), given) or model
+    layers = _checked_kinds(model, precision, target.name)
+    if is_quantised:  # transformers would undo how it read quantised weights, and cannot
+        model._weight_conversions = [
+            conversion
+            for conversion in getattr(model, "_weight_conversions", None) or []
+            if type(conversion).__name__ != "WeightConverter"
+        ]
+    with models.published_directory(target) as directory:
+        _write(model if is_quantised else model.to(torch.float16), source, directory)
+    share = layers_share(target, _fp16_bytes(model)) if is_quantised else 1.0
+    return Artefact(precision, target, adapt.directory_bytes(target), layers, share, model)
+
+
+def given(study: Study, task: str, fp16_directory: Path) -> compressions.Given:
+    """Return what compressions of an adapted model may learn from: its adapter's training data."""
+    tokenizer = models.load_tokenizer(fp16_directory)
+    trained, _, _ = task_examples(study, task, tokenizer)
+    return compressions.Given(
+        rows=adapt.encode(tokenizer, trained, study.training.max_tokens),
+        collate=adapt.answer_batches(tokenizer),
+        teacher=lambda: models.load_model(fp16_directory, study.training.compute_dtype),
+        training=study.training,
+        lora=adapt.lora_config(study.training),
+        seed=study.seed,
+    )
+
+
+def step_of_study(
     study: Study,
     task: str,
-    fp16_directory: Path,
+    folder: Path,
     precision: str,
     target: Path,
     recorded: Mapping[str, Any] | None = None,
 ) -> Artefact:
-    """Quantise as a study's engine needs it, `recorded` being how an earlier run did."""
+    """Make a precision as a study asks, of its source in `folder`, a directory a precision.
+
+    `recorded` is how an earlier run quantised it.
+    """
+    made_of = compressions.source(precision)
+    assert made_of is not None
+    source, compute_dtype = folder / made_of, study.training.compute_dtype
+    if compressions.change(precision):
+        learnt_from = given(study, task, folder / "fp16")
+        return change(source, precision, compute_dtype, target, learnt_from)
     return quantize(
-        fp16_directory,
+        source,
         precision,
-        study.training.compute_dtype,
+        compute_dtype,
         target,
         study.workload.engine,
         configuration=recorded and _configuration_of(recorded),
-        calibration=calibration(study, task, fp16_directory),
+        calibration=calibration(study, task, folder / "fp16"),
     )
+
+
+def left_to_make(precisions: Iterable[str], there: Collection[str]) -> list[str]:
+    """What is to be made for `precisions` beyond what is `there`, each after its source."""
+    order: dict[str, None] = {}
+    for precision in precisions:
+        if precision not in there:
+            source = compressions.source(precision)
+            order |= dict.fromkeys(left_to_make([source] if source else [], there))
+            order[precision] = None
+    return list(order)
 
 
 def calibration(study: Study, task: str, directory: Path) -> list[list[int]] | None:
@@ -192,17 +259,27 @@ def verify(artefacts: Iterable[Artefact], base_directory: Path) -> None:
         UserError: A tensor of the base is missing, or a value is no number.
     """
     base = weights.read_tensors(base_directory)
+    layers = read_config(base_directory).get("num_hidden_layers")
     for artefact in artefacts:
         written = weights.require_sound(artefact.directory)
+        stay = layers and compressions.dimensions(artefact.precision, layers, 1)[0]
         # vLLM's 4-bit layers have a weight_packed; an output head tied to the embedding is left out
         # by who saves.
         absent = {
             name
             for name in base
-            if not {name, f"{name}_packed"} & set(written) and not name.startswith("lm_head.")
+            if not {name, f"{name}_packed"} & set(written)
+            and not name.startswith("lm_head.")
+            and not (stay and _layer(name) >= stay)
         }
         if absent:
             raise UserError(f"{artefact.directory}: {models.difference(absent, set(), set())}.")
+
+
+def _layer(name: str) -> int:
+    """The place of the decoder layer that a tensor belongs to; -1 for one of no layer."""
+    found = re.search(r"\.layers\.(\d+)\.", name)
+    return int(found[1]) if found else -1
 
 
 def plain(configuration: Any) -> dict[str, Any] | None:
@@ -245,26 +322,6 @@ def _checked_kinds(model: PreTrainedModel, precision: str, name: str) -> dict[st
     return layers
 
 
-@contextmanager
-def _transformed(fp16_directory: Path, precision: str, beside: Path) -> Iterator[Path]:
-    """The merged weights after what comes before storing them, in a temporary directory."""
-    transformations = compressions.transformations(precision)
-    if not transformations:
-        yield fp16_directory
-        return
-    import torch
-
-    model = models.load_model(fp16_directory, "float32")
-    with torch.no_grad():
-        for apply in transformations:
-            apply(model)
-    beside.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=beside, prefix=".transformed-") as directory:
-        _write(model.to(torch.float16), fp16_directory, Path(directory))
-        del model
-        yield Path(directory)
-
-
 def _write(model: PreTrainedModel, tokenizer_from: Path, directory: Path) -> None:
     model.save_pretrained(directory)
     models.load_tokenizer(tokenizer_from).save_pretrained(directory)
@@ -275,25 +332,34 @@ def tensor_bytes(directory: Path) -> dict[str, int]:
     return {name: tensor.nbytes for name, tensor in weights.read_tensors(directory).items()}
 
 
-def layers_share(directory: Path, fp16_directory: Path, layers: Sequence[str]) -> float:
+def _fp16_bytes(model: PreTrainedModel) -> dict[str, int]:
+    """Bytes that each linear layer but the output head takes in FP16."""
+    modules = dict(model.named_modules())
+    return {
+        name: 2 * modules[name].in_features * modules[name].out_features
+        for name in _linear_layers(model)
+    }
+
+
+def layers_share(directory: Path, fp16_bytes: Mapping[str, int]) -> float:
     """Bytes of the quantised layers, scales included, over the same layers' bytes in FP16.
 
     Raises:
         RuntimeError: A layer has no scales beside its weight: it was left unquantised.
     """
-    quantized, fp16 = tensor_bytes(directory), tensor_bytes(fp16_directory)
+    quantized = tensor_bytes(directory)
     # Beside its weight: `q_proj.weight.absmax` (NF4), `q_proj.SCB`, `q_proj.weight_scale`.
-    parts: dict[str, list[str]] = {layer: [] for layer in layers}
+    parts: dict[str, list[str]] = {layer: [] for layer in fp16_bytes}
     for name in quantized:
         for layer in (name.rsplit(".", 1)[0], name.split(".weight.")[0]):
             if layer in parts:
                 parts[layer].append(name)
                 break
-    left = [layer for layer in layers if {*parts[layer]} <= {f"{layer}.weight", f"{layer}.bias"}]
-    if left or not layers:
+    left = [layer for layer in parts if {*parts[layer]} <= {f"{layer}.weight", f"{layer}.bias"}]
+    if left or not parts:
         raise RuntimeError(f"left unquantised: {', '.join(left) or 'every layer'}")
     taken = sum(quantized[name] for names in parts.values() for name in names)
-    return taken / sum(fp16[f"{layer}.weight"] for layer in layers)
+    return taken / sum(fp16_bytes.values())
 
 
 def artefact_table(artefacts: Iterable[Artefact], windows: Mapping[str, Window]) -> pd.DataFrame:
@@ -317,4 +383,4 @@ def artefact_table(artefacts: Iterable[Artefact], windows: Mapping[str, Window])
 def drop_unserved(directories: Mapping[str, Path], served: Iterable[str]) -> None:
     """Delete the weights of precisions that no variant serves."""
     for precision in set(directories) - set(served):
-        shutil.rmtree(directories[precision])
+        shutil.rmtree(directories[precision], ignore_errors=True)  # one that was not made

@@ -73,7 +73,7 @@ def served_runs(study: Study) -> pd.DataFrame:
     runs = collect(study.directory / "runs" / "serve")
     if runs.empty:
         return runs
-    study = study.with_repetitions(max(study.repetitions, int(runs["repetition"].max())))
+    study = study.covering(int(runs["repetition"].max()))
     current = {run.name: run.settings_hash for run in study.runs() if run.stage == "serve"}
     return runs[runs["run"].map(current) == runs["settings_hash"]]
 

@@ -151,7 +151,7 @@ def make(study: Study, directory: Path | None = None) -> ResultsFile:
     variants = pd.read_csv(path, float_precision="round_trip")
     runs = scraps.collect(directory / "runs")
     repetitions = int(variants["repetitions"].max())
-    settings = study.with_repetitions(max(study.repetitions, repetitions)).model_dump()
+    settings = study.covering(repetitions).model_dump()
     for model in settings["models"]:
         if model["source"] == "local":  # a path of this machine
             model["location"] = Path(model["location"]).name

@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from edge_eval_lib import scraps, tasks
+from edge_eval_lib import compressions, scraps, tasks
 from edge_eval_lib.artefacts.completion import read_raw
 from edge_eval_lib.artefacts.place import Place, read_failure
 from edge_eval_lib.economics.prices import PriceBook, Prices, load_price_book
@@ -119,7 +119,7 @@ def load_results(study: Study, directory: str | Path | None = None) -> Results:
             f"There is no completed serving run under {directory}; "
             f"run `make all STUDY={study.argument}` first."
         )
-    study = study.with_repetitions(int(max(study.repetitions, collected["repetition"].max())))
+    study = study.covering(int(collected["repetition"].max()))
     planned = {(run.stage, run.name): run.settings_hash for run in study.runs()}
     # The score run covers however many repetitions there were: its hash does not decide.
     current = [
@@ -235,7 +235,7 @@ def _before_serving(run: dict, adapt: dict, compress: dict) -> tuple[dict, list,
         notes.append("batch_agreement: no answer was compared with the same prompt's alone")
     elif row["executed_dtype"] == "int8":
         notes.append("batch_agreement: an estimate, from answers read in one pass")
-    merged = ["fp16"] if run["precision"] == "fp16" else ["fp16", run["precision"]]
+    merged = compressions.path(run["precision"])
     checks = _checks({w: adapt.get(f"{w}_checks") for w in ADAPT_WINDOWS})
     checks += _checks({"load": run.get("load_checks")})
     checks += _checks({w: compress.get(f"{w}_checks") for w in merged})

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge_eval_lib import redaction, scraps
+from edge_eval_lib import compressions, redaction, scraps
 from edge_eval_lib.artefacts import completion, lab
 from edge_eval_lib.artefacts.place import place
 from edge_eval_lib.errors import UserError
@@ -171,7 +171,8 @@ class Stage:
         if set(kept) == set(self.run.precisions):
             return nothing
         recorded = scraps.read_scraps(at.notebook)
-        own = tuple(f"{precision}_" for precision in kept)
+        made = {p for precision in kept for p in compressions.path(precision)}
+        own = tuple(f"{precision}_" for precision in made)
         power = at.notebook.with_name(f"{at.name}.power.parquet")
         return Carried(
             tuple(kept),
@@ -230,11 +231,12 @@ def begin(stage: str, study: str, **parameters: Any) -> Stage:
             chosen = {k: parameters[k] for k in ("task", "method", "precision") if k in parameters}
             loaded, model = trial(loaded, parameters["model"], **chosen)
             parameters["model"] = model.name
-    repetitions = max(parameters.get("repetition", 1), 1)
-    loaded = loaded.with_repetitions(
-        parameters.get("repetitions") or max(loaded.repetitions, repetitions)
-    )
-    run = loaded.run(stage, _run_name(stage, parameters))
+    name = _run_name(stage, parameters)
+    if "repetitions" in parameters:
+        loaded = loaded.with_repetitions(parameters["repetitions"])
+    elif name not in {run.name for run in loaded.runs()}:  # one more than the file says
+        loaded = loaded.with_repetitions(max(parameters.get("repetition", 1), loaded.repetitions))
+    run = loaded.run(stage, name)
     settings_hash = os.environ.get("EDGE_EVAL_SETTINGS_HASH", run.settings_hash)
     # A score's settings name all repetitions.
     if stage != "score" and settings_hash != run.settings_hash:

@@ -74,7 +74,7 @@ def require_whole_adapter(study: Study, adapter: str) -> None:
 
 
 def rebuild_weights(study: Study, variant_name: str, target: Path | None = None) -> None:
-    """Merge a variant's adapter into its base again, and quantise the sum as its run did.
+    """Merge a variant's adapter into its base again, and compress the sum as its run did.
 
     The weights take their place among the study's artefacts, or go to `target`.
     """
@@ -92,24 +92,25 @@ def rebuild_weights(study: Study, variant_name: str, target: Path | None = None)
     require_whole_adapter(study, variant.adapter)
     directory = target or weights_directory(study, variant)
     base = model_directory(study.model(variant.model))
-    if compressions.is_merged(variant.precision):
-        made = compress.merge(base, adapter, directory)
-    else:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        ran = place(study, "compress", variant.adapter).notebook
-        recorded = scraps.read_scraps(ran) if ran.is_file() else {}
-        with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
-            merged = compress.merge(base, adapter, Path(scratch) / "fp16")
-            compress.require_answers(merged)
-            made = compress.quantize_for_study(
-                study,
-                variant.trained_as,
-                merged.directory,
-                variant.precision,
-                directory,
-                recorded.get(f"{variant.precision}_quantization"),
-            )
-    compress.require_answers(made)
-    compress.verify([made], base)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    ran = place(study, "compress", variant.adapter).notebook
+    recorded = scraps.read_scraps(ran) if ran.is_file() else {}
+    with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
+        made = Path(scratch)
+        for precision in compressions.path(variant.precision):
+            target = directory if precision == variant.precision else made / precision
+            if compressions.is_merged(precision):
+                artefact = compress.merge(base, adapter, target)
+            else:
+                artefact = compress.step_of_study(
+                    study,
+                    variant.trained_as,
+                    made,
+                    precision,
+                    target,
+                    recorded.get(f"{precision}_quantization"),
+                )
+            compress.require_answers(artefact)
+    compress.verify([artefact], base)
     if target is None:
         completion.note_rebuilt(study, variant.adapter, variant.weights)

@@ -169,10 +169,12 @@ def enumerate_runs(study: Study) -> list[Run]:
             asks = _base(study, variant.model, variant.task, fingerprints)
             served = {**prepared[variant.adapter], "asks": asks}
             prepared[f"{variant.adapter}/{variant.task}"] = served
+    most = max(map(study.repetitions_of, study.served_variants()), default=0)
     serving = [
         _serve(study, variant, prepared, repetition)
-        for repetition in range(1, study.repetitions + 1)
+        for repetition in range(1, most + 1)
         for variant in study.served_variants()
+        if repetition <= study.repetitions_of(variant)
     ]
     harness = [_harness(study, variant, prepared) for variant in study.harness_variants()]
     settings = {"stage": "score", "runs": {run.name: run.settings_hash for run in serving}}

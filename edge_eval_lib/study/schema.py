@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, PrivateAttr, model_validator
 
-from edge_eval_lib import tasks
+from edge_eval_lib import compressions, tasks
 from edge_eval_lib.errors import pick
 from edge_eval_lib.paths import outputs_root, project_root
 from edge_eval_lib.study import grid
@@ -113,6 +113,13 @@ class Study(Strict):
                 f"workload.largest_concurrency is {largest}, more than the "
                 f"{self.data.evaluation_examples} prompts of data.evaluation_examples"
             )
+        for precision in (c.precision for c in self.configurations):
+            if compressions.changes_quantised(precision) and engine.compressor != "bitsandbytes":
+                able = engines().able("compressor", "bitsandbytes")
+                raise ValueError(
+                    f"{precision} changes quantised weights, which needs workload.engine: {able}, "
+                    f"not {engine.name}"
+                )
         if self.harness is not None and engine.remote:
             raise ValueError(
                 f"harness needs workload.engine: {engines().able('remote', False)}, not "
@@ -208,7 +215,7 @@ class Study(Strict):
 
     @model_validator(mode="after")
     def _not_endless(self) -> Study:
-        runs = len(self.served_variants()) * self.repetitions
+        runs = sum(map(self.repetitions_of, self.served_variants()))
         if runs > MOST_RUNS:
             raise ValueError(
                 f"repetitions is {self.repetitions}, which makes {runs:,} serving runs; a study "
@@ -298,6 +305,20 @@ class Study(Strict):
         if self.harness is None or self.harness.task_directory is None:
             return None
         return (self.path.parent / self.harness.task_directory).resolve()
+
+    def repetitions_of(self, variant: Variant) -> int:
+        """How often a variant is served."""
+        own = [
+            c.repetitions or 1
+            for c in self.configurations
+            if (c.method, c.precision) == (variant.method, variant.precision)
+        ]
+        return max([self.repetitions, *own])
+
+    def covering(self, repetition: int) -> Study:
+        """The same study, with so many repetitions that one of its runs has that number."""
+        most = max(map(self.repetitions_of, self.served_variants()), default=self.repetitions)
+        return self if repetition <= most else self.with_repetitions(repetition)
 
     def with_repetitions(self, repetitions: int) -> Study:
         """The same study with another number of serving repetitions; UserError for too many."""

@@ -86,10 +86,10 @@ def _task(value: str) -> str:
 
 
 def _precision(value: str) -> str:
-    """Take what compressions/ has a file for, or several of them joined by hyphens."""
+    """Take what compressions/ has a file for, or a chain of them joined by hyphens."""
     problem = compressions.problem(value)
     if problem:
-        known = f"it should be {_listed(compressions.names())}"
+        known = f"it should be {_listed(compressions.storages())}"
         raise ValueError(known if value.isalnum() else problem)
     return value
 
@@ -169,13 +169,17 @@ class Configuration(Strict):
     """One cell of the grid beside model and task: how to adapt and at which precision to serve.
 
     `tasks` are those that it is served on, and `models` those that it is served of, where these are
-    not all of the study's.
+    not all of the study's; `repetitions` how often, where that is more than the study's, so that
+    what is to be compared has intervals over runs.
     """
 
     method: Method
     precision: Precision
     tasks: list[Task] | None = Field(default=None, exclude_if=lambda tasks: tasks is None)
     models: list[Line] | None = Field(default=None, exclude_if=lambda models: models is None)
+    repetitions: Annotated[int, Field(ge=1, le=MOST_REPETITIONS)] | None = Field(
+        default=None, exclude_if=lambda repetitions: repetitions is None
+    )
 
 
 class Role(Strict):

@@ -132,7 +132,7 @@ def _stanza(name: str, config: dict[str, Any], parameters: int) -> dict[str, Any
         family = config["model_type"].lower().replace("_", "-")
     return {
         "family": family[:64],
-        "size": _size(parameters) if size is None else f"{size[1]}{size[2].upper()}",
+        "size": size_in_words(parameters) if size is None else f"{size[1]}{size[2].upper()}",
         "parameters": parameters,
         "nominal_gb": {
             p: parameters * weight_bytes / 1e9 for p, weight_bytes in BYTES_PER_WEIGHT.items()
@@ -141,7 +141,7 @@ def _stanza(name: str, config: dict[str, Any], parameters: int) -> dict[str, Any
     }
 
 
-def _size(parameters: int) -> str:
+def size_in_words(parameters: int) -> str:
     """Return a model's size in two digits, as model cards say it."""
     number, unit = (parameters / 1e9, "B") if parameters >= 1e9 else (parameters / 1e6, "M")
     return f"{number:.0f}{unit}" if number >= 10 else f"{number:.2g}{unit}"

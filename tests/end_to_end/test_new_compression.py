@@ -62,7 +62,7 @@ def test_a_compression_is_one_file_and_a_word_in_a_study(tmp_path):
     outputs = tmp_path / "outputs"
     refused = call("all", path, EDGE_EVAL_OUTPUTS=str(outputs))
     assert refused.returncode != 0
-    assert "there is no compression 'prune50'; there are fp16, int4, int8" in refused.stderr
+    assert "there is no compression 'prune50'; there are depthNN, distil, fp16" in refused.stderr
 
     (tmp_path / "mine" / "compressions").mkdir(parents=True)
     (tmp_path / "mine" / "compressions" / "prune50.py").write_text(PRUNE50)
