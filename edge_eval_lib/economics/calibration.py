@@ -17,7 +17,7 @@ from edge_eval_lib import compressions
 from edge_eval_lib.economics import form, latency, roofline, speed
 from edge_eval_lib.economics.form import QUANTITIES, Calibration, Range, features
 from edge_eval_lib.economics.roofline import Device, Rates
-from edge_eval_lib.economics.shape import ModelShape, stack
+from edge_eval_lib.economics.shape import ModelShape, compressed, stack
 
 VARIANT = ["family", "size", "task", "method", "precision"]
 # The pull's strength, as rows of noise 0.1 against a coefficient of about 0.5.
@@ -61,7 +61,7 @@ def usable(serving: pd.DataFrame) -> pd.DataFrame:
     """Return the rows that can be calibrated with, output_tokens added.
 
     Rows that are whole, valid (`validity` is ok, or a warning), and of a storage that estimates
-    know; precision becomes what it is estimated as.
+    know; `chain` keeps the precision, which becomes what it is estimated as.
     """
     needed = [column for column, _ in COLUMNS.values()]
     needed += ["concurrency", "input_tokens_per_request", "output_tokens_per_request"]
@@ -76,6 +76,7 @@ def usable(serving: pd.DataFrame) -> pd.DataFrame:
     longest = rows.groupby(VARIANT)["output_tokens_per_request"].transform("max")
     return rows.assign(
         output_tokens=longest.round().clip(lower=1),
+        chain=rows["precision"],
         precision=[compressions.estimated_as(p) for p in rows["precision"]],
     )
 
@@ -120,7 +121,7 @@ def _fit(rows: pd.DataFrame, shapes: Shapes, device: Device) -> Calibration:
     request_s = latency.latency_s(_of(rows, "ttft_s"), _of(rows, "tpot_s"), output)
     overlap = np.log(_of(rows, "throughput_tok_s") * request_s / (concurrency * output))
     factors |= {"throughput_tok_s": {"one": float(overlap.mean())}, "energy_per_token_j": {}}
-    sizes = [shapes[key].parameters for key in _models(rows)]
+    sizes = sorted({int(parameters) for parameters in np.atleast_1d(shape.parameters)})
 
     def span(column: str) -> tuple[float, float]:
         return float(rows[column].min()), float(rows[column].max())
@@ -174,12 +175,9 @@ def _rates(rows: pd.DataFrame, shapes: Shapes, device: Device) -> Rates:
     return replace(rates, prompt_share=min(1.0, rates.compute_share / max(times, 1e-3)))
 
 
-def _models(rows: pd.DataFrame) -> list[tuple[str, str]]:
-    return list(dict.fromkeys(zip(rows["family"], rows["size"], strict=True)))
-
-
 def _work(rows: pd.DataFrame, shapes: Shapes) -> tuple[ModelShape, np.ndarray, list[np.ndarray]]:
-    shape = stack([shapes[key] for key in zip(rows["family"], rows["size"], strict=True)])
+    served = zip(rows["family"], rows["size"], rows["chain"], strict=True)
+    shape = stack([compressed(shapes[family, size], chain) for family, size, chain in served])
     columns = ("concurrency", "input_tokens_per_request", "output_tokens")
     return shape, rows["precision"].to_numpy(), [rows[c].to_numpy(float) for c in columns]
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 from edge_eval_lib import compressions, tasks
 from edge_eval_lib.economics import memory
-from edge_eval_lib.economics.shape import LORA_MODULES, ModelShape, shape_from_config
+from edge_eval_lib.economics.shape import LORA_MODULES, ModelShape, compressed, shape_from_config
 from edge_eval_lib.machine.declared import Hardware, load_hardware
 from edge_eval_lib.study import Model, Run, Study, Variant
 
@@ -187,7 +187,8 @@ def served_need(study: Study, row: Mapping[str, Any]) -> memory.MemoryEstimate:
     value_bytes = BYTES_PER_VALUE[study.training.compute_dtype]
     on_gpu = row["gpus"] > 0
     tokens = round(row["input_tokens_per_request"] + study.workload.output_tokens)
-    shape, stored = shape_of(model), compressions.estimated_as(row["precision"])
+    shape = compressed(shape_of(model), row["precision"])
+    stored = compressions.estimated_as(row["precision"])
     most = max(int(row["concurrency"]), 1 if on_gpu else study.workload.headline_concurrency)
     return memory.serving_memory(
         shape,
@@ -255,12 +256,13 @@ def _needs(
     for precision in dict.fromkeys(v.precision for v in study.served_variants()):
         stored = compressions.estimated_as(precision)
         held, workspace_gb = _held(stored, value_bytes), 0.0
+        served = compressed(shape, precision)
         if not hardware.gpus:
-            workspace_gb = memory.cpu_workspace_gb(shape, stored)
+            workspace_gb = memory.cpu_workspace_gb(served, stored)
         elif workload.engine == "vllm":
-            workspace_gb = memory.vllm_workspace_gb(shape, most)
+            workspace_gb = memory.vllm_workspace_gb(served, most)
         needs[f"serve {precision}"] = memory.serving_memory(
-            shape,
+            served,
             held,
             most,
             training.max_tokens + workload.output_tokens,

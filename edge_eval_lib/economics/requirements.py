@@ -10,7 +10,7 @@ import pandas as pd
 from edge_eval_lib import compressions
 from edge_eval_lib.economics import fit, flops, roofline, speed
 from edge_eval_lib.economics.form import QUANTITIES, Calibration
-from edge_eval_lib.economics.shape import ModelShape
+from edge_eval_lib.economics.shape import ModelShape, compressed
 from edge_eval_lib.machine.declared import Hardware, load_hardware, load_hardware_file
 from edge_eval_lib.study import Study
 
@@ -78,7 +78,9 @@ def _work(
         method = step.split(",")[0].removeprefix("adapt by ")
         again = training.gradient_checkpointing
         return {"flop": flops.training_flop(parameters, tokens, method, again)}
-    precision = compressions.estimated_as(step.removeprefix("serve "))
+    chain = step.removeprefix("serve ")
+    precision, shape = compressions.estimated_as(chain), compressed(shape, chain)
+    parameters, width = shape.matrix_parameters, flops.attention_width(shape)
     concurrency = workload.headline_concurrency
     answer = flops.decode_flop(parameters, prompt_tokens + output_tokens / 2, width)
     row = {"flop": flops.prefill_flop(parameters, prompt_tokens, width) + output_tokens * answer}

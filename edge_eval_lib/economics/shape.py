@@ -6,11 +6,12 @@ Fields may be NumPy arrays, one number a model (`stack`), so that many models ar
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
+from edge_eval_lib import compressions
 from edge_eval_lib.bounds import NonNegative, Positive, Whole, checked
 
 LORA_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -165,6 +166,12 @@ class ModelShape:
         if unknown or not modules:
             raise ValueError(f"modules must be some of {list(sizes)}, not {list(modules)}")
         return self.layers * rank * sum(sum(sizes[m]) for m in modules)
+
+
+def compressed(shape: ModelShape, precision: str) -> ModelShape:
+    """Return a model's shape after a chain of compressions, as `depth25-int4`."""
+    layers, inner = compressions.dimensions(precision, shape.layers, shape.intermediate_size)
+    return replace(shape, layers=layers, intermediate_size=inner)
 
 
 def stack(shapes: Sequence[ModelShape]) -> ModelShape:

@@ -19,7 +19,7 @@ import numpy as np
 from edge_eval_lib import compressions, tasks
 from edge_eval_lib.artefacts.place import Key, place
 from edge_eval_lib.economics import fit, flops, latency, published_speed, roofline, speed
-from edge_eval_lib.economics.shape import LORA_MODULES, ModelShape
+from edge_eval_lib.economics.shape import LORA_MODULES, ModelShape, compressed
 from edge_eval_lib.machine.declared import Hardware, load_hardware, load_hardware_file
 from edge_eval_lib.runs.finished import Finished, read_finished
 from edge_eval_lib.study import Model, Run, Study, load_study
@@ -333,10 +333,19 @@ def model_s(
         ) + computing_s(2 * study.data.heldout_measured * tokens)
         return busy_s, START_S + load_s + _idle_s(study, hardware, 1)
     if run.stage == "compress":
-        written_gb = sum(_weights_gb(model, p) for p in {"fp16", *run.precisions})
-        return (load_s * 2 + written_gb) / roofline.DISK_GB_S / 2, START_S + load_s
+        made = {p for chain in ("fp16", *run.precisions) for p in compressions.path(chain)}
+        written_gb = sum(_weights_gb(model, p) for p in made)
+        busy_s = (load_s * 2 + written_gb) / roofline.DISK_GB_S / 2
+        distilled = study.data.train_examples * training.epochs * tokens
+        for student in filter(compressions.distils, made):  # its teacher reads along
+            parameters = compressed(shape, student).matrix_parameters
+            busy_s += computing_s(distilled) + roofline.training_s(
+                parameters, distilled, "lora", device, False, rates
+            )
+        return busy_s, START_S + load_s
+    shape = compressed(shape, run.parameters["precision"])
     precision = compressions.estimated_as(run.parameters["precision"])
-    waiting_s = START_S + _weights_gb(model, precision) / roofline.DISK_GB_S
+    waiting_s = START_S + shape.weight_bytes(precision) / 1e9 / roofline.DISK_GB_S
     if run.stage == "harness" and study.harness is not None:
         asked = len(study.harness.tasks) * study.harness.prompts * HARNESS_REQUESTS
         return computing_s(asked * HARNESS_TOKENS), waiting_s
@@ -381,7 +390,8 @@ def _idle_s(study: Study, hardware: Hardware, times: int) -> float:
 
 
 def _weights_gb(model: Model, precision: str) -> float:
-    return fit.shape_or_like(model).weight_bytes(compressions.estimated_as(precision)) / 1e9
+    shape = compressed(fit.shape_or_like(model), precision)
+    return shape.weight_bytes(compressions.estimated_as(precision)) / 1e9
 
 
 def disk_gb(study: Study, run: Run) -> float:
