@@ -10,7 +10,7 @@ import sys
 import nbformat
 import pandas as pd
 import pytest
-from tiny import make_tiny_study
+from tiny import make_tiny_model, make_tiny_study
 
 from edge_eval_lib.paths import project_root
 from edge_eval_lib.study import load_study
@@ -95,3 +95,31 @@ def test_a_page_that_fails_leaves_everything_else(facts, tmp_path, monkeypatch):
 def started(done: subprocess.CompletedProcess) -> list[str]:
     assert done.returncode == 0, done.stdout + done.stderr
     return re.findall(r"^run \d+ of \d+  (\S+)", done.stdout, re.MULTILINE)
+
+
+def test_pruned_and_distilled_students_are_served_and_told_on_a_page(tmp_path):
+    make_tiny_model(tmp_path / "llama", num_hidden_layers=4)
+    chains = ("fp16", "int4", "depth50-distil-fp16", "depth50-distil-int4", "int4-depth50")
+    path = make_tiny_study(
+        tmp_path,
+        name="pruned",
+        configurations=tuple(("lora", chain) for chain in chains),
+        notebook="14_pruning",
+        correct_from={"rag": 0.5},
+        unadapted_base=False,
+    )
+    done = make_all(path, tmp_path / "outputs")
+    assert done.returncode == 0, done.stdout + done.stderr
+    outputs = tmp_path / "outputs" / "pruned"
+    made = {p.name.rsplit("_", 1)[1] for p in (outputs / "artefacts" / "models").iterdir()}
+    assert made == set(chains)  # what is on the way to them is dropped again
+    arms = pd.read_csv(outputs / "tables" / "arms.csv").set_index("precision")
+    assert arms.loc["depth50-distil-int4", "disk_mb"] < arms.loc["int4", "disk_mb"]
+    spent = arms["compress_energy_j"]  # a chain's are those of every step of it
+    assert spent["depth50-distil-int4"] > spent["depth50-distil-fp16"] > spent["fp16"]
+    joint = pd.read_csv(outputs / "tables" / "pruning_joint_losses.csv")
+    assert set(joint["precision"]) == {"depth50-distil-int4"}  # the other's first part is lacking
+    frontier = pd.read_csv(outputs / "tables" / "frontier.csv")
+    assert len(frontier) == 2
+    assert started(make_all(path, tmp_path / "outputs")) == []
+    assert "quantise" in (outputs / "experiment.html").read_text(encoding="utf-8")

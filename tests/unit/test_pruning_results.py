@@ -1,0 +1,131 @@
+"""What pruning loses and saves, on constructed answers and runs."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from edge_eval_lib.results import pruning, pruning_shown
+from edge_eval_lib.results.columns import VARIANT
+from edge_eval_lib.study import load_study
+
+MODEL = ("smollm2", "135M", "rag", "lora")
+WHOLE_NLL = np.linspace(0.2, 0.6, 24)
+
+
+def results(nll: dict[str, np.ndarray], **others: pd.DataFrame) -> SimpleNamespace:
+    rows = [
+        dict(zip(VARIANT, (*MODEL, precision), strict=True))
+        | {"repetition": 1, "prompt_id": f"q{i:02d}", "gold_nll": value, "score": 1 - value}
+        for precision, values in nll.items()
+        for i, value in enumerate(values)
+    ]
+    return SimpleNamespace(study=load_study("pruning"), answers=pd.DataFrame(rows), **others)
+
+
+def runs(tpot_ms: dict[str, list[float]], concurrency: int = 1) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            dict(zip(VARIANT, (*MODEL, precision), strict=True))
+            | {"repetition": n, "concurrency": concurrency, "tpot_ms": ms}
+            | {"input_tokens_per_request": 80.0, "output_tokens_per_request": 12.0}
+            | {"energy_per_request_j": ms, "throughput_tok_s": 1e3 / ms, "memory_gb": 0.5}
+            for precision, times in tpot_ms.items()
+            for n, ms in enumerate(times, start=1)
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("chain", "parts"),
+    [
+        ("depth20-distil-int4", ("depth20-distil-fp16", "int4")),
+        ("depth20-int4-distil", ("depth20-distil-fp16", "int4")),
+        ("int4-depth20", ("depth20-fp16", "int4")),
+        ("depth20-fp16", None),
+        ("int8", None),
+        ("fp16", None),
+    ],
+)
+def test_a_joint_chain_is_taken_apart(chain, parts):
+    assert pruning.parts(chain) == parts
+
+
+@pytest.mark.parametrize(("beyond", "verdict"), [(0.0, "the sum"), (0.3, "more"), (-0.3, "less")])
+def test_the_joint_loss_is_compared_with_the_sum(beyond, verdict):
+    noise = np.random.default_rng(0).normal(0, 0.02, (3, 24))
+    nll = {
+        "fp16": WHOLE_NLL,
+        "int4": WHOLE_NLL + 0.1 + noise[0],
+        "depth20-fp16": WHOLE_NLL + 0.5 + noise[1],
+        "int4-depth20": WHOLE_NLL + 0.6 + beyond + noise[:2].sum(0) + noise[2],
+    }
+    table = pruning.joint_losses(results(nll)).set_index("figure")
+    row = table.loc["gold_nll"]
+    assert row["beyond_sum"] == pytest.approx(beyond, abs=0.02)
+    assert row["beyond_sum_lo"] <= row["beyond_sum"] <= row["beyond_sum_hi"]
+    assert row["verdict"] == table.loc["score", "verdict"] == verdict
+    assert row["first_loss"] == pytest.approx(0.5, abs=0.02)
+    assert row["prompts"] == 24
+
+
+def test_a_chain_without_its_parts_is_left_out():
+    table = pruning.joint_losses(results({"fp16": WHOLE_NLL, "int4-depth20": WHOLE_NLL + 1}))
+    assert table.empty
+
+
+def test_speed_ups_are_paired_and_set_beside_the_prediction():
+    drift = np.array([1.0, 1.4, 0.8, 1.1, 1.0])  # the machine's, the same of both
+    times = {"fp16": list(50 * drift), "depth20-fp16": list(40 * drift), "int4-depth20": [9.0]}
+    times |= {"magnitude50-fp16": [50.0]}
+    observed = runs(times)
+    empty = observed.iloc[:0]
+    made = results({}, closed_loop=observed, headline=empty)
+    table = pruning.speed_ups(made).set_index("precision")
+    assert set(table.index) == {"depth20-fp16", "magnitude50-fp16"}  # of one storage with FP16
+    depth = table.loc["depth20-fp16"]
+    assert depth["paired_runs"] == 5
+    assert depth["speed_up"] == pytest.approx(1.25)
+    assert depth["speed_up_hi"] - depth["speed_up_lo"] < 0.01
+    assert 1.05 < depth["predicted"] < 1.25  # a fifth of the layers, not of the output head
+    assert not depth["agrees"]
+    assert table.loc["magnitude50-fp16", "predicted"] == pytest.approx(1)
+    assert table.loc["magnitude50-fp16", "agrees"] is None
+
+
+def test_savings_say_whether_they_allow_a_conclusion():
+    times = {"fp16": [50.0, 51, 49, 50, 50], "depth20-fp16": [40.0, 41, 39, 40, 40]}
+    times |= {"magnitude50-fp16": [50.5, 50.4, 49.6, 50, 50], "int4": [70.0]}
+    changed = pruning.saved(results({}, headline=runs(times, 8)))
+    said = {text.split(":")[0]: text for text in pruning.verdicts(changed, 40)}
+    assert "a saving, and stays short of the claimed 40 %" in said["DEPTH20-FP16"]
+    assert "no saving is shown" in said["MAGNITUDE50-FP16"]
+    assert "allows no conclusion" in said["INT4"]
+
+
+def test_published_t4_savings_are_of_six_models_a_task():
+    table = pruning.published_savings()
+    assert set(table["models"]) == {6}
+    int4 = table[table["precision"] == "int4"]
+    assert (int4["energy_change_pct_hi"] < -40).all()
+
+
+def test_a_student_has_a_size_of_its_own():
+    precisions = ["fp16", "int4", "depth20-distil-int4", "int4-depth20", "magnitude50-fp16"]
+    table = pd.DataFrame([dict(zip(VARIANT, (*MODEL, p), strict=True)) for p in precisions])
+    sizes = pruning.students(table, load_study("pruning"))
+    assert list(sizes["size"]) == ["135M", "135M", "113M", "113M", "135M"]
+    assert list(sizes["precision"]) == ["fp16", "int4", "int4", "int4", "magnitude50-fp16"]
+
+
+def test_orders_are_compared_prompt_by_prompt():
+    better = WHOLE_NLL + 0.3 + np.random.default_rng(1).normal(0, 0.01, 24)
+    nll = {
+        "fp16": WHOLE_NLL,
+        "depth20-distil-int4": better,
+        "depth20-int4-distil": better + 0.2,
+        "width33-distil-int4": better,
+    }
+    (said,) = pruning_shown.order(results(nll), "int4")
+    assert "depth20-distil-int4 is better" in said
