@@ -152,7 +152,7 @@ def _grid_lines(study: Study, runs: list[Run], finished: dict[Key, Finished]) ->
         f"{_counted(study.tasks, 'task')} x {_counted(study.configurations, 'configuration')}"
         f"; {len(set(references) - set(variants))} references (the unadapted base of each model on "
         "each task)",
-        f"{of_variants:,} serving runs ({_counted(range(study.repetitions), 'repetition')} of each "
+        f"{of_variants:,} serving runs ({_repetitions(study)} of each "
         f"variant) by {study.workload.engine}" + (f"; {extra:,} of references" if extra else ""),
     ]
     if study.harness is not None:
@@ -178,6 +178,14 @@ def _grid_lines(study: Study, runs: list[Run], finished: dict[Key, Finished]) ->
             f"next ones taken: {'; '.join(passed_over)}"
         )
     return lines
+
+
+def _repetitions(study: Study) -> str:
+    """`1 repetition`, or `1 to 5 repetitions` where a configuration has more than others."""
+    counts = {study.repetitions_of(variant) for variant in study.variants()}
+    if len(counts) == 1:
+        return _counted(range(*counts), "repetition")
+    return f"{min(counts)} to {max(counts)} repetitions"
 
 
 def _stage_table(table: pd.DataFrame, hardware: Hardware) -> str:
