@@ -9,6 +9,7 @@ adapter with the study's training settings, merged afterwards. On quantised weig
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from edge_eval_lib.compressions import Given
@@ -38,7 +39,7 @@ def forward_kl(
     """
     import torch
 
-    q, p = ((logits / temperature).log_softmax(-1) for logits in (student, teacher))
+    q, p = ((logits.float() / temperature).log_softmax(-1) for logits in (student, teacher))
     nats = torch.nn.functional.kl_div(q, p, reduction="none", log_target=True).sum(-1)
     return temperature**2 * nats.mean()
 
@@ -78,7 +79,9 @@ def apply(model: Any, given: Given) -> Any:
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad()
-    return student.merge_and_unload().eval()
+    with warnings.catch_warnings():  # that merging rounds quantised weights is said above
+        warnings.filterwarnings("ignore", message="Merge lora module")
+        return student.merge_and_unload().eval()
 
 
 def predicts_answer(labels: torch.Tensor) -> torch.Tensor:

@@ -232,7 +232,7 @@ def begin(stage: str, study: str, **parameters: Any) -> Stage:
             loaded, model = trial(loaded, parameters["model"], **chosen)
             parameters["model"] = model.name
     name = _run_name(stage, parameters)
-    if "repetitions" in parameters:
+    if parameters.get("repetitions"):
         loaded = loaded.with_repetitions(parameters["repetitions"])
     elif name not in {run.name for run in loaded.runs()}:  # one more than the file says
         loaded = loaded.with_repetitions(max(parameters.get("repetition", 1), loaded.repetitions))

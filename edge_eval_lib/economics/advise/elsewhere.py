@@ -7,10 +7,11 @@ from typing import cast
 import numpy as np
 import pandas as pd
 
+from edge_eval_lib import compressions
 from edge_eval_lib.economics import fit, speed
 from edge_eval_lib.economics.advise.options import API, TIMED, row_name, with_shares
 from edge_eval_lib.economics.roofline import device_of
-from edge_eval_lib.economics.shape import ModelShape, stack
+from edge_eval_lib.economics.shape import ModelShape, compressed, stack
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.machine.declared import load_hardware
 from edge_eval_lib.study import Study, Variant
@@ -50,13 +51,13 @@ def on_hardware(
             left_out[row_name(row)] = f"it does not fit {hardware}" if fits else "no known shape"
             continue
         kept.append(cast(int, index))
-        shapes.append(fit.shape_of(study.model(variant.model)))
+        shapes.append(compressed(fit.shape_of(study.model(variant.model)), variant.precision))
     if not kept:
         raise UserError(f"None of the variants fits {hardware}: {left_out}.")
     rows = served.loc[kept]
     prediction = speed.predict(
         stack(shapes),
-        rows["precision"].to_numpy(str),
+        np.array([compressions.estimated_as(precision) for precision in rows["precision"]]),
         device_of(declared),
         rows["concurrency"].to_numpy(float),
         rows["input_tokens_per_request"].fillna(input_tokens).to_numpy(float),
