@@ -30,7 +30,6 @@ __all__ = [
     "break_even_electricity_price",
     "break_even_months",
     "capital_recovery_factor",
-    "cold_start_tax_usd",
     "full_costs",
     "keep_warm_s",
     "order_flip_api_price",
@@ -237,23 +236,6 @@ def saving_share(usd_before: Positive, usd_after: NonNegative):
     throughput that a larger batch or a quantised model brings.
     """
     return 1 - usd_after / usd_before
-
-
-@checked
-def cold_start_tax_usd(
-    load_s: NonNegative,
-    load_energy_j: NonNegative,
-    usd_per_hour: NonNegative,
-    electricity_usd_per_kwh: NonNegative,
-    usd_per_request: Positive,
-):
-    """Compute C_tax in money: USD of a cold load / USD of a request.
-
-    A load costs its seconds of the machine and its electricity; 0 USD per kWh where the hour's
-    price holds it, as a cloud's does. In joules it is `metrics.cold_start_tax`.
-    """
-    load = load_s * usd_per_hour / 3600 + load_energy_j / JOULES_PER_KWH * electricity_usd_per_kwh
-    return load / usd_per_request
 
 
 @checked

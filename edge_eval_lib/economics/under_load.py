@@ -17,12 +17,15 @@ from edge_eval_lib.economics.capacity import (
     fixed_fleet,
     hourly_fleet,
     poisson_standby,
+    standby,
     standby_j,
     standby_usd,
 )
 from edge_eval_lib.economics.cost import keep_warm_s
 from edge_eval_lib.economics.server import Server
 from edge_eval_lib.units import JOULES_PER_KWH
+
+GAPS = 20_000  # between requests, of which what a pattern's standby comes to is the mean
 
 
 @checked
@@ -90,24 +93,31 @@ def standby_table(
     load_energy_j: NonNegative[float],
     extra_idle_power_w: NonNegative[float],
     usd_per_hour: NonNegative[float],
+    usd_per_request: Positive[float],
     electricity_usd_per_kwh: NonNegative[float] = 0.0,
+    variation: NonNegative[float] = 1.0,
 ) -> pd.DataFrame:
     """Compare scaling to zero, unloading after the keep-warm time, and keeping warm.
 
     Args:
-        rate_req_s: Requests a second, at random, each much shorter than the gaps.
+        rate_req_s: Requests a second, each much shorter than the gaps.
         energy_per_request_j: Of serving one.
         load_s: Of a cold load.
         load_energy_j: Of a cold load.
         extra_idle_power_w: Loaded and idle less bare and idle.
         usd_per_hour: What is billed while loading and while warm; 0 on a machine that is paid
             for anyway.
+        usd_per_request: Of serving one.
         electricity_usd_per_kwh: On top; 0 where the hour's price holds it.
+        variation: Of the gaps between requests, see `arrivals_s`; 1 is at random.
 
     Returns:
-        A row a way: keep_s, cold_share, warm_s, J and USD a request on top of serving it, and that
-        energy over a request's (`standby_tax`; C_tax where every request is a cold start).
+        A row a way: keep_s, cold_share, warm_s, J and USD a request on top of serving it, and these
+        over a request's own (`standby_tax` of energy, `standby_tax_usd`): C_tax where every request
+        is a cold start.
     """
+    gaps_s = np.diff(arrivals_s(rate_req_s, GAPS, variation=variation)[0], prepend=0.0)
+
     ways = {
         "scale to zero": 0.0,
         "unload after the keep-warm time": keep_warm_s(load_energy_j, extra_idle_power_w, 0.0),
@@ -115,9 +125,13 @@ def standby_table(
     }
     rows = []
     for name, keep_s in ways.items():
-        way = poisson_standby(rate_req_s, keep_s)
+        if variation == 1:
+            way = poisson_standby(rate_req_s, keep_s)
+        else:
+            way = standby(gaps_s, min(keep_s, gaps_s.max()))
         energy_j = standby_j(way.cold_share, way.warm_s, load_energy_j, extra_idle_power_w)
         usd = standby_usd(way.cold_share, way.warm_s, load_s, usd_per_hour)
+        usd += energy_j / JOULES_PER_KWH * electricity_usd_per_kwh
         rows.append(
             {
                 "way": name,
@@ -125,8 +139,9 @@ def standby_table(
                 "cold_share": way.cold_share,
                 "warm_s": way.warm_s,
                 "standby_j": energy_j,
-                "standby_usd": usd + energy_j / JOULES_PER_KWH * electricity_usd_per_kwh,
+                "standby_usd": usd,
                 "standby_tax": metrics.cold_start_tax(energy_j, energy_per_request_j),
+                "standby_tax_usd": metrics.cold_start_tax(usd, usd_per_request),
             }
         )
     return pd.DataFrame(rows)

@@ -12,7 +12,7 @@ from edge_eval_lib.economics.advise import choice as advise_choice
 from edge_eval_lib.economics.advise.choice import Choice
 from edge_eval_lib.economics.advise.options import API
 from edge_eval_lib.economics.form import QUANTITIES
-from edge_eval_lib.economics.prices import PriceBook
+from edge_eval_lib.economics.prices import ApiPrice, PriceBook, api_usd_per_request
 from edge_eval_lib.results.columns import configuration_name
 from edge_eval_lib.results.decision import in_words, option_name, question, short_name
 from edge_eval_lib.results.readable import Prose, format_number, plain_name, readable
@@ -115,11 +115,16 @@ def against_listed(choice: Choice, book: PriceBook) -> pd.DataFrame:
     """Return what each listed API asks per 1,000 requests, and whether the choice stands there."""
     value = choice.inputs.value
     nominal = advise_choice.api_usd_per_request(choice) / max(value("api_price_factor"), 1e-12)
-    usd = [
-        api.input_usd_per_mtok * value("input_tokens") / 1e6
-        + api.output_usd_per_mtok * value("output_tokens") / 1e6
-        for api in book.api_prices
-    ]
+    tokens = value("input_tokens"), value("output_tokens")
+
+    def asks(api: ApiPrice, cached_share: float = 0.0, discount: float = 0.0) -> float:
+        listed = api.input_usd_per_mtok, api.output_usd_per_mtok
+        cached = api.cached_input_usd_per_mtok
+        if cached is None and cached_share > 0:
+            return np.nan
+        return api_usd_per_request(*tokens, *listed, cached_share, cached or 0.0, discount)
+
+    usd = [asks(api) for api in book.api_prices]
     factors = np.array(usd) / nominal
     best = advise_choice.best_at(choice, "api_price_factor", factors)
     stands = ["stands" if b == choice.best else f"then {_option(choice, b)}" for b in best]
@@ -128,6 +133,11 @@ def against_listed(choice: Choice, book: PriceBook) -> pd.DataFrame:
             "API": [f"{api.provider} {api.model}" for api in book.api_prices],
             "in force from": [f"{api.valid_from:%Y-%m}" for api in book.api_prices],
             "USD per 1,000 requests": 1e3 * np.array(usd),
+            "all input cached": [1e3 * asks(api, cached_share=1.0) for api in book.api_prices],
+            "in a batch overnight": [
+                1e3 * asks(api, discount=api.batch_discount) if api.batch_discount else np.nan
+                for api in book.api_prices
+            ],
             "the choice": stands,
         }
     ).sort_values("USD per 1,000 requests", ascending=False, ignore_index=True)

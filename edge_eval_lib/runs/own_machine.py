@@ -7,14 +7,14 @@ from dataclasses import replace
 import pandas as pd
 
 from edge_eval_lib import compressions
-from edge_eval_lib.economics import fit, published, roofline, speed, under_load
-from edge_eval_lib.economics.advise.options import ON_PREMISES, VARIANT
+from edge_eval_lib.economics import cost, fit, published, roofline, speed, under_load
+from edge_eval_lib.economics.advise.options import ON_PREMISES, SERVERLESS, VARIANT
 from edge_eval_lib.economics.server import fit_server
 from edge_eval_lib.machine.declared import load_hardware
 from edge_eval_lib.results import outlook
 from edge_eval_lib.runs.planner import LIKE_PUBLISHED, Planner
 from edge_eval_lib.study import load_study
-from edge_eval_lib.units import HOURS_PER_YEAR, SECONDS_PER_DAY
+from edge_eval_lib.units import HOURS_PER_YEAR, JOULES_PER_KWH, SECONDS_PER_DAY
 
 NO_LIMIT_MS = 3.6e6  # where none is asked: an hour
 # What a loaded card draws beyond a bare one where that was not measured: the least that a CUDA
@@ -68,7 +68,9 @@ def day(question: Planner) -> pd.DataFrame:
 def between_requests(question: Planner) -> pd.DataFrame:
     """Compare keeping the best own option warm with loading it again, at the load's mean rate.
 
-    Empty where a load's or a request's energy, or the power of idling loaded, is not known.
+    On the machine of one's own, which is paid for anyway, and serverless, where an hour of such a
+    machine has a price. Requests come as is asked for. Empty where a load's or a request's energy,
+    or the power of idling loaded, is not known.
     """
     option = best_of(question)
     if option is None:
@@ -80,15 +82,20 @@ def between_requests(question: Planner) -> pd.DataFrame:
     known = [row["energy_per_request_j"], row["load_s"], row["load_energy_j"], extra_w]
     if pd.isna(known).any():
         return pd.DataFrame()
-    return under_load.standby_table(
-        value("requests_per_day") / SECONDS_PER_DAY,
-        row["energy_per_request_j"],
-        row["load_s"],
-        row["load_energy_j"],
-        extra_w,
-        usd_per_hour=0.0,  # a machine of one's own is paid for anyway
-        electricity_usd_per_kwh=value("electricity_usd_per_kwh"),
-    )
+    price = value("electricity_usd_per_kwh")
+    # USD an hour, a request and a kWh on top.
+    paid = {ON_PREMISES: (0.0, row["energy_per_request_j"] / JOULES_PER_KWH * price, price)}
+    if "cloud_usd_per_hour" in question.inputs.ranges:
+        hour = value("cloud_usd_per_hour")
+        seconds = row["output_tokens_per_request"] / row["throughput_tok_s"]
+        paid[SERVERLESS] = (hour, cost.usd_per_request(hour, seconds), 0.0)
+    rate_req_s = value("requests_per_day") / SECONDS_PER_DAY
+    tables = [
+        under_load.standby_table(rate_req_s, *known, *usd, question.need.variation).assign(at=at)
+        for at, usd in paid.items()
+        if usd[1] > 0
+    ]
+    return pd.concat(tables).set_index("at").reset_index() if tables else pd.DataFrame()
 
 
 def token_traces(question: Planner) -> pd.DataFrame:

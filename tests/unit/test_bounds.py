@@ -50,7 +50,6 @@ GOOD = METRICS | {
     cost.break_even_months: (1, 2, 1, 1),
     cost.tco_usd: (1, 1, 0.05, 3),
     cost.saving_share: (2, 1),
-    cost.cold_start_tax_usd: (1, 1, 1, 1, 1),
     capacity.cards_needed: (1, 1, 0.1),
     capacity.standby: ([1.0], 1),
     capacity.standby_j: (0.5, 1, 1, 1),

@@ -269,13 +269,6 @@ def test_utilisation_batching_and_quantisation_save(hourly, tok_s, use, faster):
     assert cost.saving_share(full, before) <= 1e-9
 
 
-def test_the_cold_start_tax_in_money():
-    # 18 s and 7,200 J of a load against a tenth of a cent a request.
-    tax = cost.cold_start_tax_usd(18, 7200, 2.0, 0.12, 0.001)
-    assert tax == pytest.approx((0.01 + 0.002 * 0.12) / 0.001)
-    assert cost.cold_start_tax_usd(18, 7200, 2.0, 0.0, 0.001) == pytest.approx(10)
-
-
 def test_prices_name_their_day_and_source():
     book = load_price_book()
     assert book.cloud_usd_per_hour("t4") == (0.5904, 0.81)

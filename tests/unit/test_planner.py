@@ -66,11 +66,17 @@ def test_a_day_of_the_chosen_machine_is_simulated(published_choice):
 
 
 def test_between_requests_a_warm_machine_is_set_beside_loading_again(published_choice):
-    ways = own_machine.between_requests(published_choice).set_index("way")
+    both = own_machine.between_requests(published_choice)
+    ways = both[both["at"] == "on premises"].set_index("way")
     row = published_choice.options.loc[own_machine.best_of(published_choice).name]
     c_tax = row["load_energy_j"] / row["energy_per_request_j"]
     assert ways["standby_tax"]["scale to zero"] == pytest.approx(c_tax, rel=1e-3)
     assert ways["cold_share"].is_monotonic_decreasing
+    # Paid for anyway, a load costs its electricity, as a request does; serverless, its seconds.
+    assert ways["standby_tax_usd"].to_numpy() == pytest.approx(ways["standby_tax"].to_numpy())
+    rented = both[both["at"] == "serverless"].set_index("way")
+    request_s = row["output_tokens_per_request"] / row["throughput_tok_s"]
+    assert rented["standby_tax_usd"]["scale to zero"] == pytest.approx(row["load_s"] / request_s)
 
 
 def test_without_an_idle_power_nothing_is_said_of_waiting(study):
@@ -121,6 +127,10 @@ def test_listed_apis_below_the_flip_change_the_choice(published_choice):
     at = advise_choice.flip(choice, "api_price_factor")
     price = 1e3 * advise_choice.api_usd_per_request(choice, at.below)
     listed = advice.against_listed(choice, published_choice.book)
+    for less in ("all input cached", "in a batch overnight"):
+        known = listed.dropna(subset=[less])
+        assert len(known) > 5
+        assert (known[less] < known["USD per 1,000 requests"]).all()
     stands = listed["USD per 1,000 requests"] > price
     assert list(listed["the choice"] == "stands") == list(stands)
 

@@ -40,6 +40,7 @@ def test_limits_that_no_rate_holds_leave_the_rest_empty():
 
 def test_between_requests():
     given = {"energy_per_request_j": 50, "load_s": 10, "load_energy_j": 7630.5}
+    given["usd_per_request"] = 0.001
     rare, often = (
         standby_table(rate, **given, extra_idle_power_w=26, usd_per_hour=1.0).set_index("way")
         for rate in (1e-4, 0.1)
@@ -60,3 +61,27 @@ def test_between_requests():
     with pytest.raises(ValueError, match=r"^rate_req_s must be above 0"):
         standby_table(0.0, **given, extra_idle_power_w=26, usd_per_hour=1.0)
     assert np.isinf(often.loc["keep warm", "keep_s"])
+
+
+def test_the_cold_start_tax_in_money():
+    # 18 s and 7,200 J of a load against a tenth of a cent a request, so rare that each is cold.
+    for price, tax in ((0.12, (0.01 + 0.002 * 0.12) / 0.001), (0.0, 10)):
+        table = standby_table(1e-6, 10, 18, 7200, 26, 2.0, 0.001, price)
+        assert table["standby_tax_usd"][0] == pytest.approx(tax)
+
+
+def test_between_bursts_fewer_requests_find_it_unloaded():
+    given = (0.01, 50, 10, 7630.5, 26, 1.0, 0.001)
+    steady, random, bursty = (
+        standby_table(*given, variation=v).set_index("way") for v in (0.0, 1.0, 3.0)
+    )
+    unload = "unload after the keep-warm time"
+    assert random["cold_share"][unload] == pytest.approx(np.exp(-2.935), rel=0.01)
+    assert 0.9 < bursty["cold_share"]["scale to zero"] < 1  # some come at once
+    # By a clock the next one comes after 100 s, before the time is up.
+    assert steady["cold_share"][unload] == 0
+    for table in (steady, random, bursty):
+        assert table["cold_share"].is_monotonic_decreasing
+        assert table["warm_s"]["keep warm"] == pytest.approx(100, rel=0.05)
+    drawn = standby_table(*given, variation=1 + 1e-9).set_index("way")
+    assert drawn["standby_j"].to_numpy() == pytest.approx(random["standby_j"].to_numpy(), rel=0.05)
