@@ -79,8 +79,9 @@ def between_requests(question: Planner) -> pd.DataFrame:
     extra_w = row["idle_loaded_power_w"] - row["idle_bare_power_w"]
     if pd.isna(extra_w) and question.hardware.gpus:
         extra_w = EXTRA_IDLE_W * row["gpus"]
-    known = [row["energy_per_request_j"], row["load_s"], row["load_energy_j"], extra_w]
-    if pd.isna(known).any():
+    measured = ("energy_per_request_j", "load_s", "load_energy_j")
+    known = {name: float(row[name]) for name in measured} | {"extra_idle_power_w": extra_w}
+    if pd.isna(list(known.values())).any():
         return pd.DataFrame()
     price = value("electricity_usd_per_kwh")
     # USD an hour, a request and a kWh on top.
@@ -91,9 +92,16 @@ def between_requests(question: Planner) -> pd.DataFrame:
         paid[SERVERLESS] = (hour, cost.usd_per_request(hour, seconds), 0.0)
     rate_req_s = value("requests_per_day") / SECONDS_PER_DAY
     tables = [
-        under_load.standby_table(rate_req_s, *known, *usd, question.need.variation).assign(at=at)
-        for at, usd in paid.items()
-        if usd[1] > 0
+        under_load.standby_table(
+            rate_req_s,
+            **known,
+            usd_per_hour=hourly,
+            usd_per_request=own,
+            electricity_usd_per_kwh=per_kwh,
+            variation=question.need.variation,
+        ).assign(at=at)
+        for at, (hourly, own, per_kwh) in paid.items()
+        if own > 0
     ]
     return pd.concat(tables).set_index("at").reset_index() if tables else pd.DataFrame()
 
