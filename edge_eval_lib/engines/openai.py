@@ -130,7 +130,7 @@ class OpenAiEngine(Engine):
                     ids = self._token_ids(choice)
                     generation.token_ids += ids
                     generation.token_times_s += [now] * len(ids)
-                    _note_logprobs(generation, choice.logprobs)
+                    note_logprobs(generation, choice.logprobs)
         except openai.APIStatusError as error:
             reason = redaction.redact(f"HTTP {error.status_code}: {error.message}")
             generation.failure = reason[:LONGEST_REASON]
@@ -207,7 +207,7 @@ class OpenAiEngine(Engine):
         return "unknown: the endpoint does not tell"
 
 
-def _note_logprobs(generation: Generation, logprobs: Any) -> None:
+def note_logprobs(generation: Generation, logprobs: Any) -> None:
     """Note how likely a piece's tokens were, where the endpoint says it of two tokens at least."""
     if logprobs is None:
         return

@@ -113,6 +113,8 @@ def _arm(
         "correct_share_hi": high,
         "request_s": (used["ttft_ms"] + (tokens - 1) * used["tpot_ms"]) / 1e3,
     }
+    if pd.notna(used.get("latency_s")):  # a conversation of several calls
+        row |= {"request_s": used["latency_s"], "calls_per_request": used["calls_per_request"]}
     notes = [NONE_CORRECT] if not share and len(answered) else []
     if prompt is not None:
         row |= {"prompt_s": prompt.seconds, "prompt_energy_j": prompt.energy_j}

@@ -16,8 +16,8 @@ from edge_eval_lib.results.columns import VARIANT, configuration_name, named
 from edge_eval_lib.results.readable import Prose, notes, show
 
 SHOWN = ["model", "task", "configuration", "prompts", "correct_share", "energy_per_correct_j",
-         "usd_per_1000_correct", "energy_per_request_j", "request_s", "input_tokens_per_request",
-         "output_tokens_per_request"]  # fmt: skip
+         "usd_per_1000_correct", "energy_per_request_j", "request_s", "calls_per_request",
+         "input_tokens_per_request", "output_tokens_per_request"]  # fmt: skip
 
 
 def for_people(arms: pd.DataFrame, digits: int = 3) -> Prose:

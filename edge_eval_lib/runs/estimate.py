@@ -278,7 +278,7 @@ def _batches(study: Study, task: str) -> list[tuple[int, int, int]]:
 
     And of its unmeasured pass for uncut answers, at most: as if none had an end before. An open
     loop is taken to be as one at the headline concurrency, a sweep to go on to its end. Where a
-    task converses, every call is a prompt: as many as there may be.
+    task converses, every call is a prompt.
     """
     workload, prompts, asked_in = study.workload, study.data.evaluation_examples, tasks.find(task)
     swept = (1 << power for power in range((workload.largest_concurrency or 0).bit_length()))
@@ -286,7 +286,7 @@ def _batches(study: Study, task: str) -> list[tuple[int, int, int]]:
     again = len(workload.arrival_rates_per_s) + workload.prefix_caching
     batches = [(c, workload.prompts_at(c, prompts)) for c in concurrencies]
     batches += [(workload.headline_concurrency, prompts)] * again
-    timed = [(c, asked * asked_in.most_calls, workload.output_tokens) for c, asked in batches]
+    timed = [(c, asked * asked_in.usual_calls, workload.output_tokens) for c, asked in batches]
     # The warm-up's batches are an eighth of the tokens long; three of them are its least.
     at_once = workload.headline_concurrency
     timed.append((at_once, 3 * at_once, max(1, workload.output_tokens // 8)))

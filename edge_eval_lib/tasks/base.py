@@ -138,7 +138,7 @@ class Task:
             example's messages.
         roles: Which of a study's `roles` a conversation may call.
         settings: Names of the numbers that a study's `task_settings` must give to `converse`.
-        most_calls: How many calls a conversation makes at most, for estimates of time.
+        usual_calls: How many calls a conversation makes, about: estimates of time take so many.
     """
 
     shipped: Callable[[], tuple[list[Row], list[Row]]]
@@ -155,7 +155,7 @@ class Task:
     converse: Converse | None = None
     roles: Sequence[str] = ()
     settings: Sequence[str] = ()
-    most_calls: int = 1
+    usual_calls: int = 1
 
     def __post_init__(self) -> None:
         if not self.figures or (self.content or next(iter(self.figures))) not in self.figures:

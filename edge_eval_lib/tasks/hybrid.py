@@ -50,5 +50,5 @@ task = replace(
     converse=converse,
     roles=("cloud",),
     settings=("below",),
-    most_calls=2,
+    usual_calls=2,
 )

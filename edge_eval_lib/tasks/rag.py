@@ -106,6 +106,13 @@ def retrieve(questions: list[str], passages: list[Row], k: int) -> list[list[Row
     return [[passages[index] for index in row] for row in ranked]
 
 
+def corpus(train: list[Row], evaluation: list[Row], source: str) -> list[Row]:
+    """Return every passage that is searched: the shipped ones, or those of a public set's rows."""
+    if source == "embedded":
+        return shipped_rows(SHIPPED_FILES[0])
+    return list({row["passage"]["id"]: row["passage"] for row in train + evaluation}.values())
+
+
 def build(
     train: list[Row],
     evaluation: list[Row],
@@ -123,16 +130,14 @@ def build(
     evaluation questions count, also those that a study does not ask: its training prompts then do
     not depend on how many it asks.
     """
-    corpus = {row["passage"]["id"]: row["passage"] for row in train + evaluation}
-    if source == "embedded":
-        corpus = {row["id"]: row for row in shipped_rows(SHIPPED_FILES[0])}
+    passages = corpus(train, evaluation, source)
     held_out_rows = shipped()[1] if source == "embedded" else evaluation
     held_out = {row["passage"]["id"] for row in held_out_rows}
-    evaluation_examples = _examples(evaluation, list(corpus.values()), source, shown)
+    evaluation_examples = _examples(evaluation, passages, source, shown)
     train_examples = _examples(
-        train, [passage for key, passage in corpus.items() if key not in held_out], source, shown
+        train, [passage for passage in passages if passage["id"] not in held_out], source, shown
     )
-    details: dict[str, Any] = {"passages": len(corpus)}
+    details: dict[str, Any] = {"passages": len(passages)}
     for k in range(1, shown + 1):
         details[f"recall_at_{k}"] = sum(
             example.details["gold_passage_id"] in example.details["retrieved_ids"][:k]

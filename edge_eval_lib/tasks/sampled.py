@@ -30,5 +30,5 @@ task = with_passages(
     PASSAGES_PER_PROMPT,
     adapter_of="twopassages",
     converse=converse,
-    most_calls=SAMPLES,
+    usual_calls=SAMPLES,
 )

@@ -67,7 +67,7 @@ def test_a_cloud_that_fails_leaves_the_local_answer(asked):
 
 
 def test_of_sampled_answers_the_most_frequent_is_returned(asked):
-    drawn = [Reply("a"), *[Reply("b")] * (tasks.find("sampled").most_calls - 1)]
+    drawn = [Reply("a"), *[Reply("b")] * (tasks.find("sampled").usual_calls - 1)]
     calls, answer = talk("sampled", asked["sampled"], *drawn)
     assert answer == ("b" if len(drawn) > 2 else "a")
     assert len({call.seed for call in calls}) == len(drawn)

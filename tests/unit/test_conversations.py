@@ -364,7 +364,7 @@ def converse(example):
         return cheap.text
     return (yield Call(example.messages, role="cloud")).text
 
-task = replace(rag, adapter_of="rag", converse=converse, roles=("cloud",), most_calls=2)
+task = replace(rag, adapter_of="rag", converse=converse, roles=("cloud",), usual_calls=2)
 """
 
 

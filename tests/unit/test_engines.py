@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,8 +15,8 @@ from tiny import hashes, write_tiny_study
 
 from edge_eval_lib import engines
 from edge_eval_lib.engines import open_engine
-from edge_eval_lib.engines.base import ranked_reading
-from edge_eval_lib.engines.openai import OpenAiEngine
+from edge_eval_lib.engines.base import Generation, ranked_reading
+from edge_eval_lib.engines.openai import OpenAiEngine, note_logprobs
 from edge_eval_lib.engines.vllm import placement as vllm
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle import compress, llm_compressor, serve
@@ -76,6 +77,16 @@ def test_the_likelihood_is_the_gold_tokens_mean_and_the_first_rank_the_models_ch
     found = ranked_reading([5, 6], [{5: (-0.5, 1)}, {6: (-2.0, 3), 9: (-0.1, 1)}])
     assert found.nll == pytest.approx(1.25)
     assert found.argmax_ids == [5, 9]
+
+
+def test_how_sure_an_endpoint_was_is_what_it_says_of_two_tokens():
+    answer = Generation([1], 0.0)
+    said = SimpleNamespace(token_logprobs=[-0.5, -0.1], top_logprobs=[{"a": -0.5, "b": -1.5}, None])
+    note_logprobs(answer, None)  # it says nothing
+    note_logprobs(answer, said)
+    assert answer.logprobs == [-0.5, -0.1]
+    assert answer.margins[0] == pytest.approx(np.exp(-0.5) - np.exp(-1.5))
+    assert np.isnan(answer.margins[1])
 
 
 # --- what is refused before anything is loaded ------------------------------------------------
