@@ -13,7 +13,7 @@ def load(base: Path, method: str, training: Training, seed: int) -> Any:
     """The base with a fresh adapter, by a study's settings."""
     return adapt.load_for_training(
         base,
-        adapt.lora_config(training),
+        adapt.lora_config(training, base),
         seed,
         training.compute_dtype,
         quantization=adapt.nf4(training.compute_dtype) if method == "qlora" else None,

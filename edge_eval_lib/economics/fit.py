@@ -234,6 +234,7 @@ def _training_need(
         base_precision="fp32" if BYTES_PER_VALUE[training.compute_dtype] == 4 else "fp16",
         answer_tokens=max(1, round(answer_share * training.max_tokens)),
         workspace_gb=workspace_gb,
+        adapted_share=training.adapted_share,
     )
 
 

@@ -214,6 +214,7 @@ def training_memory(
     base_precision: str = "fp16",
     answer_tokens: Whole[int] | None = None,
     workspace_gb: NonNegative[float] = 0.0,
+    adapted_share: Share[float] = 1.0,
 ) -> MemoryEstimate:
     """Estimate the memory to train with AdamW: a LoRA adapter over a frozen base, or all weights.
 
@@ -243,6 +244,8 @@ def training_memory(
         base_precision: `fp32` or `fp16`: the type that is computed in, and held in for `lora`.
         answer_tokens: Of the longest answer, for which logits are computed; by default `tokens`.
         workspace_gb: What the libraries hold whatever the model.
+        adapted_share: Share of the layers that carry the adapter, the last ones: those before them
+            keep nothing for the backward pass.
 
     Returns:
         The estimate, part by part.
@@ -254,7 +257,8 @@ def training_memory(
     answer_tokens = tokens if answer_tokens is None else answer_tokens
     is_full, value_bytes = method == "full", VALUE_BYTES[base_precision]
     modules = () if is_full else modules
-    adapter = 0 if is_full else 4 * shape.lora_parameters(lora_rank, modules)
+    layers = round(adapted_share * shape.layers)
+    adapter = 0 if is_full else 4 * shape.lora_parameters(lora_rank, modules) * adapted_share
     batch_tokens = batch_size * tokens
     layer = batch_tokens * _layer_bytes_per_token(shape, modules, lora_dropout, value_bytes)
     layer_input = shape.hidden_size * batch_tokens * (4 if method == "qlora" else value_bytes)
@@ -262,9 +266,9 @@ def training_memory(
     if method == "qlora" and value_bytes < 4:
         logits += shape.vocabulary_size * shape.hidden_size * value_bytes  # the head's copy
     if gradient_checkpointing:
-        activations = shape.layers * layer_input + max(layer, logits)
+        activations = layers * layer_input + max(layer, logits)
     else:
-        activations = shape.layers * layer + logits
+        activations = layers * layer + logits
     weight_bytes = (
         shape.weight_bytes("int4", 4) if method == "qlora" else shape.weight_bytes(base_precision)
     )

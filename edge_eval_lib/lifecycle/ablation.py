@@ -111,7 +111,7 @@ def load_cell(directory: Path, cell: Cell, study: Study) -> PeftModel:
     base = models.load_model(directory, stored, quantization)
     if cell.casts == "with":
         cast_all_but_layers(base)
-    model = adapt.add_adapter(base, adapt.lora_config(study.training), study.seed)
+    model = adapt.add_adapter(base, adapt.lora_config(study.training, directory), study.seed)
     model.enable_input_require_grads()
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.config.use_cache = False

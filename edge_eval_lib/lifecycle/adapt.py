@@ -6,6 +6,7 @@ differs, so that a difference in energy or time is the method's own.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,17 +104,45 @@ def nf4(compute_dtype: str) -> BitsAndBytesConfig:
     return compressions.configuration("int4", "bitsandbytes", compute_dtype)
 
 
-def lora_config(training: Training) -> LoraConfig:
-    """A study's settings as peft's."""
+def lora_config(training: Training, base_directory: Path) -> LoraConfig:
+    """A study's settings as peft's, for a base."""
     from peft import LoraConfig
 
     return LoraConfig(
         r=training.lora_rank,
         lora_alpha=training.lora_alpha,
         lora_dropout=training.lora_dropout,
-        target_modules=training.target_modules,
         task_type="CAUSAL_LM",
+        **adapted_modules(base_directory, training.target_modules, training.adapted_share),
     )
+
+
+def adapted_modules(
+    base_directory: Path, target_modules: str | list[str], share: float
+) -> dict[str, Any]:
+    """Where the adapter of a base sits, in peft's words.
+
+    Args:
+        base_directory: The base's weights.
+        target_modules: Which modules of a layer: their names, or `all-linear`.
+        share: Of the layers, the last ones: one at least.
+
+    Returns:
+        Arguments of LoraConfig.
+    """
+    if share == 1:
+        return {"target_modules": target_modules}
+    linear = list(weights.linear_layers(weights.read_tensors(base_directory)))
+    # `model.layers.11.mlp.down_proj`: what layers are called stands before the first number.
+    numbered = [found for name in linear if (found := re.search(r"(\w+)\.(\d+)\.", name))]
+    numbers = sorted({int(found[2]) for found in numbered})
+    if target_modules == "all-linear":  # peft wants it spelt out
+        target_modules = sorted({name.rsplit(".", 1)[-1] for name in linear})
+    return {
+        "target_modules": target_modules,
+        "layers_to_transform": numbers[-max(1, round(share * len(numbers))) :],
+        "layers_pattern": sorted({found[1] for found in numbered}),
+    }
 
 
 def load_for_training(
@@ -277,6 +306,7 @@ def executed_training(trainer: Trainer) -> dict[str, Any]:
         "lora_alpha": lora.lora_alpha,
         "lora_dropout": lora.lora_dropout,
         "target_modules": modules if isinstance(modules, str) else sorted(modules),
+        "layers": lora.layers_to_transform,  # None: all of them
         "learning_rate": arguments.learning_rate,
         "lr_scheduler_type": str(arguments.lr_scheduler_type.value),
         "batch_size": arguments.per_device_train_batch_size,

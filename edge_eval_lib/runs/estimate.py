@@ -331,6 +331,7 @@ def model_s(
         busy_s = roofline.training_s(
             shape.matrix_parameters, trained, method, device, again, rates
         ) + computing_s(2 * study.data.heldout_measured * tokens)
+        busy_s -= (1 - training.adapted_share) * computing_s(trained)  # no backward pass through it
         return busy_s, START_S + load_s + _idle_s(study, hardware, 1)
     if run.stage == "compress":
         made = {p for chain in ("fp16", *run.precisions) for p in compressions.path(chain)}
@@ -403,7 +404,8 @@ def disk_gb(study: Study, run: Run) -> float:
         return sum(_weights_gb(model, precision) for precision in run.precisions)
     wanted = study.training.target_modules
     modules = LORA_MODULES if isinstance(wanted, str) else wanted
-    return 4 * fit.shape_or_like(model).lora_parameters(study.training.lora_rank, modules) / 1e9
+    adapter = fit.shape_or_like(model).lora_parameters(study.training.lora_rank, modules)
+    return 4 * study.training.adapted_share * adapter / 1e9
 
 
 def bases_gb(study: Study) -> float:

@@ -218,6 +218,11 @@ class Training(Strict):
     target_modules: Annotated[list[Line], Field(min_length=1)] | Literal["all-linear"] = (
         "all-linear"
     )
+    # Share of the layers that carry the adapter, the last ones: the backward pass ends at the first
+    # of them.
+    adapted_share: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=1.0, exclude_if=lambda share: share == 1
+    )
     learning_rate: Annotated[float, Field(gt=0, le=1e38)]  # float32 holds little more
     batch_size: Annotated[int, Field(ge=1, le=65_536)]
     epochs: Annotated[int, Field(ge=1, le=10_000)]

@@ -93,6 +93,23 @@ def test_only_the_answer_is_learnt(base, examples):
         assert len(row["labels"]) == len(row["input_ids"])
 
 
+@pytest.mark.parametrize("modules", ["all-linear", ["v_proj", "down_proj"]])
+def test_the_last_layers_alone_carry_the_adapter(base, examples, modules):
+    tokenizer = models.load_tokenizer(base)
+    rows = adapt.encode(tokenizer, examples.train, 512)[:2]
+    settings = {"target_modules": modules, "adapted_share": 0.5}
+    model = fine_tuning.load(base, "lora", TRAINING.model_copy(update=settings), seed=1).train()
+    model(**adapt.answer_batches(tokenizer)(rows)).loss.backward()
+    trained = {name for name, p in model.named_parameters() if p.grad is not None}
+    whole = fine_tuning.load(
+        base, "lora", TRAINING.model_copy(update=settings | {"adapted_share": 1.0}), seed=1
+    )
+    every = {name for name, p in whole.named_parameters() if p.requires_grad}
+    layers = model.config.num_hidden_layers
+    assert layers == 2
+    assert trained == {name for name in every if ".layers.1." in name}
+
+
 def test_leaving_out_the_prompts_logits_changes_neither_loss_nor_gradient(base, examples):
     tokenizer = models.load_tokenizer(base)
     rows = adapt.encode(tokenizer, examples.train, 512)[:4]

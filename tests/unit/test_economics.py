@@ -131,6 +131,18 @@ def test_activations_against_measured_ones(shape, base_precision, dropout, measu
     assert layer / (shape.layers - 1) / tokens == pytest.approx(measured_bytes, rel=0.08)
 
 
+def test_layers_below_the_adapter_keep_nothing():
+    training = {"batch_size": 1, "tokens": 100, "gradient_checkpointing": False}
+    whole, half, logits = (
+        memory.training_memory(SMOLLM2, "lora", **training, answer_tokens=1, adapted_share=share)
+        for share in (1.0, 0.5, 0.0)
+    )
+    assert half.adapter_gb == whole.adapter_gb / 2
+    kept_gb = whole.activations_gb - logits.activations_gb
+    assert half.activations_gb - logits.activations_gb == pytest.approx(kept_gb / 2)
+    assert half.weights_gb == whole.weights_gb
+
+
 T4_GB = 15.66
 
 

@@ -83,6 +83,14 @@ def test_the_bases_are_not_trained_and_not_touched_by_training(tmp_path: Path):
     }
 
 
+def test_an_adapter_on_all_layers_is_what_it_was_before_it_could_be_on_some(tmp_path: Path):
+    study = load(tmp_path)
+    assert "adapted_share" not in study.training.model_dump()
+    old = tiny.hashes(study)
+    assert tiny.hashes(load(tmp_path, training={"adapted_share": 1.0})) == old
+    assert tiny.hashes(load(tmp_path, training={"adapted_share": 0.5})) != old
+
+
 def test_one_task_s_data_touch_that_task_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from edge_eval_lib.tasks import dialogue
 
