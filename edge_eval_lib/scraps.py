@@ -1,6 +1,7 @@
-"""Scraps: what a run recorded, glued into its executed notebook.
+"""Scraps: what a run recorded, kept in its executed notebook.
 
-`record` is called in a notebook; `collect` reads many executed notebooks into one table.
+`record` is called in a notebook; `collect` reads many executed notebooks into one table. Their form
+is scrapbook's, which reads them too; it is not imported: it brings papermill into every kernel.
 """
 
 from __future__ import annotations
@@ -27,19 +28,24 @@ def record(name: str, value: Any) -> None:
     Takes None, booleans, text, numbers (NumPy's too), and lists and mappings of these. Raises
     ValueError for NaN, infinity or a type that would not come back as it went in.
     """
-    skip_uri_grammar()
-    import scrapbook
+    from IPython.display import display
 
     plain = recorded[name] = _plain(value, name)
-    plain = MISSING if plain is None else plain
-    # Named encoders: scrapbook would parse text as JSON by itself.
-    scrapbook.glue(name, plain, encoder="text" if isinstance(plain, str) else "json")
+    display(_output(name, plain), raw=True)
+
+
+def _output(name: str, value: Any) -> dict[str, Any]:
+    """Return the output of a cell that keeps a value: shown by nothing, kept by everything."""
+    encoder = "text" if isinstance(value, str) else "json"
+    data = MISSING if value is None else value
+    scrap = {"name": name, "data": data, "encoder": encoder, "version": 1}
+    return {f"application/scrapbook.scrap.{encoder}+json": scrap}
 
 
 def skip_uri_grammar() -> None:
-    """Call before importing papermill or scrapbook: saves seconds in every process.
+    """Call before importing papermill: saves seconds in every process.
 
-    Both import jsonschema, which builds a grammar (rfc3987_syntax) to check URI formats that no
+    It imports jsonschema, which builds a grammar (rfc3987_syntax) to check URI formats that no
     notebook has. Where that module cannot be imported, jsonschema leaves those formats unchecked.
     """
     sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
@@ -112,13 +118,10 @@ def write_notebook(path: Path, cells: list[str], values: dict[str, Any]) -> None
             "outputs": outputs,
         }
 
-    outputs = []
-    for name, value in values.items():
-        encoder = "text" if isinstance(value, str) else "json"
-        data = MISSING if value is None else value
-        scrap = {"name": name, "data": data, "encoder": encoder, "version": 1}
-        mime = f"application/scrapbook.scrap.{encoder}+json"
-        outputs.append({"output_type": "display_data", "metadata": {}, "data": {mime: scrap}})
+    outputs = [
+        {"output_type": "display_data", "metadata": {}, "data": _output(name, value)}
+        for name, value in values.items()
+    ]
     content = {
         "cells": [*(cell(source, []) for source in cells), cell("# recorded", outputs)],
         "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3"}},
