@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import psutil
-from scipy import stats
+from scipy import special  # not stats: it takes as long to import as a small model to load
 
 from edge_eval_lib.engines.base import Engine
 from edge_eval_lib.errors import UserError
@@ -168,7 +168,7 @@ def beyond_warm(cold_s: float, warm_s: Sequence[float]) -> tuple[float | None, s
     if count < 2:
         return None, "one warm token alone was measured, and its spread is not known"
     mean_s = float(np.mean(warm_s))
-    spread_s = stats.t.ppf(0.95, count - 1) * np.std(warm_s, ddof=1) * math.sqrt(1 + 1 / count)
+    spread_s = special.stdtrit(count - 1, 0.95) * np.std(warm_s, ddof=1) * math.sqrt(1 + 1 / count)
     if cold_s - mean_s > spread_s:
         return cold_s - mean_s, None
     return None, (

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special  # not stats: see cold_load
 
 from edge_eval_lib import tasks
 from edge_eval_lib.bounds import Positive, Whole, checked
@@ -112,14 +112,23 @@ def throughput_trend(throughput: Sequence[float]) -> tuple[bool, float | None, f
     judged: tuple[bool, float | None, float | None, int] = (False, None, None, 0)
     for count in range(FEWEST_PIECES, min(len(throughput), TREND_PIECES) + 1):
         values = throughput[-count:]
-        line = stats.linregress(np.arange(count), values)
-        change = float(line.slope * (count - 1) / np.mean(values))
-        p_value = float(line.pvalue) if np.ptp(values) else 1.0
+        slope, p_value = _line(values)
+        change = slope * (count - 1) / float(np.mean(values))
         noise = count == TREND_PIECES and p_value > SIGNIFICANT
         steady = abs(change) <= (NOISE_SHARE if noise else TREND_SHARE)
         if steady or not judged[0]:
             judged = (steady, change, p_value, count)
     return judged
+
+
+def _line(values: Sequence[float]) -> tuple[float, float]:
+    """Slope of the line through values at 0, 1, 2, ..., and the p-value of none (two-sided t)."""
+    if not np.ptp(values):
+        return 0.0, 1.0
+    places, free = np.arange(len(values)), len(values) - 2
+    r = np.corrcoef(places, values)[0, 1]
+    t = abs(r) * np.sqrt(free / max(1 - r * r, 1e-20))
+    return float(r * np.std(values) / np.std(places)), float(2 * special.stdtr(free, -t))
 
 
 @dataclass(frozen=True)

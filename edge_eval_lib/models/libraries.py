@@ -17,23 +17,31 @@ from edge_eval_lib.models.load import quieten
 
 
 @contextlib.contextmanager
-def _uncollected() -> Iterator[None]:
-    """Import without the garbage collector, which would search what is imported again and again.
+def _leanly() -> Iterator[None]:
+    """Import without what takes time and serves nothing here.
 
-    That takes a fifth of the time. As vLLM does once it has started, what is there at the end is
-    left out of later searches: it stays anyway.
+    The garbage collector would search what is imported again and again: a fifth of the time. As
+    vLLM does once it has started, what is there at the end is left out of later searches.
+    transformers takes scikit-learn, where it is installed (here for scores), for assisted decoding
+    and metrics of its own: a sixth, which a server would not have.
     """
     collected = gc.isenabled()
     gc.disable()
     try:
-        yield
+        from transformers import utils
+
+        has_sklearn, utils.is_sklearn_available = utils.is_sklearn_available, lambda: False
+        try:
+            yield
+        finally:
+            utils.is_sklearn_available = has_sklearn
     finally:
         gc.freeze()
         if collected:
             gc.enable()
 
 
-@_uncollected()
+@_leanly()
 def import_for_inference(directory: Path) -> None:
     """Import what loading and running the model in `directory` takes."""
     quieten()
@@ -54,7 +62,7 @@ def import_for_inference(directory: Path) -> None:
         _import_bitsandbytes()
 
 
-@_uncollected()
+@_leanly()
 def import_for_compression(directory: Path) -> None:
     """Import what merging an adapter into the model in `directory` and quantising the sum takes."""
     import_for_inference(directory)
@@ -65,7 +73,7 @@ def import_for_compression(directory: Path) -> None:
     _import_parts("peft.tuners.lora.bnb", "peft.utils.transformers_weight_conversion")
 
 
-@_uncollected()
+@_leanly()
 def import_for_training(directory: Path) -> None:
     """Import what training a LoRA adapter on the model in `directory` takes, on a 4-bit base too.
 

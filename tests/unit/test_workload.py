@@ -10,6 +10,7 @@ import pytest
 from finished import serving_record
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from edge_eval_lib.energy import Monitor
 from edge_eval_lib.engines.base import Generation, KvCache
@@ -123,6 +124,11 @@ def test_a_trend_is_the_change_over_the_values_as_a_share_of_their_mean():
     assert p_value < 1e-6
     assert judged == 5
     assert workload.throughput_trend([1.0, 2.0]) == (False, None, None, 0)
+    values = [26.0, 37.0, 36.5, 37.2, 30.1]
+    line = stats.linregress(range(5), values)
+    _, trend, p_value, _ = workload.throughput_trend(values)
+    assert trend == pytest.approx(4 * line.slope / np.mean(values))
+    assert p_value == pytest.approx(line.pvalue)
 
 
 def test_a_slow_start_is_left_behind_as_soon_as_three_pieces_agree():
