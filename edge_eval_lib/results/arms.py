@@ -167,7 +167,11 @@ def compared_with(results: Results, arm: Sequence[str], figure: str = "content")
         own, its = both.iloc[:, 0].to_numpy(), both.iloc[:, 1].to_numpy()
         mean, low, high = mean_interval(its - own)
         row = dict(zip(VARIANT, other, strict=True)) | {"prompts": len(both)}
-        row |= {"difference": mean, "difference_lo": low, "difference_hi": high}
+        row |= {
+            "difference": mean,
+            "difference_lo": max(low, -1.0),
+            "difference_hi": min(high, 1.0),
+        }
         row |= {"only_it": int((its > own).sum()), "only_the_other": int((own > its).sum())}
         rows.append(row)
     return pd.DataFrame(rows)
