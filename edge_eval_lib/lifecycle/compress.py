@@ -170,13 +170,14 @@ def change(
 def given(study: Study, task: str, fp16_directory: Path) -> compressions.Given:
     """Return what compressions of an adapted model may learn from: its adapter's training data."""
     tokenizer = models.load_tokenizer(fp16_directory)
+    whole = study.training.model_copy(update={"adapted_share": 1.0})  # a student has other layers
     trained, _, _ = task_examples(study, task, tokenizer)
     return compressions.Given(
         rows=adapt.encode(tokenizer, trained, study.training.max_tokens),
         collate=adapt.answer_batches(tokenizer),
         teacher=lambda: models.load_model(fp16_directory, study.training.compute_dtype),
         training=study.training,
-        lora=adapt.lora_config(study.training),
+        lora=adapt.lora_config(whole, fp16_directory),
         seed=study.seed,
     )
 
