@@ -170,6 +170,8 @@ def problem(precision: str) -> str | None:
         name, percent = _parsed(word)
         if name not in known:
             return f"there is no compression {word!r}; there are {', '.join(names())}"
+        if not {"apply", "configuration"} & set(vars(_import(name))):
+            return f"{name}.py has neither an apply(model) nor a configuration(...)"
         if _takes_percent(name) and not (percent and 1 <= percent <= 99):
             return f"{word!r} does not say how much; write a percentage from 1 to 99, as {name}25"
     stored = [word for word in words if word in storages()]

@@ -114,6 +114,13 @@ def test_a_chain_that_cannot_be_made_is_refused(chain, why):
     assert why in (compressions.problem(chain) or "")
 
 
+def test_a_file_that_compresses_nothing_is_named(tmp_path, monkeypatch):
+    (tmp_path / "idle.py").write_text('"""Nothing."""\n')
+    monkeypatch.setattr(compressions, "__path__", [*compressions.__path__, str(tmp_path)])
+    said = compressions.problem("idle-fp16")
+    assert said == "idle.py has neither an apply(model) nor a configuration(...)"
+
+
 def test_vllm_is_not_asked_to_change_quantised_weights():
     study = load_study("embedded_vllm")
     with pytest.raises(UserError, match=r"int4-depth25 changes quantised weights, .*transformers"):
