@@ -2,8 +2,8 @@
 
 On the gold answers of training prompts the student comes to predict what its teacher predicts:
 forward Kullback-Leibler divergence of the logits (Hinton et al., arXiv 1503.02531), by a LoRA
-adapter with the study's training settings, merged afterwards. On quantised weights that is QLoRA
-(arXiv 2305.14314): merging rounds the weights once more.
+adapter in every layer with the study's training settings, merged afterwards. On quantised weights
+that is QLoRA (arXiv 2305.14314): merging rounds the weights once more.
 """
 
 from __future__ import annotations
