@@ -23,7 +23,7 @@ DAY_PROFILE = (
 )
 
 # How requests come: the standard deviation of the gaps between them over their mean. ASSUMED for
-# bursts: as of bunches of five.
+# bursts, up to five of which then come together.
 ARRIVALS = {"steady": 0.0, "random": 1.0, "bursty": 3.0}
 
 

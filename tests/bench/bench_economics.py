@@ -14,7 +14,8 @@ import numpy as np
 
 from edge_eval_lib.economics import carbon, cost
 from edge_eval_lib.economics.batching import arrivals_s, simulate
-from edge_eval_lib.economics.server import Server, capacity_req_s, steady_state
+from edge_eval_lib.economics.server import Server, capacity_req_s
+from edge_eval_lib.economics.steady import steady_state
 
 STEPS_TARGET = CONFIGURATIONS_TARGET = 1e6
 CONFIGURATIONS = 1_000_000

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_eval_lib.economics import batching, latency, server
+from edge_eval_lib.economics import batching, latency, server, steady
 from edge_eval_lib.economics.batching import arrivals_s, simulate
-from edge_eval_lib.economics.server import Server, capacity_req_s, fit_server, steady_state
+from edge_eval_lib.economics.server import Server, capacity_req_s, fit_server
+from edge_eval_lib.economics.steady import steady_state
 
 # A step of a T4 with a model of 1 billion parameters, about.
 T4 = Server(2e-4, 8e-3, 2e-4, 1e-7, max_batch=32)
@@ -112,16 +113,27 @@ def test_the_closed_form_is_near_the_simulation(load):
 
 @pytest.mark.parametrize("variation", [1.0, 2.0, 3.0])
 def test_bunches_wait_as_their_queue_is_known_to(variation):
-    bunch = server.mean_bunch(variation)
+    bunch = (variation**2 + 1) / 2
     for load in (0.1, 0.5, 0.9):
-        found = steady_state(Server(0, 0.01, max_batch=1), load, 0, 101, variation)
+        busy, batch, waiting, queue = steady._queue(load, 0.0, 1.0, 1 - 1 / bunch)
         # M^X/M/1 with geometric bunches: load x mean bunch / (1 - load) requests in the mean.
-        assert found.wait_s + 1 == pytest.approx(bunch / (1 - load))
+        assert batch + queue == pytest.approx(load * bunch / (1 - load))
+        assert (busy, batch) == pytest.approx((load, load))
         # The first of a bunch waits as the machine is busy, each later one for certain.
-        assert found.waiting_share == pytest.approx(1 - (1 - load) / bunch)
+        assert waiting == pytest.approx(1 - (1 - load) / bunch)
 
 
-@pytest.mark.parametrize("load", [0.2, 0.4, 0.6, 0.8])
+def test_a_bunch_is_what_comes_while_a_request_is_served():
+    gaps = np.diff(arrivals_s(1.0, 200_000, variation=3.0)[0])
+    # Rare requests, each over soon: the share of gaps that are shorter than it takes.
+    more = 1 - 1 / steady.bunch_of(1.0, 0.01, 3.0)
+    assert more == pytest.approx((gaps < 0.01).mean(), abs=0.01)
+    assert steady.bunch_of(1.0, 100.0, 3.0) == pytest.approx(5)
+    assert steady.bunch_of(1.0, 0.01, 1.0) == 1
+    assert steady.bunch_of(1.0, 0.01, 0.0) == 0.5
+
+
+@pytest.mark.parametrize("load", [0.01, 0.2, 0.4, 0.6, 0.8])
 def test_the_closed_form_of_bursts_is_near_their_simulation(load):
     rate = load * capacity_req_s(T4, PROMPT, ANSWER)
     run = simulate(T4, arrivals_s(rate, 8000, 8, 3.0, seed=5), PROMPT, ANSWER)
@@ -154,13 +166,13 @@ def test_burstier_requests_are_never_faster_nor_more(
         assert (np.diff(times) >= -1e-9 * times[:-1] - 1e-12).all()
     limits = 2 * found.ttft_quantile_s(0.9)[0], 2 * found.tpot_s[0]
     assert found.share_ttft_within(found.ttft_quantile_s(0.9)) == pytest.approx([0.9, 0.9])
-    rates = server.highest_steady_rate_req_s(served, 200, answer, *limits, variation=variations)
+    rates = steady.highest_steady_rate_req_s(served, 200, answer, *limits, variation=variations)
     assert rates[1] <= rates[0] * 1.002
 
 
 def test_the_highest_rate_of_the_closed_form_is_the_last_that_keeps_the_limits():
     given_ = {"ttft_limit_s": 0.3, "tpot_limit_s": 0.018, "share": 0.9}
-    highest = server.highest_steady_rate_req_s(T4, PROMPT, ANSWER, **given_)
+    highest = steady.highest_steady_rate_req_s(T4, PROMPT, ANSWER, **given_)
 
     def keeps(rate):
         found = steady_state(T4, rate, PROMPT, ANSWER)
@@ -169,10 +181,10 @@ def test_the_highest_rate_of_the_closed_form_is_the_last_that_keeps_the_limits()
     assert keeps(highest)
     assert not keeps(1.003 * highest)
     none = given_ | {"ttft_limit_s": 0.05}
-    assert server.highest_steady_rate_req_s(T4, PROMPT, ANSWER, **none) == 0
+    assert steady.highest_steady_rate_req_s(T4, PROMPT, ANSWER, **none) == 0
     free = given_ | {"ttft_limit_s": np.inf, "tpot_limit_s": np.inf, "most": 0.9}
     full = capacity_req_s(T4, PROMPT, ANSWER)
-    assert server.highest_steady_rate_req_s(T4, PROMPT, ANSWER, **free) == pytest.approx(0.9 * full)
+    assert steady.highest_steady_rate_req_s(T4, PROMPT, ANSWER, **free) == pytest.approx(0.9 * full)
 
 
 def test_a_request_alone_takes_its_prompt_and_its_steps():

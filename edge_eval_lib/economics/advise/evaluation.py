@@ -4,7 +4,7 @@
     evaluated.fits, evaluated.figures["usd_per_request"]          # options x draws
 
 A machine takes up to `concurrency` requests at a time and is the faster the fewer it has: a queue
-whose speed depends on its batch (server.steady_state), as fast with a full one as was measured.
+whose speed depends on its batch (steady.steady_state), as fast with a full one as was measured.
 Who finds no place waits. Machines are as many as the SLO needs in the busiest hour. Between
 requests they idle, warm; serverless ones are given back after a while, and the next request waits
 for the model to load.
@@ -26,13 +26,8 @@ from edge_eval_lib.economics.capacity import cards_needed, poisson_standby
 from edge_eval_lib.economics.carbon import embodied_g_per_hour, operational_g
 from edge_eval_lib.economics.cost import api_usd_per_request, rag_usd_per_request
 from edge_eval_lib.economics.prices import capital_recovery_factor
-from edge_eval_lib.economics.server import (
-    Server,
-    capacity_req_s,
-    highest_steady_rate_req_s,
-    mean_bunch,
-    steady_state,
-)
+from edge_eval_lib.economics.server import Server, capacity_req_s
+from edge_eval_lib.economics.steady import highest_steady_rate_req_s, steady_state
 from edge_eval_lib.units import HOURS_PER_YEAR, JOULES_PER_KWH, SECONDS_PER_DAY
 
 DRAWS_OF_ERRORS = 256
@@ -174,7 +169,7 @@ def _serve(x: Mapping[str, np.ndarray], o: Arrays, need: Need) -> Arrays:
     }  # fmt: skip
     served |= {name: np.where(o["is_api"], value, served[name]) for name, value in api.items()}
     rate_s = x["requests_per_day"] / SECONDS_PER_DAY / np.maximum(served["machines"], 1)
-    held, cold = _hold(x, o, rate_s, served["at_work"], mean_bunch(need.variation))
+    held, cold = _hold(x, o, rate_s, served["at_work"], served.pop("bunch"))
     late = 1 - need.percentile / 100
     is_late = cold > late  # more requests than may be late find no model loaded
     served["ttft_ms"] = served["ttft_ms"] + np.where(is_late, 1e3 * np.nan_to_num(o["load_s"]), 0.0)
@@ -230,11 +225,16 @@ def _serve_own(x: Mapping[str, np.ndarray], o: Arrays, need: Need) -> Arrays:
         "machines": machines,
         "utilisation": over_day.utilisation,
         "at_work": over_day.busy_share,
+        "bunch": over_day.bunch,
     }
 
 
 def _hold(
-    x: Mapping[str, np.ndarray], o: Arrays, rate_s: np.ndarray, at_work: np.ndarray, bunch: float
+    x: Mapping[str, np.ndarray],
+    o: Arrays,
+    rate_s: np.ndarray,
+    at_work: np.ndarray,
+    bunch: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Shares of a machine's time that it is held, and of its requests that find no model loaded.
 
@@ -242,12 +242,13 @@ def _hold(
     machine empty. A serverless machine is held while at work, while it loads, and for
     `keep_warm_s` of an idle time; any other always.
     """
-    bunches_s = rate_s / max(bunch, 1.0)
+    together = np.maximum(np.nan_to_num(bunch, nan=1.0), 1.0)
+    bunches_s = rate_s / together
     standby = poisson_standby(bunches_s, x["keep_warm_s"])
     cold = np.where(o["is_serverless"], (1 - at_work) * standby.cold_share, 0.0)
     held = at_work + (1 - at_work) * bunches_s * standby.warm_s + bunches_s * cold * o["load_s"]
     held = np.where(o["is_serverless"], np.minimum(held, 1.0), 1.0)
-    return held, cold / max(bunch, 1.0)
+    return held, cold / together
 
 
 def _power_w(x: Mapping[str, np.ndarray], o: Arrays, served: Arrays) -> np.ndarray:
