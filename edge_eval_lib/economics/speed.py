@@ -101,10 +101,11 @@ def predict(
     for quantity, value in values.items():
         within = np.where(
             known,
-            calibration.half_widths[quantity],
-            calibration.new_size_half_widths[quantity],
+            np.exp(calibration.half_widths[quantity]),
+            np.exp(calibration.new_size_half_widths[quantity]),
         )
-        factor: Any = np.exp(np.where(inside, within, calibration.outside_half_widths[quantity]))
+        outside = np.exp(calibration.outside_half_widths[quantity])
+        factor: Any = np.where(inside, within, outside)
         value, factor, extrapolated = np.broadcast_arrays(value, factor, ~inside)
         columns |= {quantity: value, f"{quantity}_lo": value / factor}
         columns[f"{quantity}_hi"] = value * factor
