@@ -184,10 +184,11 @@ def memory_errors_for_people(errors: pd.DataFrame) -> pd.DataFrame:
     rows = errors[of_memory]
     return pd.DataFrame(
         {
-            "predicted": rows["quantity"].map(
-                lambda name: name.replace("_gb", "").replace("_", " ")
-            ),
-            "by": rows["predictor"],
+            "predicted": [
+                quantity.replace("_gb", "").replace("_", " ")
+                + ("" if by == prediction_errors.MEMORY else ", by its twin")
+                for quantity, by in zip(rows["quantity"], rows["predictor"], strict=True)
+            ],
             "against": rows["direction"],
             "rows": rows["rows"],
             "mean error [%]": rows["mean_ape_pct"],

@@ -47,6 +47,7 @@ def for_people(table: pd.DataFrame, else_say: str, digits: int = 3) -> Prose:
     text = readable(table, digits=digits)
     numeric = [pd.api.types.is_numeric_dtype(table[c]) for c in table if heading(c) in text]
     align = ["right" if is_number else "left" for is_number in numeric]
+    text = text.map(lambda cell: cell.replace(", never]", ", unbounded]"))
     shown = text.rename(columns=WORDS)
     return Prose(shown.to_markdown(index=False, colalign=align, disable_numparse=True))
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pandas as pd
 
 from edge_eval_lib import compressions
-from edge_eval_lib.economics import cost, fit, published, roofline, speed, under_load
+from edge_eval_lib.economics import calibration, cost, fit, published, roofline, speed, under_load
 from edge_eval_lib.economics.advise.options import ON_PREMISES, SERVERLESS, VARIANT
+from edge_eval_lib.economics.form import Calibration
 from edge_eval_lib.economics.server import fit_server
 from edge_eval_lib.machine.declared import load_hardware
 from edge_eval_lib.results import outlook
@@ -162,6 +163,23 @@ def against_speed(question: Planner) -> pd.DataFrame:
     usd_per_hour = month / option["machines"] * 12 / HOURS_PER_YEAR
     return speed.cost_against_speed(
         shape, precision, roofline.device_of(question.hardware), usd_per_hour,
-        prompt_tokens=round(question.inputs.value("input_tokens")),
+        prompt_tokens=question.inputs.value("input_tokens"),
         output_tokens=round(question.inputs.value("output_tokens")),
+        calibration=_calibration(question),
     )  # fmt: skip
+
+
+def _calibration(question: Planner) -> Calibration | None:
+    """Fit the study's own serving rows, where it was asked of what they were measured on."""
+    study = question.study
+    serving = None if study is None else study.directory / "tables" / "serving.csv"
+    if study is None or serving is None or not serving.is_file():
+        return None
+    if question.hardware != load_hardware(study.hardware):
+        return None
+    shapes = {(m.family, m.size): fit.shape_of(m) for m in study.models}
+    device = roofline.device_of(question.hardware)
+    try:
+        return calibration.calibrate(pd.read_csv(serving), shapes, device)
+    except ValueError:  # too few rows
+        return None
