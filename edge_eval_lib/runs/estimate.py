@@ -19,7 +19,7 @@ import numpy as np
 from edge_eval_lib import compressions, tasks
 from edge_eval_lib.artefacts.place import Key, place
 from edge_eval_lib.economics import fit, flops, latency, published_speed, roofline, speed
-from edge_eval_lib.economics.shape import LORA_MODULES, ModelShape, compressed
+from edge_eval_lib.economics.shape import ModelShape, compressed
 from edge_eval_lib.machine.declared import Hardware, load_hardware, load_hardware_file
 from edge_eval_lib.runs.finished import Finished, read_finished
 from edge_eval_lib.study import Model, Run, Study, load_study
@@ -324,7 +324,7 @@ def model_s(
         operations = flops.prefill_flop(shape.matrix_parameters, many)
         return operations / (device.flop_s * rates.compute_share)
 
-    load_s = _weights_gb(model, "fp16") / roofline.DISK_GB_S
+    load_s = weights_gb(model, "fp16") / roofline.DISK_GB_S
     if run.stage == "adapt":
         trained = study.data.train_examples * training.epochs * tokens
         method, again = run.parameters["method"], training.gradient_checkpointing
@@ -335,7 +335,7 @@ def model_s(
         return busy_s, START_S + load_s + _idle_s(study, hardware, 1)
     if run.stage == "compress":
         made = {p for chain in ("fp16", *run.precisions) for p in compressions.path(chain)}
-        written_gb = sum(_weights_gb(model, p) for p in made)
+        written_gb = sum(weights_gb(model, p) for p in made)
         busy_s = (load_s * 2 + written_gb) / roofline.DISK_GB_S / 2
         distilled = study.data.train_examples * training.epochs * tokens
         for student in filter(compressions.distils, made):  # its teacher reads along
@@ -390,24 +390,7 @@ def _idle_s(study: Study, hardware: Hardware, times: int) -> float:
     return times * study.workload.idle_seconds if hardware.gpus else 0.0
 
 
-def _weights_gb(model: Model, precision: str) -> float:
+def weights_gb(model: Model, precision: str) -> float:
+    """Return the GB of a model's weights at a precision."""
     shape = compressed(fit.shape_or_like(model), precision)
     return shape.weight_bytes(compressions.estimated_as(precision)) / 1e9
-
-
-def disk_gb(study: Study, run: Run) -> float:
-    """Return GB that a run leaves: an adapter, or compressed models (notebooks are small)."""
-    if run.stage not in ("adapt", "compress"):
-        return 0.0
-    model = study.model(run.parameters["model"])
-    if run.stage == "compress":
-        return sum(_weights_gb(model, precision) for precision in run.precisions)
-    wanted = study.training.target_modules
-    modules = LORA_MODULES if isinstance(wanted, str) else wanted
-    adapter = fit.shape_or_like(model).lora_parameters(study.training.lora_rank, modules)
-    return 4 * study.training.adapted_share * adapter / 1e9
-
-
-def bases_gb(study: Study) -> float:
-    """Return GB of the base models, which every study keeps once."""
-    return sum(_weights_gb(m, "fp16") for m in study.models if m.source != "local")

@@ -18,7 +18,7 @@ from edge_eval_lib.artefacts.source import kept_warnings
 from edge_eval_lib.economics import fit, roofline
 from edge_eval_lib.economics.prices import load_price_book
 from edge_eval_lib.machine.declared import Hardware, load_hardware
-from edge_eval_lib.runs import estimate, outdated
+from edge_eval_lib.runs import disk, estimate, outdated
 from edge_eval_lib.runs.finished import Finished, duration, finished_runs
 from edge_eval_lib.runs.problems import (
     listed,
@@ -64,7 +64,7 @@ def plan_table(
         row: dict[str, Any] = {"stage": run.stage, "name": run.name, "done": cost is None}
         if cost is not None:
             row |= {"seconds": cost.seconds, "gpus": cost.gpus, "energy_j": cost.energy_j}
-            row |= {"basis": cost.basis, "disk_gb": estimate.disk_gb(study, run)}
+            row |= {"basis": cost.basis, "disk_gb": disk.left_by_gb(study, run)}
         rows.append(row)
     columns = ["stage", "name", "done", "seconds", "gpus", "energy_j", "basis", "disk_gb"]
     table = pd.DataFrame(rows, columns=columns).astype(
@@ -89,7 +89,7 @@ def describe(study: Study) -> str:
     missing = [*problems(study, hardware), *missing_rows(study), *missing_software(study)]
     if refused := power_sweep_refusal(study):
         missing.append(f"make all would be refused here: {refused}")
-    need_gb, free_gb = left["disk_gb"].sum() + estimate.bases_gb(study), _free_gb(study)
+    need_gb, free_gb = left["disk_gb"].sum() + disk.bases_gb(study), _free_gb(study)
     if len(left) and need_gb > free_gb:
         missing.append(
             f"The disk lacks {need_gb - free_gb:.0f} GB for all of it; point EDGE_EVAL_OUTPUTS "
@@ -218,7 +218,7 @@ def _left_lines(study: Study, left: pd.DataFrame, hardware: Hardware) -> list[st
     where = f"{at_once} runs at once" if at_once > 1 else "one run after another"
     return [
         f"Time left: about {duration(left['device_s'].sum() / at_once)} with {where}.",
-        f"Disk: besides, {estimate.bases_gb(study):.3g} GB of base models; {_free_gb(study):.0f} "
+        f"Disk: besides, {disk.bases_gb(study):.3g} GB of base models; {_free_gb(study):.0f} "
         "GB are free here. Merged weights may be deleted (artefacts/models): they are built again "
         "when a run needs them.",
     ]

@@ -35,8 +35,8 @@ from edge_eval_lib.artefacts.place import (
 )
 from edge_eval_lib.errors import UserError, shown
 from edge_eval_lib.paths import outputs_root, project_root
-from edge_eval_lib.runs import catalogue, claims, devices, outdated, runner
-from edge_eval_lib.runs.problems import power_sweep_refusal, require_possible
+from edge_eval_lib.runs import catalogue, claims, devices, only_run, outdated, runner
+from edge_eval_lib.runs.problems import require_possible
 from edge_eval_lib.runs.process import INTERRUPT_S, supervised
 from edge_eval_lib.study import NOTEBOOKS, PUBLISHED, STAGES, Study, load_study
 
@@ -81,7 +81,7 @@ def make_all(
         _clean_up(study)
         _settle_code(study, again, kept)
         if study.alone is not None:
-            _make_only_run(study, study.alone)
+            only_run.make(study, study.alone)
             SAY(_where(study))
             return
         undone = outdated.put_away(study)
@@ -224,36 +224,10 @@ def _make_paper(study: Study) -> dict[Key, str]:
     return {key: said}
 
 
-def _make_only_run(study: Study, stage: str) -> None:
-    """Make a study's only run unless it is done; its notebook writes tables, figure and report."""
-    run = study.run(stage, stage)
-    if completion.survey(study, [run]):
-        if refused := power_sweep_refusal(study):
-            raise UserError(refused)
-        SAY(f"{study.name}: one run, of {study.repetitions} repetitions of everything in it")
-        runner.run_one(study, run.stage, run.name)
-    elif not (study.directory / "report.html").is_file():
-        _report_only_run(study, stage)
-
-
-def _report_only_run(study: Study, stage: str) -> None:
-    """Write the tables, figure and report of its only run again, from its raw data and notebook."""
-    from edge_eval_lib.results import ablation, power_sweep, report
-
-    notebook = place(study, stage, stage).notebook
-    if not notebook.with_suffix(".runs.parquet").is_file():
-        raise UserError(
-            f"{study.name} was not run yet; run `make all STUDY={study.argument}` first."
-        )
-    write_results = {"ablation": ablation.write_results, "power_sweep": power_sweep.write_results}
-    write_results[stage](completion.read_raw(notebook, "runs"), study.directory)
-    report.render(notebook, study.directory / "report.html")
-
-
 def make_report(study: Study) -> None:
     """Write tables, figures and report from the runs that there are."""
     if study.alone is not None:
-        _report_only_run(study, study.alone)
+        only_run.report(study, study.alone)
         SAY(_where(study))
         return
     with claims.claimed(study):

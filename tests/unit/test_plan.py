@@ -17,7 +17,7 @@ from edge_eval_lib.errors import UserError
 from edge_eval_lib.machine import host
 from edge_eval_lib.machine.declared import load_hardware
 from edge_eval_lib.paths import project_root
-from edge_eval_lib.runs import catalogue, devices, estimate, plan, problems
+from edge_eval_lib.runs import catalogue, devices, disk, estimate, plan, problems
 from edge_eval_lib.runs.finished import finished_runs
 from edge_eval_lib.study import load_study, read_yaml
 
@@ -341,8 +341,8 @@ def test_the_free_session_is_long_enough():
     assert all(re.fullmatch("[0-9a-f]{40}", model.revision) for model in study.models)
     assert not problems.problems(study)
     # What the free services' disks hold.
-    disk = estimate.bases_gb(study) + sum(estimate.disk_gb(study, run) for run in study.runs())
-    assert disk < 50
+    taken_gb = disk.bases_gb(study) + sum(disk.left_by_gb(study, run) for run in study.runs())
+    assert taken_gb < 50
 
 
 def test_without_a_power_limit_energy_is_unknown_and_not_zero():
@@ -352,9 +352,9 @@ def test_without_a_power_limit_energy_is_unknown_and_not_zero():
 
 def test_disk_counts_every_precision_and_the_adapter():
     study = load_study("t4_free")
-    compress = estimate.disk_gb(study, study.run("compress", "qwen-1.5B_rag_lora"))
+    compress = disk.left_by_gb(study, study.run("compress", "qwen-1.5B_rag_lora"))
     assert compress == pytest.approx(3.09 + 1.78 + 1.14, abs=0.02)
-    adapt = estimate.disk_gb(study, study.run("adapt", "qwen-1.5B_rag_lora"))
+    adapt = disk.left_by_gb(study, study.run("adapt", "qwen-1.5B_rag_lora"))
     assert adapt == pytest.approx(4 * 18_464_768 / 1e9)  # peft's count at rank 16
 
 
