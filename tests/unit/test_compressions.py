@@ -1,11 +1,13 @@
 """Compressions: what a study's word means, and what notebooks 01 and 02 show of them."""
 
+from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
 
 from edge_eval_lib import compressions
+from edge_eval_lib.lifecycle import adapt
 from edge_eval_lib.paths import project_root
 
 KNOWN = "depthNN, distil, fp16, int4, int8, magnitudeNN, widthNN"
@@ -17,7 +19,8 @@ def cell(file_name: str, defines: str) -> dict[str, Any]:
     code = [c.source for c in notebook.cells if c.cell_type == "code"]
     (source,) = (text for text in code if f"\n{defines} = " in text)
     variables: dict[str, Any] = dict.fromkeys(("rank", "alpha"), 4) | {"compute_dtype": "float32"}
-    variables |= {"dropout": 0.0, "target_modules": ["q_proj"]}
+    variables |= {"dropout": 0.0, "target_modules": ["q_proj"], "adapted_share": 1.0}
+    variables |= {"adapt": adapt, "base": Path("base")}
     exec(source, variables)  # a cell of this project's own
     return variables
 

@@ -174,7 +174,7 @@ def test_a_missing_llm_compressor_is_refused_in_a_sentence(tmp_path, monkeypatch
     monkeypatch.setenv(llm_compressor.PYTHON_VARIABLE, str(tmp_path / "python"))
     with pytest.raises(UserError, match="run make llm-compressor"):
         compress.quantize(tmp_path, "int8", "float32", tmp_path / "target", "vllm")
-    with pytest.raises(ValueError, match="there is no compression 'int2'; there are fp16, int4"):
+    with pytest.raises(ValueError, match="there is no compression 'int2'; there are "):
         compress.quantize(tmp_path, "int2", "float32", tmp_path / "target", "vllm")
 
 
