@@ -40,8 +40,9 @@ def pruned_arms(results: Results, prices: Prices) -> pd.DataFrame:
     """Set what a chain saves beside what it loses: `arms_table`, and a few columns more.
 
     Returns:
-        A row an arm with `score` and `gold_nll` (intervals over prompts), `disk_mb` and
-        `parameters`, and the intervals over runs of energy and throughput, where there are several.
+        A row an arm with `score`, `gold_nll` and `gold_nll_loss`, which is the difference to FP16
+        (intervals over prompts), `disk_gb` and `parameters`, and the intervals over runs of energy
+        and throughput, where there are several.
     """
     table = arms_table(results, prices).set_index(VARIANT)
     for figure in HIGHER_IS_BETTER:
@@ -49,11 +50,15 @@ def pruned_arms(results: Results, prices: Prices) -> pd.DataFrame:
         for arm in table.index.intersection(prompts.columns):
             bounds = mean_interval(prompts[arm].dropna())
             table.loc[arm, [figure, f"{figure}_lo", f"{figure}_hi"]] = bounds
+            whole = (*arm[:-1], WHOLE)
+            if figure == "gold_nll" and whole in prompts and arm != whole:
+                bounds = mean_interval((prompts[arm] - prompts[whole]).dropna())
+                table.loc[arm, [f"{figure}_loss{end}" for end in ("", "_lo", "_hi")]] = bounds
     for arm, runs in results.headline.groupby(VARIANT, sort=False):
         for figure in ("energy_per_request_j", "throughput_tok_s"):
             bounds = mean_interval(runs[figure].astype(float))
             table.loc[arm, [f"{figure}_lo", f"{figure}_hi"]] = bounds[1:]
-    table["disk_mb"] = table.index.map(_disk_mb(results))
+    table["disk_gb"] = table.index.map(_disk_gb(results))
     shapes = {model.name: fit.shape_of(model) for model in results.study.models}
     table["parameters"] = [
         compressed(shapes[f"{family}-{size}"], precision).parameters
@@ -275,12 +280,12 @@ def prompts_of(results: Results, figure: str) -> pd.DataFrame:
     return per_prompt(results.answers)[figure].unstack(VARIANT)
 
 
-def _disk_mb(results: Results) -> dict[tuple, float]:
+def _disk_gb(results: Results) -> dict[tuple, float]:
     sizes = {}
     for run in results.runs[results.runs["stage"] == "compress"].to_dict("records"):
         for row in run["artefacts"]:
             key = (*(run[c] for c in VARIANT[:-1]), row["precision"])
-            sizes[key] = row["disk_mb"]
+            sizes[key] = row["disk_mb"] / 1e3
     return sizes
 
 

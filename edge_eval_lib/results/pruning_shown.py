@@ -4,34 +4,37 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from adjustText import adjust_text
 from matplotlib.axes import Axes
 
 from edge_eval_lib import compressions
 from edge_eval_lib.results import figures
+from edge_eval_lib.results.columns import DOUBTFUL, doubtful_checks, verdict
 from edge_eval_lib.results.observations import Results
-from edge_eval_lib.results.pruning import prompts_of
+from edge_eval_lib.results.pruning import WHOLE, prompts_of
 from edge_eval_lib.uncertainty import mean_interval
 
-LOSS = "gold answers’ NLL [nats/token]"
+LOSS = "loss of gold answers’ likelihood [nats/token]"
+LINEAR_TO = 0.2  # nats a token, beyond which the axis is logarithmic
 
 
 def draw_loss(axis: Axes, arms: pd.DataFrame, column: str, label: str) -> None:
-    """Draw the gold answers' likelihood of each arm over a size or a cost."""
-    for _, row in arms.dropna(subset=[column, "gold_nll"]).iterrows():
+    """Draw what each arm loses of the gold answers' likelihood over a size or a cost."""
+    names = []
+    for _, row in arms.dropna(subset=[column, "gold_nll_loss"]).iterrows():
         stored = compressions.storage(row["precision"])
         colour, marker = figures.look(row["method"], stored)
-        reach = figures.error_of(row, "gold_nll")
-        axis.errorbar(
-            row[column], row["gold_nll"], yerr=reach, fmt=marker, color=colour, alpha=0.8, ms=6
-        )
-        axis.annotate(
-            row["precision"],
-            (row[column], row["gold_nll"]),
-            xytext=(5, 3),
-            textcoords="offset points",
-            fontsize=7,
-        )
-    axis.set(xlabel=label, ylabel=LOSS, yscale="log")
+        at, reach = (row[column], row["gold_nll_loss"]), figures.error_of(row, "gold_nll_loss")
+        axis.errorbar(*at, yerr=reach, fmt=marker, color=colour, alpha=0.8, ms=6)
+        names.append(axis.text(*at, row["precision"], fontsize=7))
+    axis.axhline(0, color="#999999", lw=0.8)
+    axis.set(xlabel=label, ylabel=LOSS)
+    axis.set_yscale("symlog", linthresh=LINEAR_TO)
+    whole = arms.loc[arms["precision"] == WHOLE, column]
+    for place in whole.dropna():
+        axis.axvline(place, color="#999999", lw=0.8, ls=":")
+    axis.figure.canvas.draw()  # labels are moved apart where they will stand
+    adjust_text(names, ax=axis, arrowprops={"arrowstyle": "-", "color": "#999999", "lw": 0.6})
 
 
 def draw_joint(axis: Axes, joint: pd.DataFrame) -> None:
@@ -62,7 +65,7 @@ def draw_joint(axis: Axes, joint: pd.DataFrame) -> None:
         capsize=3,
     )
     axis.set_xticks(places, joint["precision"], rotation=20, ha="right", fontsize=8)
-    axis.set(ylabel="loss of gold answers’ likelihood [nats/token]")
+    axis.set(ylabel=LOSS)
     axis.legend(frameon=False)
 
 
@@ -94,3 +97,16 @@ def order(results: Results, stored: str) -> list[str]:
                 f"[{low:+.3f}, {high:+.3f}] over {len(both)} prompts: {verdict}."
             )
     return sentences
+
+
+def doubtful(results: Results) -> str:
+    """Say how many runs are doubtful by their own checks, whose times and energies show little."""
+    validity = results.headline["validity"]
+    bad = validity[validity.map(verdict).isin(DOUBTFUL)]
+    if bad.empty:
+        return "Every run passed its own checks."
+    return (
+        f"{len(bad)} of {len(validity)} runs are doubtful by their own checks "
+        f"({', '.join(sorted(doubtful_checks(bad).unique()))}): their times and energies show "
+        "little."
+    )

@@ -114,7 +114,7 @@ def test_pruned_and_distilled_students_are_served_and_told_on_a_page(tmp_path):
     made = {p.name.rsplit("_", 1)[1] for p in (outputs / "artefacts" / "models").iterdir()}
     assert made == set(chains)  # what is on the way to them is dropped again
     arms = pd.read_csv(outputs / "tables" / "arms.csv").set_index("precision")
-    assert arms.loc["depth50-distil-int4", "disk_mb"] < arms.loc["int4", "disk_mb"]
+    assert arms.loc["depth50-distil-int4", "disk_gb"] < arms.loc["int4", "disk_gb"]
     spent = arms["compress_energy_j"]  # a chain's are those of every step of it
     assert spent["depth50-distil-int4"] > spent["depth50-distil-fp16"] > spent["fp16"]
     joint = pd.read_csv(outputs / "tables" / "pruning_joint_losses.csv")

@@ -129,3 +129,11 @@ def test_orders_are_compared_prompt_by_prompt():
     }
     (said,) = pruning_shown.order(results(nll), "int4")
     assert "depth20-distil-int4 is better" in said
+
+
+def test_doubtful_runs_are_counted():
+    observed = runs({"fp16": [50.0, 51.0]}, 8).assign(validity=["ok", "invalid: quiet (serve c8)"])
+    said = pruning_shown.doubtful(results({}, headline=observed))
+    assert said.startswith("1 of 2 runs are doubtful by their own checks (quiet")
+    fine = results({}, headline=observed.assign(validity="ok"))
+    assert pruning_shown.doubtful(fine) == "Every run passed its own checks."
