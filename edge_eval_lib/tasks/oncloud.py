@@ -20,5 +20,5 @@ def converse(example: Example) -> Generator[Call, Reply, str]:
 
 
 task = with_passages(
-    "oncloud", PASSAGES_PER_PROMPT, adapter_of="twopassages", converse=converse, roles=("cloud",)
+    "oncloud", PASSAGES_PER_PROMPT, adapter_of="rag", converse=converse, roles=("cloud",)
 )

@@ -1,4 +1,4 @@
-"""`rag` and its further questions, answered from one retrieved passage by the adapter for two."""
+"""`rag` and its further questions, answered from one retrieved passage by the adapter of `rag`."""
 
 from edge_eval_lib.tasks.rag import HUB, PROMPT
 from edge_eval_lib.tasks.rag_further import with_passages
@@ -7,4 +7,4 @@ __all__ = ["HUB", "PASSAGES_PER_PROMPT", "PROMPT", "task"]  # capitals are in da
 
 PASSAGES_PER_PROMPT = 1
 
-task = with_passages("onepassage", PASSAGES_PER_PROMPT, adapter_of="twopassages")
+task = with_passages("onepassage", PASSAGES_PER_PROMPT, adapter_of="rag")

@@ -28,7 +28,7 @@ def converse(example: Example) -> Generator[Call, Reply, str]:
 task = with_passages(
     "sampled",
     PASSAGES_PER_PROMPT,
-    adapter_of="twopassages",
+    adapter_of="rag",
     converse=converse,
     usual_calls=SAMPLES,
 )

@@ -75,7 +75,7 @@ def test_of_sampled_answers_the_most_frequent_is_returned(asked):
 
 
 def test_every_arm_is_answered_by_one_adapter(asked):
-    assert {tasks.trained_as(task) for task in ARMS} == {"twopassages"}
+    assert {tasks.trained_as(task) for task in ARMS} == {"rag"}
     assert len({example.answer for example in asked.values()}) == 1
 
 
@@ -128,8 +128,8 @@ def test_a_larger_model_may_be_the_cloud_and_no_more_than_that(tmp_path):
     assert {variant.model for variant in study.variants()} == {"tinyllama-0.1M"}
     compressed = {run.name: run.precisions for run in study.runs() if run.stage == "compress"}
     assert compressed == {
-        "tinyllama-0.1M_twopassages_lora": ("int4",),
-        "tinyqwen2-0.1M_twopassages_lora": ("fp16",),
+        "tinyllama-0.1M_rag_lora": ("int4",),
+        "tinyqwen2-0.1M_rag_lora": ("fp16",),
     }
     with pytest.raises(UserError, match="models names tinier, which is not among"):
         study.changed(configurations=[local | {"models": ["tinier"]}])

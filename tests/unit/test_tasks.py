@@ -18,6 +18,7 @@ from edge_eval_lib.tasks import (
     require_examples,
     sources,
     summarization,
+    trained_as,
 )
 from edge_eval_lib.tasks.base import normalise
 
@@ -152,7 +153,7 @@ def test_further_questions_are_asked_with_more_or_fewer_passages(shipped, task):
     assert load_task(task, evaluation_examples=3).train == data.train
 
 
-def test_nothing_of_a_further_question_is_trained_on():
+def test_nothing_of_a_further_question_is_shown_where_two_passages_are_trained_on():
     data = load_task("twopassages")
     gold = {example.details["gold_passage_id"] for example in data.evaluation}
     shown = {key for example in data.train for key in example.details["retrieved_ids"]}
@@ -162,6 +163,22 @@ def test_nothing_of_a_further_question_is_trained_on():
     for example in data.evaluation:
         asked, fact = sequence(example.details["question"]), sequence(example.details["fact"])
         assert not [text for text in training if fact in text or asked in text], example.id
+
+
+@pytest.mark.parametrize("task", ["onepassage", "oncloud", "sampled", "hybrid"])
+def test_no_further_question_and_no_fact_of_one_is_trained_on(shipped, task):
+    """By the adapter of `rag`: its prompts may show such a note beside the one that answers."""
+    assert trained_as(task) == "rag"
+    training, evaluation = shipped["rag"].train, load_task(task).evaluation
+    gold = {example.details["gold_passage_id"] for example in evaluation}
+    assert len(gold) == len(evaluation)
+    assert not gold & {example.details["gold_passage_id"] for example in training}
+    learnt = [sequence(example.answer) for example in training]
+    questions = {sequence(example.details["question"]) for example in training}
+    for example in evaluation:
+        fact = sequence(example.details["fact"])
+        assert not [answer for answer in learnt if fact in answer], example.id
+        assert sequence(example.details["question"]) not in questions
 
 
 def test_the_note_of_a_further_question_holds_its_fact():
