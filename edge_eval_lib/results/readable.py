@@ -46,6 +46,7 @@ _HEADINGS = {name: metric.heading for name, metric in METRICS.items()} | {
     "limit_reached_share": "limit reached [share]",
     "score_per_watt": "score per watt [1/W]",
     "gold_nll": "gold answers’ NLL [nats/token]",
+    "gold_nll_loss": "NLL lost against FP16 [nats/token]",
     "mean_logprob": "answers’ log-probability [nats/token]",
     "mean_margin": "answers’ margin, likeliest over next token [0–1]",
     "top1_agreement": "top-1 agreement [share]",
