@@ -110,11 +110,12 @@ def answer_table(
     generates, for nothing. NaN where the answer was not read.
     """
     headline = _headline(served, workload)
-    texts = [
-        None if generation.failure else engine.decode(generation.token_ids)
-        for generation in headline.generations
-    ]
-    if headline.conversations is not None:
+    if headline.conversations is None:
+        texts = [
+            None if generation.failure else engine.decode(generation.token_ids)
+            for generation in headline.generations
+        ]
+    else:  # another engine's tokens may be none of this one's
         texts = [conversation.answer for conversation in headline.conversations]
     return pd.DataFrame(
         {

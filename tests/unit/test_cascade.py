@@ -2,6 +2,7 @@
 
 import json
 import time
+from types import SimpleNamespace
 
 import pytest
 from endpoint import Replies, listening
@@ -12,7 +13,9 @@ from edge_eval_lib.engines import openai as openai_engine
 from edge_eval_lib.engines.base import Engine, Generation
 from edge_eval_lib.engines.openai import OpenAiEngine
 from edge_eval_lib.errors import UserError
+from edge_eval_lib.lifecycle import answers, serve
 from edge_eval_lib.lifecycle.conversations import converse_all
+from edge_eval_lib.models.likelihood import NOT_READ
 from edge_eval_lib.study import load_study
 from edge_eval_lib.tasks import CallFailedError, Reply, load_task
 
@@ -151,6 +154,8 @@ class Local(Engine):
         return [1]
 
     def decode(self, token_ids):
+        if min(token_ids) < 0:
+            raise OverflowError("a piece of an endpoint's text is no token of this vocabulary")
         return "here"
 
     def answer(self, requests):
@@ -201,6 +206,17 @@ def cloud(monkeypatch, tmp_path):
         yield engine
 
 
+def answers_kept(held):
+    """The table that a run keeps of conversations."""
+    window = SimpleNamespace(name="serve at 1")
+    outcomes = [one.outcome for one in held]
+    served = [serve.Served(1, window, outcomes, conversations=held)]
+    examples = [one.example for one in held]
+    read = [answers.AnswersRead(example.id, NOT_READ, None) for example in examples]
+    workload = SimpleNamespace(headline_concurrency=1)
+    return answers.answer_table(served, Local(), examples, workload, read)
+
+
 @pytest.mark.parametrize("task", ["hybrid", "oncloud"])
 def test_an_endpoint_that_fails_costs_only_its_own_requests(cloud, task):
     """One answers, one is silent, one refuses, two answer what is no answer."""
@@ -221,5 +237,7 @@ def test_an_endpoint_that_fails_costs_only_its_own_requests(cloud, task):
     assert all("not an answer of the protocol" in reason for reason in reasons[3:])
     fallback = "here" if task == "hybrid" else None
     assert [one.answer for one in held] == ["there", *[fallback] * 4]
+    kept = answers_kept(held)
+    assert kept["answer"].fillna("").tolist() == ["there", *[fallback or ""] * 4]
     # A cascade falls back on the local answer, which was made; the cloud alone has no answer.
     assert [one.failure is None for one in held] == [True, *[task == "hybrid"] * 4]
