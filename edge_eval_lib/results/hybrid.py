@@ -133,8 +133,8 @@ def requests_used(results: Results, prices: Prices, key: Sequence[str]) -> pd.Da
 
     `energy_j` and `usd` of this machine, `listed_usd` for the tokens that the role `cloud`
     answered (of an arm without roles, for all) at the API's list price, `latency_s`, and how many
-    `calls` it made, `cloud_calls` of them to that role. Of an endpoint the energy is NaN, and
-    what it is paid is its price.
+    `calls` it made, `cloud_calls` of them to that role. Of an endpoint the energy is NaN, and it
+    is paid by its price; this machine too, where it answered a call of the request.
     """
     runs = _of(results.runs[results.runs["stage"] == "serve"], key)
     measured = _of(results.headline, key).set_index("run")
@@ -162,7 +162,9 @@ def requests_used(results: Results, prices: Prices, key: Sequence[str]) -> pd.Da
         table["calls"] = whole.get("calls", 1)
         table["cloud_calls"] = paid.size().reindex(whole.index, fill_value=0)
         if elsewhere(run):
-            table = table.assign(energy_j=np.nan, usd=table["listed_usd"])
+            here = calls.ne("cloud").groupby(requests["prompt_id"]).any().reindex(whole.index)
+            paid_here = table["usd"].where(here, 0.0)
+            table = table.assign(energy_j=np.nan, usd=table["listed_usd"] + paid_here)
         parts.append(table)
     return pd.concat(parts).groupby(level=0, sort=False).mean()
 

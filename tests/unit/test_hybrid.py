@@ -147,6 +147,10 @@ def test_of_an_endpoint_the_energy_is_not_known_and_its_price_is(tmp_path):
     assert "energy_j" not in pair.currencies
     assert pair.missing["energy_j"].startswith("What the cloud takes in energy [J] is not known")
     assert pair.prompts["cloud_usd"].iloc[0] == pytest.approx(LISTED)
+    cascade = hybrid.requests_used(results_of(tmp_path, remote=True), PRICES, key("hybrid"))
+    machine = PRICES.machine_usd(4.5, 0.5)
+    escalated = [0.0, LISTED, LISTED, 0.0]
+    assert cascade["usd"].tolist() == pytest.approx([machine + call for call in escalated])
 
 
 def test_agreement_is_of_tokens_up_to_the_end(results):
