@@ -20,7 +20,9 @@ from edge_eval_lib.paths import project_root, user_directory
 
 SIMULATION = project_root() / "tests" / "simulated_gpu"
 SWEEPER = """
-import random, sys
+import random, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background have it ignored
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from edge_eval_lib.machine import watchdog
 settings = {"sm_clock_mhz": range(300, 1590, 15), "power_limit_w": range(60, 70)}[sys.argv[1]]
 with watchdog.turning(sys.argv[1], by="test") as turn:
@@ -139,7 +141,7 @@ def test_signals_to_the_whole_group_end_the_sweep_and_not_the_watchdog(gpu, numb
     )
     assert process.stdout.readline() == "turning\n"
     os.killpg(process.pid, number)
-    process.wait()
+    process.wait(timeout=60)
     wait_for_watchdog(process.pid)
     assert gpu.settings() == (70_000, None)
 
