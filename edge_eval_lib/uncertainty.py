@@ -7,8 +7,8 @@ ValueError names an argument with NaN, infinity or no observation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Callable, Iterable, Sequence
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -121,6 +121,30 @@ def paired_ratio_interval(
         return value, np.nan, np.nan
     low, high = _paired_bounds(a, b, confidence)
     return value, float(low), float(high)
+
+
+def paired_bootstrap(
+    samples: Iterable[np.ndarray],
+    statistic: Callable,
+    seed: int,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+) -> Any:
+    """Draw prompts or runs again, those of all samples together: scipy's result, by percentiles.
+
+    `statistic` takes the samples and an `axis`; the result has `confidence_interval` (low, high)
+    and `standard_error`.
+    """
+    return stats.bootstrap(
+        tuple(samples),
+        statistic,
+        paired=True,
+        vectorized=True,
+        n_resamples=resamples,
+        method="percentile",
+        confidence_level=confidence,
+        rng=seed,
+    )
 
 
 @checked

@@ -6,17 +6,16 @@ long their calls were served: the calls of one batch share its seconds equally.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from edge_eval_lib.artefacts.completion import read_raw
 from edge_eval_lib.economics.prices import Prices
 from edge_eval_lib.lifecycle.serve import closed_loop_name
-from edge_eval_lib.results.arms import CONFIDENCE, RESAMPLES, SEED, correct_answers, share_interval
+from edge_eval_lib.results.arms import SEED, correct_answers, share_interval
 from edge_eval_lib.results.columns import (
     VARIANT,
     configuration_name,
@@ -24,7 +23,7 @@ from edge_eval_lib.results.columns import (
 )
 from edge_eval_lib.results.observations import Results
 from edge_eval_lib.results.readable import Prose, show
-from edge_eval_lib.uncertainty import paired_ratio_interval
+from edge_eval_lib.uncertainty import paired_bootstrap, paired_ratio_interval
 
 ARM = [*VARIANT, "prefix_caching"]
 CONFIGURATION = [column for column in VARIANT if column != "task"]
@@ -63,14 +62,19 @@ def calls_of(results: Results) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+def answered_in_s(calls: pd.DataFrame) -> pd.Series:
+    """Seconds from each call's submission to its last token."""
+    tokens_ms = (calls["tpot_ms"] * (calls["output_tokens"] - 1)).fillna(0.0)
+    return (calls["ttft_ms"] + tokens_ms) / 1e3
+
+
 def service_s(calls: pd.DataFrame) -> pd.Series:
     """Seconds that each call was served, those of a batch shared by its calls.
 
     Calls submitted at one time are a batch. NaN times per token are of single tokens.
     """
-    tokens_s = (calls["tpot_ms"] * (calls["output_tokens"] - 1)).fillna(0.0)
     batch = calls.groupby("submitted_s")["submitted_s"].transform("size")
-    return (calls["ttft_ms"] + tokens_s) / 1e3 / batch
+    return answered_in_s(calls) / batch
 
 
 def used_by_prompt(calls: pd.DataFrame, energy_j: float | None, seconds: float) -> pd.DataFrame:
@@ -85,9 +89,7 @@ def used_by_prompt(calls: pd.DataFrame, energy_j: float | None, seconds: float) 
         By prompt: `calls`, `input_tokens`, `output_tokens`, `energy_j`, `seconds`, `latency_s`.
     """
     served = calls.assign(
-        service_s=service_s(calls),
-        end_s=calls["submitted_s"]
-        + (calls["ttft_ms"] + (calls["tpot_ms"] * (calls["output_tokens"] - 1)).fillna(0.0)) / 1e3,
+        service_s=service_s(calls), end_s=calls["submitted_s"] + answered_in_s(calls)
     )
     prompts = served.groupby("prompt_id")
     share = prompts["service_s"].sum() / served["service_s"].sum()
@@ -161,13 +163,7 @@ def inflation_table(prompts: pd.DataFrame, single: str) -> pd.DataFrame:
     """
     alone = prompts[(prompts["task"] == single) & ~prompts["prefix_caching"]]
     rows = []
-    for arm, own in prompts[prompts["task"] != single].groupby(ARM, sort=False):
-        row: dict[str, Any] = dict(zip(ARM, arm, strict=True))
-        same = (alone[CONFIGURATION] == pd.Series(row)[CONFIGURATION]).all(axis=1)
-        both = own.merge(alone[same], on="prompt_id", suffixes=("", "_alone"))
-        if both.empty:
-            continue
-        row["prompts"] = len(both)
+    for row, both in _beside(alone, prompts[prompts["task"] != single], CONFIGURATION):
         for name, column in INFLATED.items():
             pair = both[[name, f"{name}_alone"]]
             known = pair.notna().all(axis=None)
@@ -208,17 +204,23 @@ def per_solved_ratio(
             spent = own.mean(axis=axis) / its.mean(axis=axis)
             return spent * its_solved.mean(axis=axis) / solved.mean(axis=axis)
 
-    found = stats.bootstrap(
-        columns,
-        ratio,
-        paired=True,
-        vectorized=True,
-        n_resamples=RESAMPLES,
-        method="percentile",
-        confidence_level=CONFIDENCE,
-        rng=SEED,
-    ).confidence_interval
+    found = paired_bootstrap(columns, ratio, SEED).confidence_interval
     return float(ratio(*columns)), float(found.low), float(found.high)
+
+
+def _beside(
+    alone: pd.DataFrame, arms: pd.DataFrame, alike: list[str]
+) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
+    """Yield each arm's row, and its prompts beside those of single calls `alike` in these columns.
+
+    An arm without such a prompt is left out.
+    """
+    for arm, own in arms.groupby(ARM, sort=False):
+        row: dict[str, Any] = dict(zip(ARM, arm, strict=True))
+        same = (alone[alike] == pd.Series(row)[alike]).all(axis=1)
+        both = own.merge(alone[same], on="prompt_id", suffixes=("", "_alone"))
+        if not both.empty:
+            yield row | {"prompts": len(both)}, both
 
 
 def reuse_table(results: Results, prompts: pd.DataFrame, calls: pd.DataFrame) -> pd.DataFrame:
@@ -267,14 +269,8 @@ def against_one_answer(prompts: pd.DataFrame, single: str, precision: str) -> pd
     alone = prompts[(prompts["task"] == single) & (prompts["precision"] == precision)]
     alone = alone[~alone["prefix_caching"]]
     rows = []
-    for arm, own in prompts[prompts["task"] != single].groupby(ARM, sort=False):
-        row: dict[str, Any] = dict(zip(ARM, arm, strict=True))
-        model = ["family", "size", "method"]
-        same = (alone[model] == pd.Series(row)[model]).all(axis=1)
-        both = own.merge(alone[same], on="prompt_id", suffixes=("", "_alone"))
-        if both.empty:
-            continue
-        row["prompts"] = len(both)
+    model = ["family", "size", "method"]
+    for row, both in _beside(alone, prompts[prompts["task"] != single], model):
         for name, column in SOLVED.items():
             row |= _bounded(column, _per_solved(both, name))
         rows.append(row)

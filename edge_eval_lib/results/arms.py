@@ -20,9 +20,8 @@ from edge_eval_lib.lifecycle.data import PromptCost
 from edge_eval_lib.results.columns import VARIANT, sort_variants
 from edge_eval_lib.results.means import means_over_runs, per_prompt
 from edge_eval_lib.results.observations import Results
-from edge_eval_lib.uncertainty import mean_interval
+from edge_eval_lib.uncertainty import mean_interval, paired_bootstrap
 
-RESAMPLES = 2000
 SEED = 2604
 CONFIDENCE = 0.95
 NONE_CORRECT = "no answer was correct"
@@ -229,16 +228,7 @@ def crossover(
             )
         return np.clip(np.nan_to_num(saved, nan=0.0) / fixed, -1e9, 1e9)
 
-    interval = stats.bootstrap(
-        (own, other),
-        paid_per_answer,
-        paired=True,
-        vectorized=True,
-        n_resamples=RESAMPLES,
-        method="percentile",
-        confidence_level=CONFIDENCE,
-        rng=SEED,
-    ).confidence_interval
+    interval = paired_bootstrap((own, other), paid_per_answer, SEED).confidence_interval
     value = float(paid_per_answer(own, other))
     return _answers(value), _answers(interval.high), _answers(interval.low)
 

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from edge_eval_lib.machine.knobs import KNOBS
 from edge_eval_lib.results import figures
 from edge_eval_lib.results.readable import write_table
-from edge_eval_lib.uncertainty import mean_interval, paired_ratio_interval
+from edge_eval_lib.uncertainty import mean_interval, paired_bootstrap, paired_ratio_interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -101,16 +100,7 @@ def _knee(
     def least(*samples: np.ndarray, axis: int = -1) -> np.ndarray:
         return settings[np.argmin(np.stack([s.mean(axis=axis) for s in samples]), axis=0)]
 
-    drawn = stats.bootstrap(
-        tuple(values.T),
-        least,
-        paired=True,
-        vectorized=True,
-        n_resamples=RESAMPLES,
-        confidence_level=confidence,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
+    drawn = paired_bootstrap(values.T, least, seed, confidence, RESAMPLES).confidence_interval
     at = int(np.argmin(values.mean(axis=0)))
     found: dict[str, object] = {
         "setting": float(settings[at]),

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from edge_eval_lib import compressions
 from edge_eval_lib.economics import calibration, fit, published, roofline, speed
@@ -19,13 +18,13 @@ from edge_eval_lib.economics.prices import Prices
 from edge_eval_lib.economics.shape import compressed
 from edge_eval_lib.machine.declared import load_hardware
 from edge_eval_lib.results import tables
-from edge_eval_lib.results.arms import CONFIDENCE, RESAMPLES, SEED, arms_table
+from edge_eval_lib.results.arms import SEED, arms_table
 from edge_eval_lib.results.columns import MODEL, VARIANT
 from edge_eval_lib.results.means import per_prompt
 from edge_eval_lib.results.observations import Results
 from edge_eval_lib.study import Study
 from edge_eval_lib.study.stanzas import size_in_words
-from edge_eval_lib.uncertainty import mean_interval, paired_ratio_interval
+from edge_eval_lib.uncertainty import mean_interval, paired_bootstrap, paired_ratio_interval
 
 WHOLE = "fp16"  # the adapted model before every compression
 HIGHER_IS_BETTER = {"score": True, "gold_nll": False}
@@ -173,14 +172,7 @@ def joint_losses(results: Results) -> pd.DataFrame:
 def _bootstrap(values: np.ndarray) -> tuple[float, float]:
     if len(values) < 2 or np.ptp(values) == 0:
         return float(values.mean()), float(values.mean())
-    interval = stats.bootstrap(
-        (values,),
-        np.mean,
-        n_resamples=RESAMPLES,
-        method="percentile",
-        confidence_level=CONFIDENCE,
-        rng=SEED,
-    ).confidence_interval
+    interval = paired_bootstrap((values,), np.mean, SEED).confidence_interval
     return float(interval.low), float(interval.high)
 
 

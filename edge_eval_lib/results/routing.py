@@ -16,7 +16,7 @@ import pandas as pd
 from scipy import stats
 
 from edge_eval_lib.bounds import FiniteSequence, NonNegativeSequence, ShareSequence, checked
-from edge_eval_lib.uncertainty import NORMAL_95, Interval
+from edge_eval_lib.uncertainty import NORMAL_95, Interval, paired_bootstrap
 
 RESAMPLES = 2000
 POWER = 0.8
@@ -258,15 +258,7 @@ def judge(
         *map(np.asarray, (cost.local, cost.cloud)),
     )
     change = float(_cost_change(*columns))
-    found = stats.bootstrap(
-        columns,
-        _cost_change,
-        paired=True,
-        vectorized=True,
-        n_resamples=RESAMPLES,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    )
+    found = paired_bootstrap(columns, _cost_change, seed)
     low, high = found.confidence_interval
     off = routed - cloud_correct
     worst, best = np.quantile(off[_drawn(len(off), seed)].mean(axis=1), [0.025, 0.975])

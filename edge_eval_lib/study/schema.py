@@ -147,11 +147,7 @@ class Study(Strict):
         for c in self.configurations:
             named[f"configurations {c.method}/{c.precision} tasks"] = c.tasks or []
         for where, names in named.items():
-            if foreign := [task for task in names if task not in self.tasks]:
-                raise ValueError(
-                    f"{where} names {', '.join(foreign)}, which is not among the study's tasks "
-                    f"({', '.join(self.tasks)})"
-                )
+            _refuse_foreign(where, names, "tasks", self.tasks)
         return self
 
     @model_validator(mode="after")
@@ -159,11 +155,8 @@ class Study(Strict):
         """Refuse a configuration of a model that the study does not hold."""
         own = [m.name for m in self.models]
         for c in self.configurations:
-            if foreign := [name for name in c.models or [] if name not in own]:
-                raise ValueError(
-                    f"configurations {c.method}/{c.precision} models names {', '.join(foreign)}, "
-                    f"which is not among the study's models ({', '.join(own)})"
-                )
+            where = f"configurations {c.method}/{c.precision} models"
+            _refuse_foreign(where, c.models or [], "models", own)
         return self
 
     @model_validator(mode="after")
@@ -348,3 +341,12 @@ class Study(Strict):
         """Return one run by stage and name; UserError if the grid has none."""
         runs = {r.name: r for r in self.runs() if r.stage == stage}
         return pick(runs, name, f"{stage} run", f"study {self.name}")
+
+
+def _refuse_foreign(where: str, names: list[str], what: str, own: list[str]) -> None:
+    """Raise ValueError where a part of a study names something that the study does not hold."""
+    if foreign := [name for name in names if name not in own]:
+        raise ValueError(
+            f"{where} names {', '.join(foreign)}, which is not among the study's {what} "
+            f"({', '.join(own)})"
+        )
