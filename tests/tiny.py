@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +163,20 @@ def write_tiny_study(directory: Path, name: str = "tiny", **options: Any) -> Pat
     content = tiny_study(directory, name, **options)
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     return path
+
+
+def make_all(path: Path, outputs: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """`make all` of a study file into `outputs`, with further variables of the environment."""
+    from edge_eval_lib.paths import project_root
+
+    return subprocess.run(
+        [sys.executable, "-m", "edge_eval_lib", "all", str(path)],
+        env=os.environ | {"EDGE_EVAL_OUTPUTS": str(outputs), **variables},
+        cwd=project_root(),
+        capture_output=True,
+        text=True,
+        timeout=1500,
+    )
 
 
 def hashes(study: Any) -> dict[tuple[str, str], str]:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pandas as pd
 import pytest
-from tiny import make_tiny_study
+from tiny import make_all, make_tiny_study
 
-from edge_eval_lib.paths import project_root
 from edge_eval_lib.study import load_study
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1800)]
@@ -31,14 +26,7 @@ def outputs(tmp_path_factory):
         correct_from=asked.correct_from,
         workload={"prefix_caching": True, "output_tokens": 6, "uncut_tokens": None},
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "edge_eval_lib", "all", str(path)],
-        env=os.environ | {"EDGE_EVAL_OUTPUTS": str(directory / "outputs")},
-        cwd=project_root(),
-        capture_output=True,
-        text=True,
-        timeout=1500,
-    )
+    done = make_all(path, directory / "outputs")
     assert done.returncode == 0, done.stdout + done.stderr
     return directory / "outputs" / "agents"
 

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pandas as pd
 import pytest
 from endpoint import Replies, listening
-from tiny import make_tiny_study
-
-from edge_eval_lib.paths import project_root
+from tiny import make_all, make_tiny_study
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1800)]
 TASKS = ("onepassage", "oncloud", "sampled", "hybrid")
@@ -30,17 +24,6 @@ class Cloud(Replies):
             self.reply({"error": {"message": "busy"}}, status=503)
         else:
             self.stream([" word"] * self.server.asked[-1]["max_tokens"])
-
-
-def run_study(path, outputs, **variables):
-    return subprocess.run(
-        [sys.executable, "-m", "edge_eval_lib", "all", str(path)],
-        env=os.environ | {"EDGE_EVAL_OUTPUTS": str(outputs), **variables},
-        cwd=project_root(),
-        capture_output=True,
-        text=True,
-        timeout=1500,
-    )
 
 
 def cascade(directory, **changes):
@@ -66,7 +49,7 @@ def table(outputs, name):
 def test_four_arms_are_served_and_their_page_says_why_there_is_nothing_to_route(tmp_path):
     """A model of random weights answers nothing: no side is better, and every curve is empty."""
     outputs = tmp_path / "outputs"
-    done = run_study(cascade(tmp_path), outputs)
+    done = make_all(cascade(tmp_path), outputs)
     assert done.returncode == 0, done.stdout + done.stderr
     arms = table(outputs, "arms")
     assert set(arms["task"]) == set(TASKS)
@@ -90,7 +73,7 @@ def test_a_cloud_that_refuses_requests_costs_those_alone(tmp_path):
     outputs = tmp_path / "outputs"
     roles = {"cloud": {"method": "none", "precision": "fp16", "engine": "openai"}}
     with listening(Cloud, asked=[]) as server:
-        done = run_study(
+        done = make_all(
             cascade(tmp_path, roles=roles),
             outputs,
             OPENAI_BASE_URL=f"http://127.0.0.1:{server.server_port}/v1",

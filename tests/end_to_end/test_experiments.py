@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-import sys
 
 import nbformat
 import pandas as pd
 import pytest
-from tiny import make_tiny_model, make_tiny_study
+from tiny import make_all, make_tiny_model, make_tiny_study
 
 from edge_eval_lib.paths import project_root
 from edge_eval_lib.study import load_study
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1800)]
-
-
-def make_all(path, outputs, **variables):
-    """`make all` of a study file."""
-    return subprocess.run(
-        [sys.executable, "-m", "edge_eval_lib", "all", str(path)],
-        env=os.environ | {"EDGE_EVAL_OUTPUTS": str(outputs), **variables},
-        cwd=project_root(),
-        capture_output=True,
-        text=True,
-        timeout=1500,
-    )
 
 
 @pytest.fixture(scope="module")
