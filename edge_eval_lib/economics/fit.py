@@ -221,7 +221,7 @@ def _training_need(
     training = study.training
     modules, is_quantised = training.target_modules, method == "qlora"
     stored = "int4" if is_quantised else "fp16"
-    workspace_gb = 0.0 if hardware.gpus else memory.cpu_workspace_gb(shape, stored, is_quantised)
+    workspace_gb = 0.0 if hardware.gpus else memory.cpu_workspace_gb(shape, stored, training=True)
     return memory.training_memory(
         shape,
         method,

@@ -31,8 +31,9 @@ VLLM_SAMPLER_BYTES = 38.9
 NON_TORCH_GIB = 0.13  # the device's context and libraries, of the same runs
 GIB = 2**30
 # Resident memory of a process on a CPU beside its model (x86-64, torch 2.13, transformers 5.19):
-# 0.62 in the window of the default study's imports, 0.03 more once a model of 1 M has served.
-CPU_LIBRARIES_GB = 0.65
+# 0.51 and 0.54 in the windows of the default study's imports, to serve and to train, and about 0.1
+# more once a model was served or trained.
+CPU_LIBRARIES_GB = {"serve": 0.60, "train": 0.65}
 
 
 @checked
@@ -132,18 +133,19 @@ class MemoryEstimate:
         )
 
 
-def cpu_workspace_gb(shape: ModelShape, precision: str, on_load: bool = False) -> float:
+def cpu_workspace_gb(shape: ModelShape, precision: str, training: bool = False) -> float:
     """Estimate what is resident on a CPU beside weights and cache, GB.
 
     The libraries; and with bitsandbytes what was read in 16 bits and is held otherwise. Weights
     that are stored quantised are used where the file maps them, so that the file's embeddings and
-    norms stay resident beside those in fp32. Weights that are quantised `on_load`, as QLoRA's base,
-    leave about their 16-bit file's size on the heap (measured: 1.2 to 1.3 times that).
+    norms stay resident beside those in fp32. Weights that are quantised as they are loaded, as
+    QLoRA's base in training, leave about their 16-bit file's size on the heap (measured: 1.2 to 1.3
+    times that).
     """
-    read = 0 if precision in VALUE_BYTES else shape.parameters - shape.linear_parameters
-    if on_load:
-        read = shape.parameters
-    return CPU_LIBRARIES_GB + VALUE_BYTES["fp16"] * read / 1e9
+    read = 0
+    if precision not in VALUE_BYTES:
+        read = shape.parameters - (0 if training else shape.linear_parameters)
+    return CPU_LIBRARIES_GB["train" if training else "serve"] + VALUE_BYTES["fp16"] * read / 1e9
 
 
 def vllm_workspace_gb(shape: ModelShape, most_requests: Any = 256) -> Any:
