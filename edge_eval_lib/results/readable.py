@@ -18,6 +18,7 @@ _UNITS = {
     "_req_s": "req/s",
     "_tok_s": "tok/s",
     "_per_kwh": "1/kWh",
+    "_per_s": "1/s",
     "_j": "J",
     "_ms": "ms",
     "_s": "s",

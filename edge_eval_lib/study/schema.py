@@ -44,49 +44,57 @@ RESERVED_NAMES = ("models", "paper", "comparison", "lab")
 
 
 class Study(Strict):
-    """A validated study file. `outputs` of a run go by `name`.
-
-    With an `ablation` it takes QLoRA apart on its first model and task, `repetitions` times, and
-    serves nothing.
-    With a `power_sweep` it serves its first model, unadapted, on its first task at every setting of
-    a GPU, `repetitions` times, and nothing else.
-    `unadapted_base` says whether the models are also served unadapted. An experiment is told in a
-    `notebook` of its own, one of notebooks/: executed once everything is scored, it is a page.
-    An answer is correct whose score, of its content where that is told apart, is at least what
-    `correct_from` has for its task.
-    Where a task's conversations call other models than the run's own, `roles` says which they are;
-    `task_settings` gives them the numbers that they go by.
-    Where llm-compressor quantises (for vLLM), it is calibrated on the first `calibration_examples`
-    training examples, or rounds to nearest where there are none.
-    """
+    """A validated study file: what is asked, of which models, how often."""
 
     name: StudyName
+    """Its outputs go to outputs/NAME."""
     description: Text
+    """One sentence for people; it stands in the report."""
     hardware: Line
+    """A name of params/hardware.yaml: what the plan judges by; `this-machine` is found out."""
     models: list[Model]
+    """Each a name of params/models.yaml, a directory, a repository of the hub, or a stanza."""
     tasks: list[Task]
+    """Names of files in edge_eval_lib/tasks/."""
     configurations: list[Configuration]
+    """Method and precision, each on every model and task."""
     data: Data
+    """Which examples."""
     training: Training
+    """How adapters are trained."""
     workload: Workload
+    """How variants are served."""
     repetitions: Annotated[int, Field(ge=1, le=MOST_REPETITIONS)]
+    """How often each variant is served, each time in a cold process; intervals over runs need 2."""
     prices: Line
+    """A set of params/prices.yaml: `paper`, `desktop`, ..."""
     seed: Annotated[int, Field(ge=0, lt=2**32)]  # what every library's generator takes
+    """Of everything that is drawn: batches, the order of serving, arrivals."""
     ablation: Ablation | None = None
+    """Instead of the grid: QLoRA taken apart on the first model and task (measurement.md)."""
     calibration_examples: Annotated[int, Field(ge=0, le=MOST)] = 0
+    """Training examples that llm-compressor calibrates on (for vLLM); 0 rounds to nearest."""
     power_sweep: PowerSweep | None = Field(
         default=None, exclude_if=lambda power_sweep: power_sweep is None
     )
+    """Instead of the grid: the first model, unadapted, on the first task, at several settings of a
+    GPU."""
     harness: Harness | None = Field(default=None, exclude_if=lambda harness: harness is None)
+    """Also score every variant by lm-evaluation-harness (harness.md)."""
     unadapted_base: bool = Field(default=True, exclude_if=bool)
+    """Whether the models are also served unadapted, at FP16."""
     notebook: StudyName | None = Field(default=None, exclude_if=lambda notebook: notebook is None)
+    """An experiment's own notebook, one of notebooks/: its page, executed once all is scored."""
     correct_from: dict[Task, Share] = Field(
         default_factory=dict, exclude_if=lambda tasks: not tasks
     )
+    """By task: the least score, of the content where that is told apart, of a correct answer."""
     task_settings: dict[Task, dict[Line, Number]] = Field(
         default_factory=dict, exclude_if=lambda tasks: not tasks
     )
+    """By task: the numbers that its conversations go by."""
     roles: dict[Name, Role] = Field(default_factory=dict, exclude_if=lambda roles: not roles)
+    """By name: the other models that a task's conversations call."""
 
     _path: Path = PrivateAttr()
 

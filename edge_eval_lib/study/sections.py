@@ -107,28 +107,40 @@ Precision = Annotated[str, AfterValidator(_precision)]
 class Strict(BaseModel):
     """A part of a study file: no unknown field, no converted value, no infinite number."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    # What a field means stands below it, and goes from there into docs/study.md.
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
 
 
 class Model(Strict):
-    """Where a model's weights come from and what its model card says.
-
-    `location` is `PACKAGE/FILE.gguf` for source `package`, a directory of safetensors for
-    `local` (relative to the study file), a repository name for `hub`; for `random` the place in
-    params/shapes.yaml of the model whose shape is filled with random weights. `config` is what a
-    model's config.json says of its shape, by default what shapes.yaml has for `location`.
-    """
+    """Where a model's weights come from and what its model card says."""
 
     family: Name
+    """Its family in lower case, such as `llama`; no underscore."""
     size: Name
+    """Its size as the model card says it, such as `1B`."""
     source: Literal["package", "local", "hub", "random"]
+    """Where the weights are; `random` fills the model's shape with random ones."""
     location: Line
+    """`PACKAGE/FILE.gguf` of a `package`; the directory of safetensors of a `local` model, relative
+    to the study file; the repository of the `hub`; of `random` the name in params/shapes.yaml."""
     revision: Line
+    """Commit, tag or version; `none` of a local directory."""
     licence: Line
+    """As the model card says it."""
     parameters: Annotated[int, Field(ge=1, le=10**15)]
+    """How many weights it has."""
     nominal_gb: dict[Precision, Annotated[float, Field(gt=0, le=1e6)]]
+    """The model card's size in GB (10^9 bytes) by precision."""
     gated: bool = False
+    """Whether the hub wants its licence accepted (then `HF_TOKEN` is needed)."""
     config: dict[str, Any] | None = None
+    """What its config.json says of its shape; by default what params/shapes.yaml has."""
 
     @property
     def name(self) -> str:
@@ -166,41 +178,46 @@ class Model(Strict):
 
 
 class Configuration(Strict):
-    """One cell of the grid beside model and task: how to adapt and at which precision to serve.
-
-    `tasks` are those that it is served on, and `models` those that it is served of, where these are
-    not all of the study's; `repetitions` how often, where that is more than the study's, so that
-    what is to be compared has intervals over runs.
-    """
+    """One cell of the grid beside model and task: how to adapt and at which precision to serve."""
 
     method: Method
+    """How it is adapted: `none` serves the base as it is."""
     precision: Precision
+    """`fp16`, `int8` or `int4`, or a chain of compressions before it, such as `depth50-int4`."""
     tasks: list[Task] | None = Field(default=None, exclude_if=lambda tasks: tasks is None)
+    """Those of the study's tasks that it is served on; by default all."""
     models: list[Line] | None = Field(default=None, exclude_if=lambda models: models is None)
+    """Those of the study's models, as `family-size`, that it is served of; by default all."""
     repetitions: Annotated[int, Field(ge=1, le=MOST_REPETITIONS)] | None = Field(
         default=None, exclude_if=lambda repetitions: repetitions is None
     )
+    """How often it is served, where that is more than the study's."""
 
 
 class Role(Strict):
-    """A model that conversations may call beside the run's own.
-
-    `model` and `engine` are by default those of the run; the adapter is its task's, by `method`.
-    """
+    """A model that conversations may call beside the run's own."""
 
     model: Line | None = None
+    """One of the study's models, as `family-size`; by default the run's."""
     method: Method
+    """Whose adapter of the task it answers with."""
     precision: Precision
+    """The precision it is served at."""
     engine: Annotated[str, AfterValidator(_is_engine)] | None = None
+    """What serves it; by default the run's engine."""
 
 
 class Data(Strict):
-    """Which examples a task uses; `source` is `embedded`, `hub` or a path (see tasks.load_task)."""
+    """Which examples a task uses."""
 
     source: Line
+    """`embedded` (they come with the project), `hub`, or the path of a local copy of the sets."""
     train_examples: Count
+    """How many an adapter is trained on."""
     heldout_examples: Count
+    """How many are kept for choosing the training; never trained on, never scored."""
     evaluation_examples: Count
+    """How many prompts are served and scored."""
 
     @property
     def heldout_measured(self) -> int:
@@ -212,23 +229,31 @@ class Training(Strict):
     """LoRA and QLoRA share every one of these: the methods differ in the base's precision alone."""
 
     lora_rank: Annotated[int, Field(ge=1, le=16_384)]  # no layer is wider
+    """Rank of the adapter's two matrices."""
     lora_alpha: Annotated[int, Field(ge=1, le=65_536)]
+    """The adapter counts alpha / rank times."""
     lora_dropout: Annotated[float, Field(ge=0, lt=1)]
-    # peft's word: all linear layers but the output head
+    """Share of the adapter's inputs dropped while training."""
     target_modules: Annotated[list[Line], Field(min_length=1)] | Literal["all-linear"] = (
         "all-linear"
     )
-    # Share of the layers that carry the adapter, the last ones: the backward pass ends at the first
-    # of them.
+    """Names of the layers that get an adapter; `all-linear` is every linear one but the head."""
     adapted_share: Annotated[float, Field(gt=0, le=1)] = Field(
         default=1.0, exclude_if=lambda share: share == 1
     )
+    """Share of the layers that carry the adapter, the last ones: the backward pass ends there."""
     learning_rate: Annotated[float, Field(gt=0, le=1e38)]  # float32 holds little more
+    """Of the optimiser, at its highest."""
     batch_size: Annotated[int, Field(ge=1, le=65_536)]
+    """Training examples a step."""
     epochs: Annotated[int, Field(ge=1, le=10_000)]
+    """Passes over the training examples."""
     max_tokens: Count
+    """Training rows of more tokens are passed over, and counted."""
     compute_dtype: Literal["float32", "float16", "bfloat16"]
+    """What training and serving compute in, where the hardware can."""
     gradient_checkpointing: bool
+    """Whether activations are computed again instead of kept: less memory, more time."""
 
 
 Concurrency = Annotated[int, Field(ge=1, le=10_000)]  # no server holds more requests
@@ -236,32 +261,31 @@ Rate = Annotated[float, Field(ge=1e-3, le=1e4)]  # slower, 400 prompts take 5 da
 
 
 class Workload(Strict):
-    """What a serving run does.
-
-    It serves all evaluation prompts at `headline_concurrency`, and at every other concurrency the
-    first `latency_prompts` of them for each of its slots. `warmup_requests` is the most that are
-    answered to warm up, if the throughput does not get steady before.
-
-    Where `uncut_tokens` is given, answers that had no end within `output_tokens` go on in a pass
-    of its own, not measured, to at most that many tokens; those answers are scored.
-
-    What more it may do: powers of two up to `largest_concurrency`, until twice the concurrency
-    gives hardly more throughput; every prompt once more at Poisson arrivals of each of
-    `arrival_rates_per_s`; and, with `prefix_caching`, every prompt once more at the headline
-    concurrency with what prompts have in common computed once.
-    """
+    """What a serving run does."""
 
     engine: Annotated[str, AfterValidator(_is_engine)]
+    """`transformers`, `vllm`, `openai`, or one of your own (docs/vllm.md)."""
     output_tokens: Annotated[int, Field(ge=2, le=MOST)]
+    """Tokens generated for every request, whether or not the answer ended before."""
     concurrency: list[Concurrency]
+    """Requests in flight, a window each; 1 and the headline's are among them."""
     headline_concurrency: Concurrency
+    """The one at which all evaluation prompts are served, and of which variants.csv tells."""
     latency_prompts: Count
+    """Prompts a slot that are served at every other concurrency."""
     warmup_requests: Count
+    """The most that are answered to warm up, if the throughput does not get steady before."""
     idle_seconds: Annotated[float, Field(gt=0, le=3600)]
+    """How long each idle baseline is measured."""
     uncut_tokens: Annotated[int, Field(ge=2, le=MOST)] | None = None
+    """Answers without an end within `output_tokens` go on, not measured, to at most this many; then
+    those are scored."""
     largest_concurrency: Concurrency | None = None
+    """Also powers of two up to this, until twice the concurrency gives hardly more throughput."""
     arrival_rates_per_s: list[Rate] = Field(default_factory=list)
+    """Also every prompt at Poisson arrivals of each of these rates."""
     prefix_caching: bool = False
+    """Also every prompt once more, what prompts have in common computed once."""
 
     @property
     def engine_kind(self) -> Any:
@@ -308,28 +332,31 @@ class Workload(Strict):
 
 
 class Ablation(Strict):
-    """Steps of each training run of an ablation: in the measured window, and before it."""
+    """Training with and without each part of QLoRA, one at a time."""
 
     steps: Count
+    """Training steps in each measured window."""
     warmup_steps: Count
+    """Training steps before it."""
 
 
 class PowerSweep(Strict):
-    """Serving at several settings of a GPU's knob, in the unit that its name ends with.
-
-    `exclusive` says that nobody else uses the GPU: nothing is turned without it. `locked_mhz` is
-    [lowest, highest] of what an administrator has locked the SM clock to, which a driver cannot
-    tell: put back at the end. `settle_seconds` pass before a setting is warmed up.
-    """
+    """Serving at several settings of a GPU's knob, in the unit that its name ends with."""
 
     knob: Literal["sm_clock_mhz", "power_limit_w"]
+    """What is turned."""
     points: Annotated[list[Annotated[float, Field(gt=0, le=10_000)]], Field(min_length=3)]
+    """Its settings, rising."""
     settle_seconds: Annotated[float, Field(ge=0, le=600)]
+    """What passes before a setting is warmed up."""
     exclusive: bool = False
+    """That nobody else uses the GPU: nothing is turned without it."""
     locked_mhz: (
         Annotated[list[Annotated[int, Field(gt=0, le=10_000)]], Field(min_length=2, max_length=2)]
         | None
     ) = None
+    """[lowest, highest] of what an administrator has locked the SM clock to, which a driver cannot
+    tell: put back at the end."""
 
     @model_validator(mode="after")
     def _rising(self) -> PowerSweep:
@@ -341,14 +368,13 @@ class PowerSweep(Strict):
 
 
 class Harness(Strict):
-    """Scoring of every variant by tasks of lm-evaluation-harness, beside the study's own tasks.
-
-    `tasks` are its names, or those of task files in `task_directory` (relative to the study file).
-    Each is asked its first `prompts` prompts, with `few_shot` examples before each; by default
-    as many as the task has of itself.
-    """
+    """Scoring of every variant by tasks of lm-evaluation-harness, beside the study's own tasks."""
 
     tasks: list[Line]
+    """Its names of tasks or groups, or those of task files in `task_directory`."""
     prompts: Annotated[int, Field(ge=1, le=10**8)] = 400
+    """The first so many of each task."""
     few_shot: Annotated[int, Field(ge=0, le=1000)] | None = None
+    """Examples before each prompt; by default as many as the task has."""
     task_directory: Line | None = None
+    """Where task files of your own lie, relative to the study file."""
