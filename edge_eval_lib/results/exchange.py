@@ -40,7 +40,10 @@ Number = float | Literal["inf", "-inf"]
 COUNTS = ("repetitions", "concurrency", "gpus")
 TEXTS = ("engine", "host", "energy_source", "notes")
 LATER_TEXTS = ("executed_dtype", "instruction_set", "validity", "prices")
+# What may be: a difference of measurements, a logarithm of a probability, a cosine.
+BELOW_ZERO = ("energy_per_request_net_j", "mean_logprob", "similarity")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,60}")
+_NEXT_NOTE = re.compile(r"; (?=[a-z][a-z0-9_]*: )")  # a reason may hold a semicolon
 # A range of an estimate is a figure beside its own; an interval stands in `intervals`.
 _BOUNDED = re.compile(r"_estimate_(?:lo|hi)$|_(?:lo|hi)_j$|_(?:least|most)$")
 
@@ -70,7 +73,18 @@ class ResultRow(Strict):
 
     @property
     def name(self) -> str:
-        return f"{self.family}-{self.size}_{self.task}_{self.method}_{self.precision}"
+        return f"{self.model}_{self.task}_{self.method}_{self.precision}"
+
+    @property
+    def model(self) -> str:
+        return f"{self.family}-{self.size}"
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """What the notes say of single figures, by figure."""
+        parts = _NEXT_NOTE.split(self.notes or "")
+        pairs = [part.partition(": ") for part in parts]
+        return {name: why for name, colon, why in pairs if colon and _NAME.fullmatch(name)}
 
     @model_validator(mode="after")
     def _possible(self) -> ResultRow:
@@ -83,10 +97,7 @@ class ResultRow(Strict):
                     f"{self.name} has an unknown figure {shown(name)}; "
                     f"{nearest(name, columns.MIDDLE)}"
                 )
-            # Net energy may come out below zero: it is a difference of measurements.
-            if math.isnan(float(value)) or (
-                float(value) < 0 and name != "energy_per_request_net_j"
-            ):
+            if math.isnan(float(value)) or (float(value) < 0 and name not in BELOW_ZERO):
                 raise ValueError(f"{self.name} has {name} {shown(value)}, which is impossible")
         if "throughput_tok_s" not in self.figures:
             raise ValueError(f"{self.name} lacks throughput_tok_s: it was not served")
@@ -149,12 +160,15 @@ def make(study: Study, directory: Path | None = None) -> ResultsFile:
     if not path.is_file():
         raise UserError(f"There is no {path}; run `make tables STUDY={study.argument}` first.")
     variants = pd.read_csv(path, float_precision="round_trip")
-    runs = scraps.collect(directory / "runs")
+    runs = scraps.collect(directory / "runs").dropna(subset=["provenance"])  # not of pages
     repetitions = int(variants["repetitions"].max())
     settings = study.covering(repetitions).model_dump()
-    for model in settings["models"]:
-        if model["source"] == "local":  # a path of this machine
+    for model in settings["models"]:  # paths of this machine
+        if model["source"] == "local":
             model["location"] = Path(model["location"]).name
+    settings["data"]["source"] = Path(settings["data"]["source"]).name
+    if study.harness is not None and study.harness.task_directory is not None:
+        settings["harness"]["task_directory"] = Path(study.harness.task_directory).name
     return ResultsFile(
         schema_version=SCHEMA_VERSION,
         study=study.name,

@@ -6,13 +6,15 @@ import shutil
 import orjson
 import pandas as pd
 import pytest
-from test_synthesis import STUDY, make_study, variants_of
+from test_synthesis import STUDY, make_study, notebook, variants_of
+from tiny import make_local_copy, make_tiny_tasks
 
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.machine import host
 from edge_eval_lib.paths import project_root
 from edge_eval_lib.results import columns, comparison, observations, tables
 from edge_eval_lib.results import exchange as results_file
+from edge_eval_lib.study.sections import Harness
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +74,40 @@ def test_a_file_says_where_it_was_made_and_names_no_machine_and_no_path(file):
     import socket
 
     assert f'"{socket.gethostname()}"' not in text
+
+
+def test_neither_where_data_and_task_files_lie_here_is_told(made, tmp_path, monkeypatch):
+    _, _, directory = made
+    monkeypatch.setenv("EDGE_EVAL_OUTPUTS", str(tmp_path))
+    shutil.copytree(directory, STUDY.directory)
+    copy = make_local_copy(tmp_path / "home" / "copy")
+    shutil.copy(copy / "validation.jsonl", copy / "test.jsonl")
+    own = make_tiny_tasks(tmp_path / "home" / "own")
+    elsewhere = STUDY.model_copy(
+        update={
+            "data": STUDY.data.model_copy(update={"source": str(copy)}),
+            "harness": Harness(tasks=["tiny_choice"], task_directory=str(own)),
+        }
+    )
+    settings = results_file.make(elsewhere).settings
+    assert settings["data"]["source"] == "copy"
+    assert settings["harness"]["task_directory"] == "own"
+
+
+def test_pages_beside_the_runs_are_no_runs(made, tmp_path, monkeypatch):
+    """`make advise` leaves an executed notebook there, which measured nothing."""
+    _, file, directory = made
+    monkeypatch.setenv("EDGE_EVAL_OUTPUTS", str(tmp_path))
+    shutil.copytree(directory, STUDY.directory)
+    notebook(STUDY.directory / "runs" / "planner" / "planner.ipynb", started="2030-01-01")
+    assert results_file.make(STUDY).provenance == file.provenance
+
+
+def test_how_sure_a_model_was_is_below_zero(file, tmp_path):
+    row = file.variants[0]
+    sure = row.model_copy(update={"figures": row.figures | {"mean_logprob": -0.1}})
+    path = saved(tmp_path, file.model_copy(update={"variants": [sure]}))
+    assert results_file.read(path).variants[0].figures["mean_logprob"] == -0.1
 
 
 def test_an_unreached_break_even_survives_json(file, tmp_path):
