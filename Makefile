@@ -14,6 +14,7 @@
 #   make all STUDY=... VENV=.venv-vllm     in vLLM's environment for CPUs (make vllm-cpu)
 #   make compare RESULTS="a.json b.json"   side by side; also a study's name, or published;
 #                                    a path with spaces in quotes: RESULTS="'my results.json' b.json"
+#   make export STUDY=... TO=lm-eval|model-card|report   figures in the formats of other tools
 #   make lab LAB_OPTIONS="--port 9000"     JupyterLab, with options of its own
 
 PYTHON ?= python3
@@ -25,6 +26,7 @@ KEEP ?=
 PROFILE ?=
 RESULTS ?=
 ADVICE ?=
+TO ?= model-card
 LAB_OPTIONS ?=
 VENV ?= .venv
 
@@ -39,15 +41,16 @@ override KEEP := $(value KEEP)
 override PROFILE := $(value PROFILE)
 override RESULTS := $(value RESULTS)
 override ADVICE := $(value ADVICE)
+override TO := $(value TO)
 override LAB_OPTIONS := $(value LAB_OPTIONS)
 override VENV := $(value VENV)
-export PYTHON STUDY MODEL REPETITIONS RERUN KEEP PROFILE RESULTS ADVICE LAB_OPTIONS VENV
+export PYTHON STUDY MODEL REPETITIONS RERUN KEEP PROFILE RESULTS ADVICE TO LAB_OPTIONS VENV
 
 EDGE_EVAL := exec "$$VENV"/bin/python -m edge_eval_lib
 PIP := .venv/bin/python -m pip install --quiet --quiet --no-input --retries 2 --disable-pip-version-check --constraint constraints.txt
 OPTIONS := $${REPETITIONS:+"--repetitions=$$REPETITIONS"} $${MODEL:+"--model=$$MODEL"}
 
-.PHONY: all setup environment plan status tables report paper compare advise test test-rest test-all lint bench lab clean vllm-cpu llm-compressor
+.PHONY: all setup environment plan status tables report paper compare export advise test test-rest test-all lint bench lab clean vllm-cpu llm-compressor
 
 all: environment
 	@$(EDGE_EVAL) all $(OPTIONS) $${RERUN:+"--rerun=$$RERUN"} $${KEEP:+"--keep=$$KEEP"} $${PROFILE:+"--profile=$$PROFILE"} -- "$$STUDY"
@@ -121,6 +124,9 @@ compare: environment
 	@if [ -z "$$RESULTS" ]; then $(EDGE_EVAL) compare -- "$$STUDY" published; \
 	elif [ -e "$$RESULTS" ]; then $(EDGE_EVAL) compare -- "$$RESULTS"; \
 	else printf '%s\n' "$$RESULTS" | xargs "$$VENV"/bin/python -m edge_eval_lib compare --; fi
+
+export: environment
+	@$(EDGE_EVAL) export $${MODEL:+"--model=$$MODEL"} --to="$$TO" -- "$$STUDY"
 
 # Options part at spaces; what holds a space stands in quotes: ADVICE="--deployment 'on premises'".
 advise: environment

@@ -260,6 +260,24 @@ def results(
 
 
 @app.command()
+def export(
+    study: StudyName = "embedded",
+    to: Annotated[str, typer.Option(help="lm-eval, model-card or report")] = "model-card",
+    region: Annotated[
+        str | None, typer.Option(help="whose electricity, for a model card's carbon")
+    ] = None,
+    target: Annotated[
+        Path | None, typer.Option(help="a directory, instead of export/ in the study's outputs")
+    ] = None,
+    model: Model = None,
+) -> None:
+    """Write a study's figures in the format of another tool, a file a variant."""
+    from edge_eval_lib.results import exports
+
+    print(*exports.export(_opened(study, model=model), to, region, target), sep="\n")
+
+
+@app.command()
 def compare(
     results: Annotated[
         list[str], typer.Argument(help="results files, studies that were run, or `published`")
@@ -286,6 +304,17 @@ def device_report(
     opened = [_opened(study) for study in studies]
     root = project_root()
     print(device_report.write(opened, root / "docs", root / "params" / "measured"))
+
+
+@app.command()
+def docs(
+    target: Annotated[Path | None, typer.Option(help="where to, instead of docs/")] = None,
+) -> None:
+    """Write the references that follow from the code: docs/study.md and docs/tables.md."""
+    from edge_eval_lib.paths import project_root
+    from edge_eval_lib.results import reference
+
+    print(*reference.write(target or project_root() / "docs"), sep="\n")
 
 
 @app.command()

@@ -37,6 +37,7 @@ GOALS = {
     "PROFILE": ("all",),
     "RESULTS": ("compare",),
     "ADVICE": ("advise",),
+    "TO": ("export",),
     "LAB_OPTIONS": ("lab",),
     "VENV": ("plan",),
     "PYTHON": ("setup", "vllm-cpu"),
@@ -106,6 +107,7 @@ def test_what_people_say_is_never_part_of_a_command(place: Path, variable: str):
         ("RESULTS", "compare", "There is no study"),
         ("RERUN", "all", "RERUN="),
         ("KEEP", "all", "KEEP="),
+        ("TO", "export", "There is no format"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_sentence(
