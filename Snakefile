@@ -16,9 +16,9 @@ from edge_eval_lib.study import load_study
 study = load_study(unquote(str(config["study"])), config.get("repetitions"))
 everything = config.get("everything", True)  # False: score and report on the runs that there are
 if workflow.exec_mode == workflow.exec_mode.DEFAULT:  # not in a job on another machine
-    from edge_eval_lib.runs.progress import show_progress
+    from edge_eval_lib.runs.progress import tell_progress
 
-    show_progress(study)
+    tell_progress()
 
 RUNS = {(run.stage, run.name): run for run in catalogue.runs(study)}
 COLLECTED = [key for key in RUNS if key[0] in ("score", "harness")]

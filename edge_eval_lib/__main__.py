@@ -100,10 +100,10 @@ def plan(
 def status(
     study: StudyName = "embedded", repetitions: Repetitions = None, model: Model = None
 ) -> None:
-    """Print what is done, running and failed, and why it failed."""
-    from edge_eval_lib.runs import plan
+    """Print what is done, running, failed (and why) or waiting, also while make all is at work."""
+    from edge_eval_lib.runs.status import status
 
-    print(plan.status(_opened(study, repetitions, model)))
+    print(status(_opened(study, repetitions, model)))
 
 
 @app.command()

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 # published T4 figures by it. Here stands what is a run's own.
 HARNESS_REQUESTS = 4  # a prompt of lm-evaluation-harness: most tasks are of four choices
 HARNESS_TOKENS = 100  # a request: ASSUMED
+UNCUT_SHARE = 0.1  # of an adapted model's answers: the median of 41 serving runs of our own
+# How often the model's seconds a CPU takes: the median of three embedded studies, two idle cores.
+CPU_TIMES = {"adapt": 1.25, "compress": 1.5, "serve": 0.7}
 START_S = 8.0  # a process, its imports, its kernel, its record: measured on two cores
 BUSY_SHARE = 0.85  # of the power limit: published T4s drew 0.75-0.95 while they trained
 WAITING_SHARE = 0.4  # of the power limit: a T4 with a context that starts, reads or idles
@@ -90,8 +93,7 @@ def costs(study: Study, runs: list[Run], finished: dict[Key, Finished]) -> dict[
             cost = RunCost(START_S, joules(hardware, 0.0, START_S), START)
         if cost is None:
             cost = _model_cost(study, run, hardware, gpus)
-        # as many as this study's batches need
-        estimated[key] = replace(cost, gpus=max(cost.gpus, gpus))
+        estimated[key] = replace(cost, gpus=max(cost.gpus, gpus))  # as this study's batches need
     return estimated
 
 
@@ -104,7 +106,8 @@ def _took_before(study: Study, run: Run) -> Finished | None:
 def _model_cost(
     study: Study, run: Run, hardware: Hardware, gpus: int, without: str | None = None
 ) -> RunCost:
-    busy_s, waiting_s = model_s(study, run, hardware, gpus, without)
+    times = 1.0 if hardware.gpus else CPU_TIMES.get(run.stage, 1.0)
+    busy_s, waiting_s = (times * s for s in model_s(study, run, hardware, gpus, without))
     energy_j = joules(hardware, busy_s, waiting_s, gpus)
     return RunCost(busy_s + waiting_s, energy_j, MODEL, gpus)
 
@@ -116,7 +119,8 @@ def _sweep_cost(study: Study, hardware: Hardware, gpus: int) -> RunCost:
     """
     sweep = study.power_sweep
     assert sweep is not None
-    parameters = {"model": study.models[0].name, "task": study.tasks[0], "precision": "fp16"}
+    parameters = {"model": study.models[0].name, "task": study.tasks[0]}
+    parameters |= {"method": "none", "precision": "fp16"}
     busy_s, waiting_s = model_s(study, Run("serve", "", parameters, {}), hardware, gpus)
     visits = (len(sweep.points) + 1) * study.repetitions
     busy_s, waiting_s = busy_s * visits, waiting_s + sweep.settle_seconds * visits
@@ -202,7 +206,7 @@ def _published_cost(
     if run.stage == "serve" and study.workload.engine == "vllm" and variant in table["serving"]:
         row = table["serving"][variant]
         tokens_s = 0.0
-        for concurrency, prompts, length in _batches(study, p["task"]):
+        for concurrency, prompts, length in _batches(study, p["task"], method):
             at_most = 1e3 * concurrency / row["tpot_ms"]
             tokens_s += prompts * length / min(row["throughput_tok_s"], at_most)
         seconds = times * (tokens_s + row["load_s"])
@@ -273,12 +277,12 @@ def _by(table: pd.DataFrame, columns: list[str]) -> dict[tuple[Any, ...], dict[s
 # --- the stated model -------------------------------------------------------------------------
 
 
-def _batches(study: Study, task: str) -> list[tuple[int, int, int]]:
+def _batches(study: Study, task: str, method: str) -> list[tuple[int, int, int]]:
     """List (concurrency, prompts, tokens each) of every window of a serving run and its warm-up.
 
-    And of its unmeasured pass for uncut answers, at most: as if none had an end before. An open
-    loop is taken to be as one at the headline concurrency, a sweep to go on to its end. Where a
-    task converses, every call is a prompt.
+    And of its unmeasured pass for uncut answers: those of `UNCUT_SHARE`, all of an unadapted model.
+    An open loop is taken to be as one at the headline concurrency, a sweep to go on to its end.
+    Where a task converses, every call is a prompt.
     """
     workload, prompts, asked_in = study.workload, study.data.evaluation_examples, tasks.find(task)
     swept = (1 << power for power in range((workload.largest_concurrency or 0).bit_length()))
@@ -293,13 +297,14 @@ def _batches(study: Study, task: str) -> list[tuple[int, int, int]]:
     if workload.uncut_tokens is None or asked_in.converse is not None:
         return timed
     more_tokens = workload.uncut_tokens - workload.output_tokens  # what was answered goes on
-    return [*timed, (workload.headline_concurrency, prompts, more_tokens)]
+    going_on = prompts if method == "none" else math.ceil(UNCUT_SHARE * prompts)
+    return [*timed, (workload.headline_concurrency, going_on, more_tokens)]
 
 
 def model_s(
     study: Study, run: Run, hardware: Hardware, gpus: int = 1, without: str | None = None
 ) -> tuple[float, float]:
-    """Return seconds that a run should compute, and wait (start, reading weights, idle baselines).
+    """Return seconds that a run should compute, and wait (start, reading, idle baselines).
 
     By the roofline of one device: those that a model is spread over take turns, but for vLLM, whose
     GPUs share every layer. Prompts are taken to be half of training.max_tokens long.
@@ -352,10 +357,9 @@ def model_s(
         return computing_s(asked * HARNESS_TOKENS), waiting_s
     if hardware.gpus and not workload.engine_kind.launches_every_step:
         device = replace(device, cards=gpus)
-    batches = tuple(_batches(study, run.parameters["task"]))
+    batches = tuple(_batches(study, run.parameters["task"], run.parameters["method"]))
     busy_s = _serving_s(shape, precision, device, rates_by, tokens, batches, without)
-    # the gold answers' likelihoods
-    busy_s += computing_s(study.data.evaluation_examples * tokens)
+    busy_s += computing_s(study.data.evaluation_examples * tokens)  # the gold answers' likelihoods
     return busy_s, waiting_s + _idle_s(study, hardware, 2)
 
 

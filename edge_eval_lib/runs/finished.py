@@ -51,14 +51,3 @@ def finished_runs(
     undone = completion.survey(study, runs) if undone is None else undone
     done = {k: read_finished(place(study, *k).notebook) for k in keys if k not in undone}
     return {key: finished for key, finished in done.items() if finished is not None}
-
-
-def duration(seconds: float, longest: str = "days") -> str:
-    """Say seconds as people do: `45 s`, `7 min`, `3.5 h`, `12 days`; up to the unit `longest`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    if seconds < 48 * 3600 or longest == "h":
-        return f"{seconds / 3600:,.{1 if seconds < 100 * 3600 else 0}f} h"
-    return f"{seconds / 86400:.0f} days"

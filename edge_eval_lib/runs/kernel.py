@@ -16,6 +16,7 @@ from typing import Any
 from edge_eval_lib import redaction, scraps
 from edge_eval_lib.artefacts.place import Place, write_failure
 from edge_eval_lib.paths import project_root
+from edge_eval_lib.runs import under_way
 from edge_eval_lib.runs.process import die_with_parent
 
 LONGEST_REASON = 400
@@ -52,6 +53,7 @@ def execute(
 
         def write(self, buf: str, path: str) -> None:
             super().write(redaction.redact_json(buf), path)
+            under_way.note(at, buf)
 
     papermill_io.register(str(at.running), RedactingHandler())
     kernels: list[subprocess.Popen[bytes]] = []

@@ -7,6 +7,7 @@ from edge_eval_lib.artefacts.place import place
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.runs import runner
 from edge_eval_lib.runs.problems import power_sweep_refusal
+from edge_eval_lib.runs.progress import Progress
 from edge_eval_lib.study import Study
 
 
@@ -17,7 +18,10 @@ def make(study: Study, stage: str) -> None:
         if refused := power_sweep_refusal(study):
             raise UserError(refused)
         print(f"{study.name}: one run, of {study.repetitions} repetitions of everything in it")
-        runner.run_one(study, run.stage, run.name)
+        with Progress(study) as progress:
+            progress.begin((run.stage, run.name))
+            runner.run_one(study, run.stage, run.name)
+            progress.end((run.stage, run.name))
     elif not (study.directory / "report.html").is_file():
         report(study, stage)
 

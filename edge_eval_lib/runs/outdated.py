@@ -9,8 +9,9 @@ from edge_eval_lib.artefacts import completion
 from edge_eval_lib.artefacts.place import Key, place
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.runs import catalogue
-from edge_eval_lib.runs.finished import duration, read_finished
+from edge_eval_lib.runs.finished import read_finished
 from edge_eval_lib.study import NOTEBOOKS, STAGES, Run, Study
+from edge_eval_lib.units import duration
 
 REPEATED_S = 30 * 60  # more than that is not repeated for another code before a person says so
 

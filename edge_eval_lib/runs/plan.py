@@ -13,13 +13,13 @@ from typing import Any
 import pandas as pd
 
 from edge_eval_lib.artefacts import completion
-from edge_eval_lib.artefacts.place import Key, place, read_failure
+from edge_eval_lib.artefacts.place import Key
 from edge_eval_lib.artefacts.source import kept_warnings
 from edge_eval_lib.economics import fit, roofline
 from edge_eval_lib.economics.prices import load_price_book
 from edge_eval_lib.machine.declared import Hardware, load_hardware
 from edge_eval_lib.runs import disk, estimate, outdated
-from edge_eval_lib.runs.finished import Finished, duration, finished_runs
+from edge_eval_lib.runs.finished import Finished, finished_runs
 from edge_eval_lib.runs.problems import (
     listed,
     missing_rows,
@@ -30,7 +30,7 @@ from edge_eval_lib.runs.problems import (
 )
 from edge_eval_lib.study import STAGES, Run, Study, find_beside
 from edge_eval_lib.tasks import find as find_task
-from edge_eval_lib.units import JOULES_PER_KWH
+from edge_eval_lib.units import duration, energy
 
 SHORT_NAMES = {
     estimate.FINISHED: "finished",
@@ -107,27 +107,9 @@ def describe(study: Study) -> str:
         _assumptions(study, left, hardware) if len(left) else [],
         [f"Declared hardware: {study.hardware} ({_hardware_text(hardware)})."],
         _fit_lines(study, hardware),
-        [f"  - {sentence}" for sentence in missing or ["Nothing is missing."]],
+        [f"  - {sentence}" for sentence in missing] or ["Nothing is missing."],
     ]
     return "\n\n".join("\n".join(block) for block in blocks if block)
-
-
-def status(study: Study) -> str:
-    """Return what is done, running, failed (with the reason) and left, as text for a terminal."""
-    runs = study.runs()
-    finished = finished_runs(study, runs)
-    report = study.directory / "report.html"
-    lines = [f"{study.name}: {len(finished)} of {len(runs)} runs are done."]
-    lines += [f"Report: {report}"] if report.is_file() else []
-    running, failed = [], []
-    for run in runs:
-        at = place(study, run.stage, run.name)
-        if at.running.is_dir():
-            running.append(f"running  {run.stage}  {run.name}")
-        failure = read_failure(at)
-        if failure and (run.stage, run.name) not in finished:
-            failed.append(f"failed   {run.stage}  {run.name}: {failure['reason']}")
-    return "\n".join([*lines, *running, *failed])
 
 
 # --- the parts of the plan --------------------------------------------------------------------
@@ -241,7 +223,11 @@ def _assumptions(study: Study, left: pd.DataFrame, hardware: Hardware) -> list[s
     ):
         stages = [stage for stage in STAGES if counts[basis, stage]]
         if stages and basis == estimate.MODEL and not hardware.gpus:
-            how += "how far it is off on a CPU is not known before a run is finished"
+            times = listed([f"{stage} {estimate.CPU_TIMES[stage]:g}" for stage in stages])
+            how += (
+                f"times {times}, as the embedded study took on two idle cores: how far that is off "
+                "on another CPU is not known before a run is finished"
+            )
         elif stages and basis in (estimate.SCALED, estimate.MODEL):
             how += _error_text(basis, stages)
         if stages:
@@ -255,8 +241,9 @@ def _assumptions(study: Study, left: pd.DataFrame, hardware: Hardware) -> list[s
         )
     if "serve" in set(left["stage"]) and study.workload.uncut_tokens:
         lines.append(
-            "  - answers that go on beyond the limit: as if all did, up to "
-            f"{study.workload.uncut_tokens:,} tokens each"
+            f"  - answers that go on beyond the limit: {estimate.UNCUT_SHARE:.0%} of an adapted "
+            f"model's and all of an unadapted one's, up to {study.workload.uncut_tokens:,} tokens "
+            "each"
         )
     power = (
         f"{estimate.BUSY_SHARE:.0%} of the power limit of {hardware.power_limit_w:g} W busy, "
@@ -353,15 +340,6 @@ def _text(table: pd.DataFrame) -> str:
     named = ("stage", "model", "step", "basis", "verdict")
     align = ["left" if column in named else "right" for column in table]
     return table.to_markdown(index=False, tablefmt="simple", colalign=align, disable_numparse=True)
-
-
-def energy(joules: float) -> str:
-    """Say energy in the unit that fits it: `350 J`, `12 Wh`, `7.8 kWh`."""
-    if joules < 3600:
-        return f"{joules:,.0f} J"
-    kwh = joules / JOULES_PER_KWH
-    value, unit = (kwh * 1e3, "Wh") if kwh < 1 else (kwh, "kWh")
-    return f"{value:.3g} {unit}" if value < 1000 else f"{value:,.0f} {unit}"
 
 
 def _hardware_text(hardware: Hardware) -> str:

@@ -29,7 +29,7 @@ from edge_eval_lib.artefacts.place import Place, place, write_failure
 from edge_eval_lib.artefacts.source import notebook_source
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.paths import project_root
-from edge_eval_lib.runs import devices, kernel
+from edge_eval_lib.runs import devices, kernel, under_way
 from edge_eval_lib.runs.catalogue import PAGES, UNMEASURED, find_run
 from edge_eval_lib.study import MEASURED_ALONE, PUBLISHED, Run, Study
 
@@ -108,6 +108,7 @@ def _try_run(
     shutil.rmtree(at.running, ignore_errors=True)  # left by a process that was killed
     raw = at.running / "raw"
     raw.mkdir(parents=True)
+    under_way.begin(at)
     of_project = study.path.parent == project_root() / "params"
     named = {"study": study.path.stem if of_project else str(study.path)}
     parameters = {} if run.stage == "paper" else {**named, **run.parameters}

@@ -38,6 +38,7 @@ from edge_eval_lib.paths import outputs_root, project_root
 from edge_eval_lib.runs import catalogue, claims, devices, only_run, outdated, runner
 from edge_eval_lib.runs.problems import require_possible
 from edge_eval_lib.runs.process import INTERRUPT_S, supervised
+from edge_eval_lib.runs.progress import Progress, showing
 from edge_eval_lib.study import NOTEBOOKS, PUBLISHED, STAGES, Study, load_study
 
 MOST_PASSES = 12  # a chain of runs is judged stage by stage, and each may find something damaged
@@ -85,8 +86,10 @@ def make_all(
             SAY(_where(study))
             return
         undone = outdated.put_away(study)
-        failed = _make(study, profile)
-        failed |= _make_paper(study)
+        local = (profile or "local") == "local"
+        with Progress(study, len(devices.devices()) if local else 1) as progress:
+            failed = _make(study, profile, progress)
+            failed |= _make_paper(study, progress)
         left = completion.survey(study, catalogue.all_runs(study))
         _keep_wall_time(study, undone.keys() - left.keys(), time.monotonic() - started)
         if left:
@@ -111,7 +114,7 @@ def _settle_code(study: Study, again: set[str], kept: set[str]) -> None:
     outdated.forget(study, again)
 
 
-def _make(study: Study, profile: str | None) -> dict[Key, str]:
+def _make(study: Study, profile: str | None, progress: Progress) -> dict[Key, str]:
     """Have every run made that is not done, but the paper's; what failed, and why.
 
     As often as it takes: whether a run is out of date may show only when what it needs is made,
@@ -122,18 +125,21 @@ def _make(study: Study, profile: str | None) -> dict[Key, str]:
     tried: list[Key] = []
     for _ in range(MOST_PASSES):
         undone = outdated.put_away(study)
+        if undone and not tried:  # the reports are made again when the runs are
+            reports = [key for key in catalogue.final_runs(study) if key[0] != "paper"]
+            progress.expect([*undone, *reports])
         todo = _possible(study, undone, failed)
         if not todo or todo == tried:  # made, and out of date at once: files change meanwhile
             break
         tried = todo
-        failed |= _pass(study, profile, todo, everything=True)
+        failed |= _pass(study, profile, todo, progress, everything=True)
     served = (study.directory / "runs" / "serve").glob("*.ipynb")
     incomplete = ("score", "synthesis")  # what can be made of the runs that there are
     todo = [key for key in outdated.put_away(study) if key[0] in incomplete]
     if todo and any(served):
         for key in todo:
             failed.pop(key, None)  # tried once more, without what is missing
-        failed |= _pass(study, profile, todo, everything=False)
+        failed |= _pass(study, profile, todo, progress, everything=False)
     return failed
 
 
@@ -155,13 +161,15 @@ def _possible(study: Study, undone: Collection[Key], failed: Collection[Key]) ->
     return todo
 
 
-def _pass(study: Study, profile: str | None, todo: list[Key], everything: bool) -> dict[Key, str]:
+def _pass(
+    study: Study, profile: str | None, todo: list[Key], progress: Progress, everything: bool
+) -> dict[Key, str]:
     """Have Snakemake make the runs; those that failed, and why.
 
     A run is not blamed for what it needs: if that failed, or was found to be damaged.
     """
     before = {key: read_failure(place(study, *key)) for key in todo}
-    code = _snakemake(study, profile, todo, everything)
+    code = _snakemake(study, profile, todo, progress, everything)
     if code == 0:
         return {}
     runs = {(run.stage, run.name): run for run in catalogue.all_runs(study)}
@@ -207,17 +215,18 @@ def _why_stopped(study: Study, code: int) -> str:
     return f"Snakemake, which schedules the runs, ended with exit code {code}{said} (see {log})."
 
 
-def _make_paper(study: Study) -> dict[Key, str]:
+def _make_paper(study: Study, progress: Progress) -> dict[Key, str]:
     """Make the paper's report, which no study owns, unless it is up to date; why it failed."""
     key = ("paper", "paper")
     if key not in catalogue.final_runs(study) or key not in outdated.put_away(study):
         return {}
-    SAY("paper  (the report on the published study, without measuring)", flush=True)
     at = place(study, *key)
     before = read_failure(at)
     command = [sys.executable, "-m", "edge_eval_lib", "run", str(study.path), *key]
-    code = supervised(command, subprocess.DEVNULL, dict(os.environ))
+    progress.begin(key)
+    code = supervised(command, subprocess.DEVNULL, dict(os.environ), progress.hear)
     if code == 0:
+        progress.end(key)
         return {}
     failure = read_failure(at)
     said = failure["reason"] if failure and failure != before else f"It ended with code {code}."
@@ -232,14 +241,17 @@ def make_report(study: Study) -> None:
         return
     with claims.claimed(study):
         for key in [*catalogue.experiment(study), ("synthesis", "synthesis")]:
-            runner.run_one(study, *key)
+            with showing(study, key):
+                runner.run_one(study, *key)
     SAY(_where(study))
 
 
 def make_paper() -> None:
     """Write the report on the published study, from the figures that come with the project."""
     # Which study does not matter to it.
-    notebook = runner.run_one(load_study("embedded"), "paper", "paper")
+    owner = load_study("embedded")
+    with showing(owner, ("paper", "paper")):
+        notebook = runner.run_one(owner, "paper", "paper")
     findings = scraps.read_scraps(notebook).get("findings") or []
     for number, text in enumerate(findings, start=1):
         SAY(f"{number}. {text.replace('**', '')}")
@@ -267,12 +279,14 @@ def make_advice(study: Study | None, parameters: dict[str, Any]) -> None:
     owner = study or load_study("embedded")  # which one does not matter to the published figures
     at = place(owner, "planner", key)
     with claims.claimed(study) if study else contextlib.nullcontext():
-        notebook = runner.run_one(owner, "planner", key, parameters=parameters)
+        with showing(owner, ("planner", key)):
+            notebook = runner.run_one(owner, "planner", key, parameters=parameters)
         for text in scraps.read_scraps(notebook)["answer"]:
             SAY(text.replace("**", ""))
         SAY(f"All of it: {at.directory / 'planner.html'}", flush=True)
         if (at.directory / "report.html").is_file():
-            runner.run_one(owner, remade, remade)
+            with showing(owner, (remade, remade)):
+                runner.run_one(owner, remade, remade)
             SAY(f"It stands in the report too: {at.directory / 'report.html'}")
 
 
@@ -318,7 +332,9 @@ def _keep_wall_time(study: Study, made: Iterable[Key], wall_s: float) -> None:
 # --- Snakemake --------------------------------------------------------------------------------
 
 
-def _snakemake(study: Study, profile: str | None, todo: list[Key], everything: bool) -> int:
+def _snakemake(
+    study: Study, profile: str | None, todo: list[Key], progress: Progress, everything: bool
+) -> int:
     """Have Snakemake make the runs; its exit code, 0 if all of them were made.
 
     Without `everything`, score and synthesis are made of the runs that there are.
@@ -341,7 +357,7 @@ def _snakemake(study: Study, profile: str | None, todo: list[Key], everything: b
     }
     with (study.directory / "snakemake.log").open("w", encoding="utf-8") as log:
         try:
-            code = supervised(command, log, environment)
+            code = supervised(command, log, environment, progress.hear)
         finally:
             _redact_file(study.directory / "snakemake.log")
     ends = time.monotonic() + INTERRUPT_S

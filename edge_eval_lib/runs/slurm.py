@@ -31,6 +31,7 @@ ENDED_BADLY = {
     "PREEMPTED": "had to make room for another job",
     "TIMEOUT": "reached its time limit",
 }
+JOB = ".job"  # a file beside the job's log: its number
 SEEN_WITHIN_S = 20.0  # a network file system may show another machine's new file this much later
 
 
@@ -50,13 +51,41 @@ def submit(gpus: int, output: str, options: list[str], jobscript: str) -> str:
     digest = hashlib.sha256(str(Path.cwd()).encode()).hexdigest()[:8]
     job_name = f"edge-eval/{digest}/{at.stage}/{at.name}"
     _ask("scancel", "--quiet", f"--user={os.getuid()}", f"--name={job_name}")
-    return _ask(
+    job = _ask(
         *("sbatch", "--parsable", "--export=ALL", "--no-requeue", "--nodes=1", "--ntasks=1"),
         *(f"--job-name={job_name}", "--dependency=singleton", f"--output={log}"),
         *wanted(gpus, _ask("sinfo", "--noheader", "--Node", "--format=%P %c %m %G")),
         *options,
         jobscript,
     ).partition(";")[0]
+    _log(at).with_suffix(JOB).write_text(job, encoding="utf-8")
+    return job
+
+
+def standing(directory: Path, stage: str, name: str) -> str | None:
+    """Say how the job of a run stands, for `make status`; None if none was submitted.
+
+    Args:
+        directory: The outputs of its study.
+        stage: The run's.
+        name: The run's.
+    """
+    file = directory / "slurm" / stage / f"{name}{JOB}"
+    try:
+        job = file.read_text(encoding="utf-8").strip()
+    except OSError:
+        return None
+    try:
+        shown = _ask("scontrol", "--oneliner", "show", "job", job)
+    except subprocess.CalledProcessError:
+        return f"SLURM's job {job}, of which SLURM says nothing"
+    fields = dict(pair.split("=", 1) for pair in shown.split() if "=" in pair)
+    state, node, why = (fields.get(key, "") for key in ("JobState", "NodeList", "Reason"))
+    if state in ENDED_BADLY or state == "COMPLETED":
+        return f"SLURM's job {job}, which has ended ({state.lower()})"
+    where = f" on {node}" if node not in ("", "(null)") else ""
+    because = f" ({why})" if state == "PENDING" and why not in ("", "None") else ""
+    return f"SLURM's job {job}, {state.lower()}{where}{because}"
 
 
 def wanted(gpus: int, nodes: str) -> list[str]:

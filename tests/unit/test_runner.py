@@ -20,7 +20,8 @@ from edge_eval_lib.artefacts.place import (
 )
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.paths import user_directory
-from edge_eval_lib.runs import catalogue, devices, kernel, notebook, progress, runner
+from edge_eval_lib.runs import catalogue, devices, kernel, measured, notebook, runner
+from edge_eval_lib.runs.progress import Progress
 from edge_eval_lib.study import Study, load_study
 
 
@@ -172,21 +173,22 @@ def check(verdict: str, detail: str = "other work took 31% of its 2 cores") -> l
     ]
 
 
-def test_a_run_that_other_work_disturbed_is_reported_in_a_line(study: Study):
-    from edge_eval_lib.runs.progress import Progress
-
+def test_a_run_that_other_work_disturbed_is_reported_in_a_line(
+    study: Study, capsys: pytest.CaptureFixture[str]
+):
     at = place(study, "serve", "x_r01")
-    assert progress.disturbance(at) is None  # not there
-    assert progress.disturbance(published(at, load_checks=check("ok"))) is None
+    assert measured.disturbance({"load_checks": check("ok")}) is None
     windows = [
         {"window": "serve at 1", "checks": check("warning", "other work took 9% of its 2 cores")},
         {"window": "serve at 8", "checks": check("invalid")},
         {"window": "serve at 4", "checks": check("not applicable", "too short")},
     ]
-    told = progress.disturbance(published(at, load_checks=None, serving_windows=windows))
+    recorded = {"load_checks": None, "serving_windows": windows}
+    told = measured.disturbance(recorded)
     assert told == "other work took 31% of its 2 cores in 'serve at 8', and one more window"
-    said: list[str] = []
-    shown = Progress(study, lambda line, **_: said.append(line))
-    shown.began[1] = (("serve", "x_r01"), 0.0)
-    shown._finish(1)
-    assert said == [f"serve  x_r01: disturbed: {told}"]
+    published(at, **recorded)
+    with Progress(study) as shown:
+        shown.under_way["serve", "x_r01"] = 0.0
+        shown.begun.append(("serve", "x_r01"))
+        shown.end(("serve", "x_r01"))
+    assert capsys.readouterr().out.splitlines()[-1] == f"serve  x_r01: disturbed: {told}"
