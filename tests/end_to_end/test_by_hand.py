@@ -40,7 +40,9 @@ def make_all(path: Path, outputs: Path) -> list[str]:
         timeout=900,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    lines = re.findall(r"^run \d+ of \d+  (\S+)(?:  (\S+))?  \(", done.stdout, re.MULTILINE)
+    lines = re.findall(
+        r"^(?:run \d+ of \d+|report(?!  paper))  (\S+)(?:  (\S+))?  \(", done.stdout, re.MULTILINE
+    )
     return [f"{stage}/{name or stage}" for stage, name in lines]
 
 

@@ -80,7 +80,7 @@ def test_a_page_that_fails_leaves_everything_else(facts, tmp_path, monkeypatch):
 
 def started(done: subprocess.CompletedProcess) -> list[str]:
     assert done.returncode == 0, done.stdout + done.stderr
-    return re.findall(r"^run \d+ of \d+  (\S+)", done.stdout, re.MULTILINE)
+    return re.findall(r"^(?:run \d+ of \d+|report(?!  paper))  (\S+)", done.stdout, re.MULTILINE)
 
 
 def test_pruned_and_distilled_students_are_served_and_told_on_a_page(tmp_path):

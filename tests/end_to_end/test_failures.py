@@ -43,7 +43,9 @@ EVERY_RUN = {
 
 def executed(output: str) -> list[str]:
     """`stage/name` of the runs that a `make all` started, in order."""
-    lines = re.findall(r"^run \d+ of \d+  (\S+)(?:  (\S+))?  \(", output, re.MULTILINE)
+    lines = re.findall(
+        r"^(?:run \d+ of \d+|report(?!  paper))  (\S+)(?:  (\S+))?  \(", output, re.MULTILINE
+    )
     return [f"{stage}/{name or stage}" for stage, name in lines]
 
 
@@ -401,7 +403,7 @@ def test_ctrl_c_stops_everything_with_one_line(grid: Grid):
     output, _ = process.communicate(timeout=20)
     assert process.returncode != 0
     assert_told_without_traceback(output)
-    before_it = ("run ", "1 score run is out of date")
+    before_it = ("run ", "  done  ", "1 score run is out of date")
     said = [line for line in output.splitlines() if not line.startswith(before_it)]
     assert said == ["Stopped. Finished runs are kept; make all goes on from here."]
     wait_for(lambda: not grid.processes(), 5)

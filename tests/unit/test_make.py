@@ -35,7 +35,9 @@ GOALS = {
     "RERUN": ("all",),
     "KEEP": ("all",),
     "PROFILE": ("all",),
-    "RESULTS": ("compare",),
+    "A": ("compare",),
+    "B": ("compare",),
+    "ALL": ("compare",),
     "ADVICE": ("advise",),
     "TO": ("export",),
     "LAB_OPTIONS": ("lab",),
@@ -104,7 +106,7 @@ def test_what_people_say_is_never_part_of_a_command(place: Path, variable: str):
         ("MODEL", "plan", "models.yaml has no model"),
         ("REPETITIONS", "plan", "repetitions is "),
         ("PROFILE", "all", "There is no profile"),
-        ("RESULTS", "compare", "There is no study"),
+        ("A", "compare", "Say which two"),
         ("RERUN", "all", "RERUN="),
         ("KEEP", "all", "KEEP="),
         ("TO", "export", "There is no format"),
@@ -114,8 +116,7 @@ def test_what_cannot_be_is_refused_in_a_sentence(
     place: Path, call_here, variable: str, goal: str, sentence: str
 ):
     for value in ("a'; touch pwned; '", "$(shell touch pwned)`touch pwned`"):
-        text = f"'{value}'" if variable == "RESULTS" and "'" not in value else value
-        done = call_here(*called(place, goal, f"{variable}={text}"))
+        done = call_here(*called(place, goal, f"{variable}={value}"))
         assert done.returncode == 1
         (said,) = done.stderr.splitlines()
         assert said.startswith(sentence)
@@ -161,23 +162,21 @@ def test_a_path_with_every_odd_character_is_planned(place: Path, call_here):
     assert done.stdout.startswith("embedded: ")
 
 
-def test_several_results_are_compared(place: Path, call_here, monkeypatch):
-    monkeypatch.setattr("edge_eval_lib.results.comparison.draw", lambda *_: None)  # takes seconds
-    monkeypatch.chdir(place)
-    (place / "a.json").write_text("{}")
-    done = call_here(*called(place, "compare", "RESULTS=published a.json"))
-    assert "a.json has schema_version empty" in done.stderr
+def test_what_is_compared_may_have_spaces_in_its_path(place: Path, call_here):
     spaced = place / "with a space.json"
-    (place / "a.json").rename(spaced)
-    for named, results in {
-        str(spaced): [str(spaced)],
-        f"published '{spaced}'": ["published", str(spaced)],
-        f'"{spaced}"': [str(spaced)],
-    }.items():
-        assert called(place, "compare", f"RESULTS={named}") == ["compare", "--", *results]
-    done = call_here(*called(place, "compare", "RESULTS=published"))
-    assert done.returncode == 0, done.stderr
-    assert (place / "outputs" / "comparison" / "comparison.csv").is_file()
+    spaced.write_text("{}")
+    asked = called(place, "compare", f"A={spaced}", "B=published")
+    assert asked == ["compare", "--", str(spaced), "published"]
+    assert "space.json has schema_version empty" in call_here(*asked).stderr
+    everything = called(place, "compare", "A=published", "B=embedded", "ALL=1")
+    assert everything == ["compare", "--all", "--", "published", "embedded"]
+
+
+def test_what_is_compared_with_what_must_be_said(place: Path, call_here):
+    for said in ((), ("A=published",), ("B=published",)):
+        done = call_here(*called(place, "compare", *said))
+        assert done.returncode == 1
+        assert done.stderr.startswith("Say which two: make compare A=")
 
 
 def test_what_is_asked_of_advise_is_parted_at_spaces_outside_quotes(place: Path):
@@ -208,6 +207,49 @@ def test_a_python_without_venv_is_refused(place: Path):
     none = script(place / "python3", '[ "$1" = -c ] && exit 0; exit 1')
     done = make(place, "setup", f"PYTHON={none}")
     assert done.stderr.startswith("Set-up stopped: this Python makes no environment; install its")
+
+
+def pip_like(place: Path, *, ends: int = 0) -> Path:
+    """A Python whose pip says what pip says, and ends so when it installs the libraries."""
+    return script(
+        place / "python3.11",
+        f"""case "$*" in
+        *"-m venv"*) mkdir -p .venv/bin; cp "$0" .venv/bin/python ;;
+        *--version*) echo Python 3.11.7 ;;
+        *"pip install"*)
+            echo "Looking in indexes: https://user:secret@index.invalid/simple"
+            echo "  Downloading small-1.0-py3-none-any.whl (15 kB)"
+            echo "  Downloading torch-2.9.1-cp311-linux_x86_64.whl (184.4 MB)"
+            echo "Using cached torch_extra-2.9.1-cp311-linux_x86_64.whl (1.2 GB)"
+            echo "Installing collected packages: a, b, torch"
+            case "$*" in *--editable*)
+                [ {ends} = 0 ] || echo "ERROR: no" >&2; exit {ends} ;; esac ;;
+        esac""",
+    )
+
+
+def test_set_up_shows_each_step_what_is_large_and_how_much_is_installed(place: Path):
+    done = make(place, "setup", f"PYTHON={pip_like(place)}")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    steps = [line for line in lines if " of 4: " in line]
+    assert [step.split(" of ")[0].strip() for step in steps] == ["1", "2", "3", "4"]
+    assert "torch==" in steps[1]
+    assert lines.count("      torch (184.4 MB)") == lines.count("      torch_extra (1.2 GB)") == 3
+    assert lines.count("      Installing 3 packages ...") == 3
+    assert "small" not in done.stdout.replace("two small models", "")
+    assert "index.invalid" not in done.stdout + done.stderr
+    assert lines[-1].startswith("Done: .venv is set up, ")
+    assert lines[-1].endswith("Next: make all")
+
+
+def test_set_up_that_fails_in_its_third_step_stops_there(place: Path):
+    done = make(place, "setup", f"PYTHON={pip_like(place, ends=3)}")
+    assert done.returncode != 0
+    assert "  3 of 4: " in done.stdout
+    assert "  4 of 4: " not in done.stdout
+    assert done.stderr.startswith("ERROR: no\nSet-up stopped: pip could not install")
+    assert not (place / ".venv" / ".stamp").exists()
 
 
 @pytest.mark.slow  # makes an environment
@@ -270,3 +312,40 @@ def test_the_default_study_is_planned_on_another_model(place: Path, call_here):
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("embedded-qwen-0.5B: ")
     assert (place / "outputs" / "embedded-qwen-0.5B" / "study.yaml").is_file()
+
+
+# --- what there is to make ----------------------------------------------------------------------
+
+
+def helped(place: Path, *arguments: str) -> dict[str, str]:
+    """What `make help` says, by target."""
+    done = make(place, *arguments)
+    assert done.returncode == 0, done.stderr
+    return dict(re.findall(r"^  ([a-z-]+) +([A-Z].*\.)$", done.stdout, re.MULTILINE))
+
+
+def test_help_lists_every_target_with_one_line(place: Path):
+    text = (place / "Makefile").read_text()
+    phony = set(re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)[1].split())
+    told = helped(place, "help")
+    assert set(told) == phony - {"environment"}
+    assert all(len(line) < 90 for line in told.values())
+    assert helped(place) == told  # of a bare make, which starts nothing
+    assert not (place / ".venv").exists()
+
+
+def test_help_names_every_variable(place: Path):
+    said = make(place, "help").stdout
+    for variable in {*GOALS, "REPETITIONS"} - {"PYTHON"}:
+        assert re.search(rf"\b{variable}=", said), variable
+
+
+def test_commands_are_helped_in_the_same_words(place: Path, call_here):
+    from edge_eval_lib.__main__ import app
+
+    told = helped(place, "help")
+    commands = {c.name or c.callback.__name__: c.callback.__doc__ for c in app.registered_commands}
+    shared = told.keys() & commands.keys()
+    assert {"all", "plan", "status", "report", "paper", "compare", "advise", "clean"} <= shared
+    for name in shared:
+        assert told[name] == commands[name].splitlines()[0], name

@@ -163,49 +163,6 @@ def test_files_of_another_kind_are_refused(file, tmp_path):
         results_file.read(tmp_path / "gone.json")
 
 
-def faster(row, factor):
-    figures = row.figures | {"throughput_tok_s": row.figures["throughput_tok_s"] * factor}
-    return row.model_copy(update={"figures": figures, "host": "1 x Tesla T4", "engine": "vllm"})
-
-
-def test_two_files_stand_side_by_side(file, tmp_path):
-    mine = results_file.write(file, tmp_path / "mine.json")
-    other = file.model_copy(update={"variants": [faster(r, 2.0) for r in file.variants[:4]]})
-    theirs = results_file.write(other, tmp_path / "theirs.json")
-    text = comparison.compare([str(mine), str(theirs)], tmp_path / "comparison")
-    table = pd.read_csv(tmp_path / "comparison" / "comparison.csv")
-    assert len(table) == 8, "the four shared variants of each"
-    speed = table.pivot(
-        index=["task", "method", "precision"], columns="source", values="throughput_tok_s"
-    )
-    assert (speed["theirs"] / speed["mine"]).to_numpy() == pytest.approx(2.0)
-    mine_on = f"mine: transformers on {file.variants[0].host}"
-    for told in ("theirs: vllm on 1 x Tesla T4", mine_on, "Engine or"):
-        assert told in text
-    assert (tmp_path / "comparison" / "comparison.png").stat().st_size > 10_000
-    assert (tmp_path / "comparison" / "comparison.svg").is_file()
-
-
-def test_a_comparison_says_what_its_rows_do_not_share(file, tmp_path):
-    mine = results_file.write(file, tmp_path / "mine.json")
-    rows = [r.model_copy(update={"executed_dtype": "float16", "host": "1 x Tesla T4"})
-            for r in file.variants]  # fmt: skip
-    theirs = results_file.write(
-        file.model_copy(update={"variants": rows}), tmp_path / "theirs.json"
-    )
-    text = comparison.compare([str(mine), str(theirs)], tmp_path / "comparison")
-    assert "Mixed executed dtypes: float32 (mine); float16 (theirs)" in text.replace(
-        "; bfloat16 (mine)", ""
-    )
-    assert "Mixed hosts" in text
-    assert "mine: 12 of its rows are doubtful" in text
-    table = pd.read_csv(tmp_path / "comparison" / "comparison.csv")
-    assert table["notes"].str.contains("float16").all()
-    assert "Mixed hosts" in (tmp_path / "comparison" / "comparison.svg").read_text()
-    alone = comparison.side_by_side({"a": file.variants, "b": file.variants})
-    assert alone["notes"].isna().all()
-
-
 def test_files_of_earlier_versions_are_still_read(file, tmp_path):
     later = {"executed_dtype", "instruction_set", "validity", "prices"}
     rows = [{k: v for k, v in r.model_dump().items() if k not in later} for r in file.variants]
@@ -214,36 +171,10 @@ def test_files_of_earlier_versions_are_still_read(file, tmp_path):
     assert again.variants[0].figures == file.variants[0].figures
 
 
-def test_a_missing_figure_stays_empty_in_the_comparison(file, tmp_path):
-    bare = [
-        row.model_copy(
-            update={
-                "figures": {"throughput_tok_s": row.figures["throughput_tok_s"]},
-                "intervals": {},
-                "energy_source": None,
-            }
-        )
-        for row in file.variants
-    ]
-    path = results_file.write(file.model_copy(update={"variants": bare}), tmp_path / "bare.json")
-    text = comparison.compare([str(path)], tmp_path / "comparison")
-    assert "energy by not measured" in text
-    assert "energy per request (J): not measured" in text
-    assert pd.read_csv(tmp_path / "comparison/comparison.csv")["energy_per_request_j"].isna().all()
-
-
 def test_the_published_study_can_be_compared_but_not_its_other_scores():
-    rows = comparison.open_rows("published")
+    rows = comparison.open_side("published").rows
     assert len(rows) == 72
     assert not any("score" in row.figures for row in rows)
-
-
-def test_files_of_one_name_are_refused(file, tmp_path):
-    (tmp_path / "a").mkdir()
-    one = results_file.write(file, tmp_path / "mine.json")
-    other = results_file.write(file, tmp_path / "a" / "mine.json")
-    with pytest.raises(UserError, match="have one name"):
-        comparison.compare([str(one), str(other)], tmp_path / "comparison")
 
 
 def test_every_file_that_was_sent_is_valid(file, tmp_path):
@@ -253,7 +184,7 @@ def test_every_file_that_was_sent_is_valid(file, tmp_path):
 
 
 def test_published_rows_name_their_price_set():
-    assert {row.prices for row in comparison.open_rows("published")} == {"paper"}
+    assert {row.prices for row in comparison.open_side("published").rows} == {"paper"}
 
 
 def test_a_new_column_of_the_table_is_in_the_file_and_reads_back(made, tmp_path, monkeypatch):
