@@ -76,7 +76,7 @@ class Progress:
         """Count on these runs; those that were made stay in the count."""
         with self._lock:
             new = [key for key in keys if key not in self.remaining.runs]
-            self.remaining.runs = self.remaining.runs | expected_runs(self.study, new)
+            self.remaining.runs = {**self.remaining.runs, **expected_runs(self.study, new)}
 
     def hear(self, line: str) -> None:
         """Take a line of the scheduling process: what it tells us, or what a run says."""
@@ -226,8 +226,9 @@ class Bar:
         if self._task is None:
             self._task = self._progress.add_task("", total=1.0, position="", times="")
             self._progress.start()
-        fields = {"position": position, "times": times, "description": what}
-        self._progress.update(self._task, completed=share, **fields)
+        self._progress.update(
+            self._task, completed=share, description=what, position=position, times=times
+        )
         self._progress.refresh()
 
     def say(self, line: str) -> None:
