@@ -6,6 +6,7 @@ differs, so that a difference in energy or time is the method's own.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edge_eval_lib import compressions, models
+from edge_eval_lib import bars, compressions, models
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.models import weights
 from edge_eval_lib.models.likelihood import evaluating, gold_likelihoods
@@ -246,11 +247,24 @@ def trainable_parameters(model: PeftModel) -> int:
 def loss_watch() -> TrainerCallback:
     """Return a callback that stops training at once where there is nothing left to learn from.
 
-    It raises UserError as soon as a loss is not a number.
+    It raises UserError as soon as a loss is not a number. By hand it shows a bar, too.
     """
     from transformers import TrainerCallback
 
+    showing, watched = contextlib.ExitStack(), bars.shown()  # imports stay out of the window
+
     class Watch(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            if watched:
+                self.count = showing.enter_context(bars.counted("training steps", state.max_steps))
+
+        def on_step_end(self, args, state, control, **kwargs):
+            if watched:
+                self.count(1)
+
+        def on_train_end(self, args, state, control, **kwargs):
+            showing.close()
+
         def on_step_begin(self, args, state, control, model=None, **kwargs):
             if not model.training:
                 raise AssertionError("the model left train mode")

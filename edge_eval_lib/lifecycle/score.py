@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from edge_eval_lib import tasks
+from edge_eval_lib import bars, tasks
 from edge_eval_lib.artefacts.completion import read_raw
 from edge_eval_lib.bounds import Share, require
 from edge_eval_lib.errors import UserError
@@ -60,12 +60,15 @@ def served(study: Study) -> Iterator[Served]:
     examples = {
         task: {e.id: e for e in task_examples(study, task)[2].evaluation} for task in study.tasks
     }
-    for _, scraps in runs.iterrows():
-        raw = read_raw(scraps["notebook"], "answers")
-        if study.model(f"{scraps['family']}-{scraps['size']}").source == "random":
-            raw = raw.assign(answer=None, gold_nll=np.nan, failure="the model's weights are random")
-        asked = [examples[scraps["task"]][prompt_id] for prompt_id in raw["prompt_id"]]
-        yield Served({column: scraps[column] for column in RUN_COLUMNS}, raw, asked)
+    with bars.counted("serving runs scored", len(runs)) as count:
+        for _, scraps in runs.iterrows():
+            raw = read_raw(scraps["notebook"], "answers")
+            if study.model(f"{scraps['family']}-{scraps['size']}").source == "random":
+                reason = "the model's weights are random"
+                raw = raw.assign(answer=None, gold_nll=np.nan, failure=reason)
+            asked = [examples[scraps["task"]][prompt_id] for prompt_id in raw["prompt_id"]]
+            yield Served({column: scraps[column] for column in RUN_COLUMNS}, raw, asked)
+            count(1)
 
 
 def served_runs(study: Study) -> pd.DataFrame:

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from scipy import special  # not stats: see cold_load
 
-from edge_eval_lib import tasks
+from edge_eval_lib import bars, tasks
 from edge_eval_lib.bounds import Positive, Whole, checked
 from edge_eval_lib.energy.meter import Check
 from edge_eval_lib.engines.base import Engine, Generation, KvCache
@@ -205,35 +205,38 @@ def serve_all(
     `seed` draws the arrivals. Where the task is `conversing`, a request is a conversation with all
     its calls, retries and escalations. UserError as soon as no request of a window is answered.
     """
+    known = len(workload.concurrency) + len(workload.arrival_rates_per_s) + workload.prefix_caching
+    with bars.counted("windows served", known) as count:
 
-    def measure(concurrency: int) -> Served:
-        return closed_loop(engine, prompts, concurrency, workload, monitor, conversing)
+        def measure(concurrency: int) -> Served:
+            window = closed_loop(engine, prompts, concurrency, workload, monitor, conversing)
+            count(1)  # between the windows: nothing is drawn within one
+            return window
 
-    def throughput(window: Served) -> float:
-        tokens = sum(len(generation.token_ids) for generation in window.answered)
-        return tokens / cast(float, window.window.seconds)
+        def throughput(window: Served) -> float:
+            tokens = sum(len(generation.token_ids) for generation in window.answered)
+            return tokens / cast(float, window.window.seconds)
 
-    served: dict[int | None, Served] = {n: measure(n) for n in workload.concurrency}
-    if workload.largest_concurrency:
-        swept = sweep_until_saturated(
-            lambda concurrency: served.get(concurrency) or measure(concurrency),
-            throughput,
-            workload.largest_concurrency,
-        )
-        served |= {window.concurrency: window for window in swept}
-    windows = list(served.values())
-    if workload.prefix_caching:
-        sharing = [engine, *(conversing.engines.values() if conversing else ())]
-        for one in sharing:
-            one.share_prefixes = one.prefix_caching
-        windows.append(measure(workload.headline_concurrency))
-        for one in sharing:
-            one.share_prefixes = False
-    windows += [
-        open_loop(engine, prompts, rate_per_s, workload, seed, monitor)
-        for rate_per_s in workload.arrival_rates_per_s
-    ]
-    return windows
+        served: dict[int | None, Served] = {n: measure(n) for n in workload.concurrency}
+        if workload.largest_concurrency:
+            swept = sweep_until_saturated(
+                lambda concurrency: served.get(concurrency) or measure(concurrency),
+                throughput,
+                workload.largest_concurrency,
+            )
+            served |= {window.concurrency: window for window in swept}
+        windows = list(served.values())
+        if workload.prefix_caching:
+            sharing = [engine, *(conversing.engines.values() if conversing else ())]
+            for one in sharing:
+                one.share_prefixes = one.prefix_caching
+            windows.append(measure(workload.headline_concurrency))
+            for one in sharing:
+                one.share_prefixes = False
+        for rate_per_s in workload.arrival_rates_per_s:
+            windows.append(open_loop(engine, prompts, rate_per_s, workload, seed, monitor))
+            count(1)
+        return windows
 
 
 def closed_loop(

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from edge_eval_lib import bars
 from edge_eval_lib.models.tokens import answer_ids, prompt_ids
 
 if TYPE_CHECKING:
@@ -85,12 +86,14 @@ def read_texts(
         The readings of each prompt's texts.
     """
     readings: list[list[Reading]] = []
-    while len(readings) < len(prompts):
-        batch = texts[len(readings) : len(readings) + batch_size]
-        while len(batch) > 1 and len(batch) * _longest(batch) > LOGITS_AT_ONCE:
-            batch.pop()
-        asked = prompts[len(readings) : len(readings) + len(batch)]
-        readings += _read_batch(model, tokenizer, asked, batch)
+    with bars.counted("answers read", len(prompts)) as count:
+        while len(readings) < len(prompts):
+            batch = texts[len(readings) : len(readings) + batch_size]
+            while len(batch) > 1 and len(batch) * _longest(batch) > LOGITS_AT_ONCE:
+                batch.pop()
+            asked = prompts[len(readings) : len(readings) + len(batch)]
+            readings += _read_batch(model, tokenizer, asked, batch)
+            count(len(batch))
     return readings
 
 
