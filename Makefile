@@ -176,7 +176,7 @@ test: environment ## Run the tests of every change: 8 minutes at most on two cor
 	@$(PYTEST) -m "not slow"
 
 test-rest: environment ## Run the tests that make test leaves out: the slow ones.
-	@$(PYTEST) -m slow
+	@$(PYTEST) -m slow --durations=25 --durations-min=10
 
 test-all: environment ## Run all tests: half an hour.
 	@$(PYTEST)

@@ -11,6 +11,8 @@ from nbclient import NotebookClient
 
 from edge_eval_lib.paths import project_root
 
+# What tqdm writes over and over: `Tokenizing inputs: 100%|####| 30/30 [00:00<00:00, 3405.67it/s]`.
+PROGRESS_BAR = re.compile(r"\r[^\r\n]*\d+%\|[^\r\n]*\|[^\r\n]*\]")
 OF_A_RUN = ("EDGE_EVAL_RUN", "EDGE_EVAL_RUN_DIRECTORY", "EDGE_EVAL_SETTINGS_HASH")
 
 
@@ -25,6 +27,18 @@ def by_hand(
 
     `edits` replace text in its code cells, each exactly once.
     """
+    streams = _streams(executed(file_name, outputs, monkeypatch, edits, **parameters))
+    return "".join(output.text for output in streams)
+
+
+def executed(
+    file_name: str,
+    outputs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    edits: dict[str, str] | None = None,
+    **parameters: object,
+) -> nbformat.NotebookNode:
+    """`by_hand`, but the executed notebook itself."""
     monkeypatch.setenv("EDGE_EVAL_OUTPUTS", str(outputs))
     for name in OF_A_RUN:
         monkeypatch.delenv(name, raising=False)
@@ -41,8 +55,18 @@ def by_hand(
         timeout=600,
         resources={"metadata": {"path": str(project_root() / "notebooks")}},
     ).execute()
-    printed = [o for cell in code for o in cell.outputs if o.output_type == "stream"]
-    return "".join(output.text for output in printed)
+    return notebook
+
+
+def complaints(notebook: nbformat.NotebookNode) -> str:
+    """Return what an executed notebook wrote to its error stream, without progress bars."""
+    written = "".join(o.text for o in _streams(notebook) if o.name == "stderr")
+    return PROGRESS_BAR.sub("", written).strip()
+
+
+def _streams(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    return [o for cell in code for o in cell.outputs if o.output_type == "stream"]
 
 
 def folder_of(printed: str) -> Path:

@@ -6,27 +6,27 @@ A chain of compressions is taken apart by its words: `depth20-distil-int4` joins
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from edge_eval_lib import compressions
-from edge_eval_lib.economics import calibration, fit, published, roofline, speed
+from edge_eval_lib.economics import calibration, fit, roofline, speed
 from edge_eval_lib.economics.prices import Prices
 from edge_eval_lib.economics.shape import compressed
 from edge_eval_lib.machine.declared import load_hardware
 from edge_eval_lib.results import tables
 from edge_eval_lib.results.arms import SEED, arms_table
-from edge_eval_lib.results.columns import MODEL, VARIANT
+from edge_eval_lib.results.columns import VARIANT
 from edge_eval_lib.results.means import per_prompt
 from edge_eval_lib.results.observations import Results
+from edge_eval_lib.results.savings import WHOLE, named, pairs_of_runs
 from edge_eval_lib.study import Study
 from edge_eval_lib.study.stanzas import size_in_words
 from edge_eval_lib.uncertainty import mean_interval, paired_bootstrap, paired_ratio_interval
 
-WHOLE = "fp16"  # the adapted model before every compression
 HIGHER_IS_BETTER = {"score": True, "gold_nll": False}
 OVER_RUNS = {
     "energy_per_request_j": "energy_change_pct",
@@ -72,53 +72,13 @@ def saved(results: Results) -> pd.DataFrame:
     Runs are paired by repetition; with one pair there is no interval, and no conclusion.
     """
     rows = []
-    for arm, own, whole in _pairs(results.headline):
+    for arm, own, whole in pairs_of_runs(results.headline):
         row: dict[str, Any] = arm | {"paired_runs": len(own)}
         for figure, name in OVER_RUNS.items():
             ratio = paired_ratio_interval(own[figure].astype(float), whole[figure].astype(float))
-            row |= _named(name, [100 * (value - 1) for value in ratio])
+            row |= named(name, [100 * (value - 1) for value in ratio])
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def published_savings() -> pd.DataFrame:
-    """What quantising LoRA's models changed of the published T4 figures' energy per request.
-
-    Returns:
-        A row a task and precision: `models`, and `energy_change_pct` against FP16 with its
-        interval over models (paired ratio of means).
-    """
-    rows = []
-    observed = published.observations(published.read())
-    lora = observed[observed["method"] == "lora"]
-    for task, cells in lora.groupby("task", sort=False):
-        energy = cells.pivot_table(
-            index=MODEL, columns="precision", values="energy_per_request_j"
-        ).dropna()
-        for precision in energy.columns.drop(WHOLE):
-            ratio = paired_ratio_interval(energy[precision], energy[WHOLE])
-            row = {"task": task, "precision": precision, "models": len(energy)}
-            rows.append(row | _named("energy_change_pct", [100 * (r - 1) for r in ratio]))
-    return pd.DataFrame(rows)
-
-
-def verdicts(changed: pd.DataFrame, claimed_pct: float) -> list[str]:
-    """Say of each chain, by `saved`, whether the runs allow a conclusion on a claimed saving."""
-    sentences = []
-    for row in changed.to_dict("records"):
-        low, high = row["energy_change_pct_lo"], row["energy_change_pct_hi"]
-        name, change = row["precision"].upper(), f"{row['energy_change_pct']:+.0f} %"
-        if not np.isfinite(low):
-            sentences.append(f"{name}: {change} in one pair of runs, which allows no conclusion.")
-            continue
-        said = "no saving is shown" if low <= 0 <= high else "a saving" if high < 0 else "a loss"
-        reach = "reaches" if low <= -claimed_pct else "stays short of"
-        beyond = f", and {reach} the claimed {claimed_pct:.0f} %" if high < 0 else ""
-        sentences.append(
-            f"{name}: {change} [{low:+.0f}, {high:+.0f}] over {row['paired_runs']} pairs of runs: "
-            f"{said}{beyond}."
-        )
-    return sentences
 
 
 # --- is the joint loss the sum of the single ones? ----------------------------------------------
@@ -163,7 +123,7 @@ def joint_losses(results: Results) -> pd.DataFrame:
             row |= {"first": joined[0], "second": joined[1]}
             names = ("first_loss", "second_loss", "joint_loss")
             row |= dict(zip(names, losses.mean(axis=0), strict=True))
-            row |= _named("beyond_sum", (float(beyond.mean()), low, high))
+            row |= named("beyond_sum", (float(beyond.mean()), low, high))
             row["verdict"] = "more" if low > 0 else "less" if high < 0 else "the sum"
             rows.append(row)
     return pd.DataFrame(rows)
@@ -194,7 +154,7 @@ def speed_ups(results: Results) -> pd.DataFrame:
     shapes = {(m.family, m.size): fit.shape_of(m) for m in study.models}
     own, basis = _calibrated(results, shapes, device)
     rows = []
-    for arm, runs, whole in _pairs(results.closed_loop):
+    for arm, runs, whole in pairs_of_runs(results.closed_loop):
         if compressions.storage(arm["precision"]) != WHOLE:
             continue
         shape = shapes[arm["family"], arm["size"]]
@@ -208,7 +168,7 @@ def speed_ups(results: Results) -> pd.DataFrame:
         ]
         ratio = paired_ratio_interval(whole["tpot_ms"].astype(float), runs["tpot_ms"].astype(float))
         row = arm | {"concurrency": int(concurrency), "paired_runs": len(runs)}
-        row |= _named("speed_up", ratio) | {"predicted": float(times[0] / times[1])}
+        row |= named("speed_up", ratio) | {"predicted": float(times[0] / times[1])}
         known = np.isfinite(ratio[1])
         row["agrees"] = bool(ratio[1] <= row["predicted"] <= ratio[2]) if known else None
         rows.append(row | {"prediction_basis": basis})
@@ -223,22 +183,6 @@ def _calibrated(results: Results, shapes: Mapping, device: roofline.Device) -> t
     except ValueError as error:
         return None, f"{speed.STATED} ({error})"
     return own, own.basis
-
-
-def _pairs(observations: pd.DataFrame):
-    """Every chain's runs beside FP16's of the same repetition, a group a concurrency."""
-    keys = [column for column in VARIANT if column != "precision"]
-    for _, alike in observations.groupby([*keys, "concurrency"], sort=False):
-        by_run = {
-            precision: runs.set_index("repetition")
-            for precision, runs in alike.groupby("precision", sort=False)
-        }
-        whole = by_run.pop(WHOLE, None)
-        for precision, runs in by_run.items():
-            both = [] if whole is None else runs.index.intersection(whole.index)
-            if len(both):
-                arm = alike.iloc[0][keys].to_dict() | {"precision": precision}
-                yield arm, runs.loc[both], whole.loc[both]
 
 
 # --- a student is a second size ----------------------------------------------------------------
@@ -279,7 +223,3 @@ def _disk_gb(results: Results) -> dict[tuple, float]:
             key = (*(run[c] for c in VARIANT[:-1]), row["precision"])
             sizes[key] = row["disk_mb"] / 1e3
     return sizes
-
-
-def _named(name: str, bounds: Sequence[float]) -> dict[str, float]:
-    return dict(zip((name, f"{name}_lo", f"{name}_hi"), map(float, bounds), strict=True))

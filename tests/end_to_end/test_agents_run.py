@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
+from hand import complaints, executed
 from tiny import make_all, make_tiny_study
 
 from edge_eval_lib.study import load_study
@@ -13,7 +14,7 @@ pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1800)]
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory):
-    """The study of agents on a tiny model, executed."""
+    """The study of agents on a tiny model, executed, and its notebook by hand."""
     directory = tmp_path_factory.mktemp("agents")
     asked = load_study("agents")
     path = make_tiny_study(
@@ -28,6 +29,9 @@ def outputs(tmp_path_factory):
     )
     done = make_all(path, directory / "outputs")
     assert done.returncode == 0, done.stdout + done.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        page = executed("13_agents.ipynb", directory / "outputs", patch, study=str(path))
+    assert complaints(page) == ""
     return directory / "outputs" / "agents"
 
 

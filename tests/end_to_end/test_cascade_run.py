@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 from endpoint import Replies, listening
+from hand import complaints, executed
 from tiny import make_all, make_tiny_study
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1800)]
@@ -46,10 +47,13 @@ def table(outputs, name):
     return pd.read_csv(outputs / "cascade" / "tables" / f"{name}.csv")
 
 
-def test_four_arms_are_served_and_their_page_says_why_there_is_nothing_to_route(tmp_path):
+def test_four_arms_are_served_and_their_page_says_why_there_is_nothing_to_route(
+    tmp_path, monkeypatch
+):
     """A model of random weights answers nothing: no side is better, and every curve is empty."""
     outputs = tmp_path / "outputs"
-    done = make_all(cascade(tmp_path), outputs)
+    path = cascade(tmp_path)
+    done = make_all(path, outputs)
     assert done.returncode == 0, done.stdout + done.stderr
     arms = table(outputs, "arms")
     assert set(arms["task"]) == set(TASKS)
@@ -67,6 +71,8 @@ def test_four_arms_are_served_and_their_page_says_why_there_is_nothing_to_route(
     page = (outputs / "cascade" / "experiment.html").read_text(encoding="utf-8")
     assert "What follows" in page
     assert "The cloud is not better" in page
+    notebook = executed("12_hybrid.ipynb", outputs, monkeypatch, study=str(path))
+    assert complaints(notebook) == ""
 
 
 def test_a_cloud_that_refuses_requests_costs_those_alone(tmp_path):

@@ -8,6 +8,7 @@ import subprocess
 import nbformat
 import pandas as pd
 import pytest
+from hand import complaints, executed
 from tiny import make_all, make_tiny_model, make_tiny_study
 
 from edge_eval_lib.paths import project_root
@@ -18,7 +19,10 @@ pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1800)]
 
 @pytest.fixture(scope="module")
 def facts(tmp_path_factory):
-    """The study of facts on a tiny model, executed; its file, its outputs and what was said."""
+    """The study of facts on a tiny model: its notebook by hand where nothing was, then `make all`.
+
+    Its file, its outputs and what was said.
+    """
     directory = tmp_path_factory.mktemp("facts")
     tasks = load_study("rag_or_finetuning").tasks
     path = make_tiny_study(
@@ -29,8 +33,16 @@ def facts(tmp_path_factory):
         notebook="11_rag_or_finetuning",
         correct_from=dict.fromkeys(tasks, 1.0),
     )
+    with pytest.MonkeyPatch.context() as patch:
+        page = executed("11_rag_or_finetuning.ipynb", directory / "outputs", patch, study=str(path))
+    assert complaints(page) == ""
     done = make_all(path, directory / "outputs")
     return path, directory / "outputs" / "facts", done
+
+
+def test_a_notebook_run_by_hand_makes_what_it_tells_of(facts):
+    _, _, done = facts
+    assert started(done) == ["preflight", "experiment", "synthesis"]
 
 
 def test_four_arms_are_served_by_one_adapter_and_told_on_a_page(facts):
@@ -83,7 +95,7 @@ def started(done: subprocess.CompletedProcess) -> list[str]:
     return re.findall(r"^(?:run \d+ of \d+|report(?!  paper))  (\S+)", done.stdout, re.MULTILINE)
 
 
-def test_pruned_and_distilled_students_are_served_and_told_on_a_page(tmp_path):
+def test_pruned_and_distilled_students_are_served_and_told_on_a_page(tmp_path, monkeypatch):
     make_tiny_model(tmp_path / "llama", num_hidden_layers=4)
     chains = ("fp16", "int4", "depth50-distil-fp16", "depth50-distil-int4", "int4-depth50")
     path = make_tiny_study(
@@ -109,3 +121,5 @@ def test_pruned_and_distilled_students_are_served_and_told_on_a_page(tmp_path):
     assert len(frontier) == 2
     assert started(make_all(path, tmp_path / "outputs")) == []
     assert "quantise" in (outputs / "experiment.html").read_text(encoding="utf-8")
+    page = executed("14_pruning.ipynb", tmp_path / "outputs", monkeypatch, study=str(path))
+    assert complaints(page) == ""

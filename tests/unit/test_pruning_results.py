@@ -94,23 +94,6 @@ def test_speed_ups_are_paired_and_set_beside_the_prediction():
     assert table.loc["magnitude50-fp16", "agrees"] is None
 
 
-def test_savings_say_whether_they_allow_a_conclusion():
-    times = {"fp16": [50.0, 51, 49, 50, 50], "depth20-fp16": [40.0, 41, 39, 40, 40]}
-    times |= {"magnitude50-fp16": [50.5, 50.4, 49.6, 50, 50], "int4": [70.0]}
-    changed = pruning.saved(results({}, headline=runs(times, 8)))
-    said = {text.split(":")[0]: text for text in pruning.verdicts(changed, 40)}
-    assert "a saving, and stays short of the claimed 40 %" in said["DEPTH20-FP16"]
-    assert "no saving is shown" in said["MAGNITUDE50-FP16"]
-    assert "allows no conclusion" in said["INT4"]
-
-
-def test_published_t4_savings_are_of_six_models_a_task():
-    table = pruning.published_savings()
-    assert set(table["models"]) == {6}
-    int4 = table[table["precision"] == "int4"]
-    assert (int4["energy_change_pct_hi"] < -40).all()
-
-
 def test_a_student_has_a_size_of_its_own():
     precisions = ["fp16", "int4", "depth20-distil-int4", "int4-depth20", "magnitude50-fp16"]
     table = pd.DataFrame([dict(zip(VARIANT, (*MODEL, p), strict=True)) for p in precisions])

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import nbformat
 import pytest
 import tiny
 import yaml
 
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.paths import outputs_root
+from edge_eval_lib.paths import outputs_root, project_root
 from edge_eval_lib.study import Study, load_study
 
 
@@ -149,3 +150,12 @@ def test_outputs_lie_where_the_environment_says(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("EDGE_EVAL_OUTPUTS", str(tmp_path))
     assert outputs_root() == tmp_path
     assert load_study("embedded").directory == tmp_path / "embedded"
+
+
+@pytest.mark.parametrize("name", ["rag_or_finetuning", "hybrid", "agents", "pruning"])
+def test_the_notebook_that_tells_an_experiment_opens_its_study(name):
+    stem = load_study(name).notebook
+    assert stem is not None
+    notebook = nbformat.read(project_root() / "notebooks" / f"{stem}.ipynb", as_version=4)
+    (first,) = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    assert f'study = "{name}"' in first.source.splitlines()
