@@ -5,8 +5,9 @@ Estimates from the models' shapes, before anything runs; it needs no network and
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
-from functools import cache
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,7 +66,7 @@ def _frozen(config: dict | None) -> bytes:
     return orjson.dumps(config, option=orjson.OPT_SORT_KEYS)
 
 
-@cache
+@functools.cache
 def _shape(name: str, source: str, location: str, revision: str, config: bytes) -> ModelShape:
     content = orjson.loads(config)
     if content is None:
@@ -87,10 +88,15 @@ def _shape(name: str, source: str, location: str, revision: str, config: bytes) 
 def step_of(run: Run | Variant) -> str:
     """Return the step of `fit_table` that a run takes, or that serving a variant is."""
     if isinstance(run, Variant):
-        return f"serve {run.precision}"
+        return serve_step(run.precision, run.task)
     if run.stage == "adapt":
         return adapt_step(run.parameters["method"], run.parameters["task"])
-    return f"serve {run.parameters['precision']}"
+    return serve_step(run.parameters["precision"], run.parameters["task"])
+
+
+def serve_step(precision: str, task: str) -> str:
+    """Return the step of `fit_table` that serving a task is: one that calls other models too."""
+    return f"serve {precision}" + (f", {task}" if tasks.find(task).roles else "")
 
 
 def adapt_step(method: str, task: str) -> str:
@@ -120,7 +126,7 @@ def fits(
     judged = {}
     for model in study.models:
         try:
-            needs = _needs(shape_of(model), study, hardware, methods)
+            needs = _needs(model, study, hardware, methods)
         except ValueError as error:
             judged[model.name, "every step"] = Fit(None, 1, None, str(error))
             continue
@@ -183,21 +189,11 @@ def served_need(study: Study, row: Mapping[str, Any]) -> memory.MemoryEstimate:
     On a CPU the libraries' resident memory is part of what was measured, and what the warm-up at
     the headline concurrency took is not given back; on a GPU neither is.
     """
-    model = study.model(f"{row['family']}-{row['size']}")
-    value_bytes = BYTES_PER_VALUE[study.training.compute_dtype]
+    variant = Variant(**{field.name: str(row[field.name]) for field in fields(Variant)})
     on_gpu = row["gpus"] > 0
-    tokens = round(row["input_tokens_per_request"] + study.workload.output_tokens)
-    shape = compressed(shape_of(model), row["precision"])
-    stored = compressions.estimated_as(row["precision"])
     most = max(int(row["concurrency"]), 1 if on_gpu else study.workload.headline_concurrency)
-    return memory.serving_memory(
-        shape,
-        _held(stored, value_bytes),
-        most,
-        tokens,
-        bytes_per_value=value_bytes,
-        workspace_gb=0.0 if on_gpu else memory.cpu_workspace_gb(shape, stored),
-    )
+    tokens = round(row["input_tokens_per_request"] + study.workload.output_tokens)
+    return _served_need(study, variant, most, tokens, "none" if on_gpu else "cpu")
 
 
 def trained_need(study: Study, row: Mapping[str, Any], method: str) -> memory.MemoryEstimate:
@@ -239,11 +235,9 @@ def _training_need(
 
 
 def _needs(
-    shape: ModelShape, study: Study, hardware: Hardware, methods: Sequence[str] | None
+    model: Model, study: Study, hardware: Hardware, methods: Sequence[str] | None
 ) -> dict[str, memory.MemoryEstimate]:
-    training, workload = study.training, study.workload
-    value_bytes = BYTES_PER_VALUE[training.compute_dtype]
-    needs = {}
+    shape, needs = shape_of(model), {}
     longest: dict[str, tuple[Any, float]] = {}
     own = (c.method for c in study.configurations if c.method != "none")
     for method in dict.fromkeys(own if methods is None else methods):
@@ -253,21 +247,46 @@ def _needs(
             longest[step] = method, max(share, longest.get(step, (method, 0.0))[1])
     for step, (method, share) in longest.items():
         needs[step] = _training_need(shape, study, method, share, hardware)
-    most = max(*workload.concurrency, workload.largest_concurrency or 1)
-    for precision in dict.fromkeys(v.precision for v in study.served_variants()):
-        stored = compressions.estimated_as(precision)
-        held, workspace_gb = _held(stored, value_bytes), 0.0
-        served = compressed(shape, precision)
-        if not hardware.gpus:
-            workspace_gb = memory.cpu_workspace_gb(served, stored)
-        elif workload.engine == "vllm":
-            workspace_gb = memory.vllm_workspace_gb(served, most)
-        needs[f"serve {precision}"] = memory.serving_memory(
-            served,
-            held,
-            most,
-            training.max_tokens + workload.output_tokens,
-            bytes_per_value=value_bytes,
-            workspace_gb=workspace_gb,
-        )
+    served = {
+        serve_step(v.precision, v.task): v for v in study.served_variants() if v.model == model.name
+    }
+    workspace = "cpu" if not hardware.gpus else study.workload.engine
+    most = max(*study.workload.concurrency, study.workload.largest_concurrency or 1)
+    tokens = study.training.max_tokens + study.workload.output_tokens
+    for step, variant in served.items():
+        needs[step] = _served_need(study, variant, most, tokens, workspace)
     return needs
+
+
+def _served_need(
+    study: Study, variant: Variant, most: int, tokens: int, workspace: str
+) -> memory.MemoryEstimate:
+    """Estimate serving `most` requests of so many tokens, and what their conversations call.
+
+    `workspace` is what holds memory of its own: `cpu` for the libraries there, or an engine.
+    """
+    called = study.called_variants(variant)
+    held = [other for role, other in called.items() if not study.engine_of(role).remote]
+    needs = [_alone(study, other, most, tokens, workspace) for other in [variant, *held]]
+    return functools.reduce(memory.side_by_side, needs)
+
+
+def _alone(
+    study: Study, variant: Variant, most: int, tokens: int, workspace: str
+) -> memory.MemoryEstimate:
+    shape = compressed(shape_of(study.model(variant.model)), variant.precision)
+    stored = compressions.estimated_as(variant.precision)
+    value_bytes = BYTES_PER_VALUE[study.training.compute_dtype]
+    workspace_gb = 0.0
+    if workspace == "cpu":
+        workspace_gb = memory.cpu_workspace_gb(shape, stored)
+    elif workspace == "vllm":
+        workspace_gb = memory.vllm_workspace_gb(shape, most)
+    return memory.serving_memory(
+        shape,
+        _held(stored, value_bytes),
+        most,
+        tokens,
+        bytes_per_value=value_bytes,
+        workspace_gb=workspace_gb,
+    )

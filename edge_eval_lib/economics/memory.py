@@ -133,6 +133,20 @@ class MemoryEstimate:
         )
 
 
+def side_by_side(first: MemoryEstimate, second: MemoryEstimate) -> MemoryEstimate:
+    """Add up two models that one process holds and serves in turn.
+
+    Weights and caches of both; activations and the engine's own of the larger, for libraries are
+    there once and one model computes at a time.
+    """
+    return MemoryEstimate(
+        weights_gb=first.weights_gb + second.weights_gb,
+        kv_cache_gb=first.kv_cache_gb + second.kv_cache_gb,
+        activations_gb=max(first.activations_gb, second.activations_gb),
+        workspace_gb=max(first.workspace_gb, second.workspace_gb),
+    )
+
+
 def cpu_workspace_gb(shape: ModelShape, precision: str, training: bool = False) -> float:
     """Estimate what is resident on a CPU beside weights and cache, GB.
 

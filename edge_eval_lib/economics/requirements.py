@@ -78,7 +78,7 @@ def _work(
         method = step.split(",")[0].removeprefix("adapt by ")
         again = training.gradient_checkpointing
         return {"flop": flops.training_flop(parameters, tokens, method, again)}
-    chain = step.removeprefix("serve ")
+    chain = step.split(",")[0].removeprefix("serve ")
     precision, shape = compressions.estimated_as(chain), compressed(shape, chain)
     parameters, width = shape.matrix_parameters, flops.attention_width(shape)
     concurrency = workload.headline_concurrency

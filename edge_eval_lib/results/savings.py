@@ -48,7 +48,10 @@ def savings(studies: Iterable[Results], claimed_pct: float) -> pd.DataFrame:
         rows.append({"shown_by": PUBLISHED_T4} | arm | change)
     table = pd.DataFrame(rows)
     bounds = [CHANGE, f"{CHANGE}_lo", f"{CHANGE}_hi"]
-    table["verdict"] = [verdict(*row, claimed_pct) for row in table[bounds].to_numpy(float)]
+    table["verdict"] = [
+        verdict(change, low, high, claimed_pct)
+        for change, low, high in table[bounds].itertuples(index=False)
+    ]
     return table
 
 

@@ -284,6 +284,10 @@ class Study(Strict):
             )
         return called
 
+    def engine_of(self, role: str) -> Any:
+        """The kind of engine that serves what a conversation calls."""
+        return engines().kind(self.roles[role].engine or self.workload.engine)
+
     def prepared_variants(self) -> list[Variant]:
         """Served variants, and those that are only called."""
         served = self.served_variants()

@@ -156,6 +156,18 @@ def test_what_one_card_lacks_is_offloaded_or_refused_by_the_hosts_memory(tmp_pat
     assert fit.fits(study, load_hardware("h200"))["llama-8B", "serve fp16"].devices == 1
 
 
+def test_a_conversation_needs_room_for_what_it_calls():
+    """The hybrid study's INT4 calls FP16 of the same model, and holds both at once."""
+    alone, called = (
+        fit.fits(load_study(study))["smollm2-135M", step].need
+        for study, step in (("hybrid", "serve int4"), ("hybrid", "serve int4, hybrid"))
+    )
+    fp16 = fit.fits(load_study("embedded"))["smollm2-135M", "serve fp16"].need
+    assert called.weights_gb == pytest.approx(alone.weights_gb + fp16.weights_gb)
+    assert called.kv_cache_gb == pytest.approx(2 * alone.kv_cache_gb)
+    assert called.workspace_gb == alone.workspace_gb  # libraries, once
+
+
 def test_a_run_is_given_the_devices_that_it_needs():
     study = load_study("paper_t4")
     needed = {
