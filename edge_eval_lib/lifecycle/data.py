@@ -37,7 +37,7 @@ def task_examples(
         task,
         source=data.source,
         train_examples=data.train_examples + data.heldout_examples,
-        evaluation_examples=data.evaluation_examples,
+        evaluation_examples=study.evaluation_examples_of(task),
         seed=study.seed,
         **limit,
     )

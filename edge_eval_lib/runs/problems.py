@@ -11,7 +11,7 @@ from edge_eval_lib.machine import knobs
 from edge_eval_lib.machine.declared import Hardware, load_hardware
 from edge_eval_lib.runs.finished import finished_runs
 from edge_eval_lib.study import Model, Run, Study, Variant
-from edge_eval_lib.tasks import require_examples
+from edge_eval_lib.tasks import require_examples, trained_as
 
 
 def require_possible(study: Study) -> None:
@@ -105,11 +105,12 @@ def missing_rows(study: Study) -> list[str]:
     """
     data, sentences = study.data, []
     trained = data.train_examples + data.heldout_examples
-    for task in study.tasks:
+    for task in dict.fromkeys([*study.tasks, *map(trained_as, study.tasks)]):
+        asked = study.evaluation_examples_of(task)
         try:
-            require_examples(task, data.source, trained, data.evaluation_examples, study.seed)
+            require_examples(task, data.source, trained, asked, study.seed)
         except UserError as error:
-            first = next(v for v in study.variants() if v.task == task)
+            first = next(v for v in study.variants() if task in (v.task, v.trained_as))
             sentences.append(
                 f"{first} cannot run: {error} Lower data.train_examples ({data.train_examples}), "
                 f"data.heldout_examples ({data.heldout_examples}) or data.evaluation_examples "

@@ -284,6 +284,16 @@ class Study(Strict):
             )
         return called
 
+    def evaluation_examples_of(self, task: str) -> int:
+        """How many evaluation examples of a task are loaded, and so kept out of training.
+
+        A task that only lends its adapter is not asked: no more than it ships.
+        """
+        asked = self.data.evaluation_examples
+        if task in self.tasks or self.data.source != "embedded":
+            return asked
+        return min(asked, len(tasks.find(task).shipped()[1]))
+
     def engine_of(self, role: str) -> Any:
         """The kind of engine that serves what a conversation calls."""
         return engines().kind(self.roles[role].engine or self.workload.engine)

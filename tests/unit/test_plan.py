@@ -14,6 +14,7 @@ from edge_eval_lib import models
 from edge_eval_lib.economics import fit, published, roofline
 from edge_eval_lib.economics.shape import shape_from_config
 from edge_eval_lib.errors import UserError
+from edge_eval_lib.lifecycle.data import task_examples
 from edge_eval_lib.machine import host
 from edge_eval_lib.machine.declared import load_hardware
 from edge_eval_lib.paths import project_root
@@ -388,6 +389,28 @@ def test_more_examples_than_there_are_stop_before_the_first_run(tmp_path, data, 
     ]  # fmt: skip
     assert all(f"data.train_examples ({study.data.train_examples})" in line for line in lines)
     assert lines[0] in plan.describe(study)
+
+
+@pytest.mark.parametrize("name", ["rag_or_finetuning", "hybrid", "agents", "pruning", "embedded"])
+def test_every_run_of_a_study_that_comes_along_has_its_examples(name):
+    """Adapters of tasks that nobody asks among them: the hybrid study's asks 96, rag has fewer."""
+    study = load_study(name)
+    assert problems.missing_rows(study) == []
+    for task in {r.parameters["task"] for r in study.runs() if "task" in r.parameters}:
+        trained, heldout, data = task_examples(study, task)
+        assert (len(trained), len(heldout)) == (
+            study.data.train_examples, study.data.heldout_examples
+        )  # fmt: skip
+        asked = study.data.evaluation_examples
+        assert len(data.evaluation) == asked or (task not in study.tasks and data.evaluation)
+        assert not {e.id for e in data.evaluation} & {e.id for e in trained + heldout}
+
+
+def test_more_is_said_of_an_adapter_that_a_task_borrows(tmp_path):
+    study = load_study("hybrid")
+    scarce = study.changed(data=study.data.model_copy(update={"train_examples": 10_000}))
+    sentences = problems.missing_rows(scarce)
+    assert any("The task rag has" in sentence for sentence in sentences)
 
 
 def test_examples_of_a_local_copy_are_counted_before_the_first_run(tmp_path):
