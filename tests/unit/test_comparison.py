@@ -192,6 +192,38 @@ def test_another_model_each_is_matched_by_the_rest(file):
     assert table["not_comparable"].str.contains(r"model \S+ \(A\), other-1B \(B\)").all()
 
 
+# --- two real executions of the embedded study, four variants of each -----------------------------
+
+ONE, TWO = (str(Path(__file__).with_name(f"embedded_{name}.json")) for name in ("one", "two"))
+
+
+def test_two_real_executions_differ_in_speed_and_not_in_answers(tmp_path: Path):
+    text = comparison.compare(ONE, TWO, tmp_path)
+    assert "Not like with like" not in text
+    table = pd.read_csv(tmp_path / "comparison.csv")
+    assert len(table) == 4 * len(comparison.COMPARED)
+    of = table.groupby("figure")
+    assert (of["ratio"].max() - of["ratio"].min())["throughput_tok_s"] > 0.1
+    scores = table[table["figure"] == "score"]
+    assert scores["ratio"].to_numpy() == pytest.approx(1.0)  # seeded: the same answers
+    assert (scores["observed"] == "prompts").all()  # a results file holds no prompt's score
+    assert scores["ratio_lo"].between(0.3, 0.99).all()
+    once = table[table["figure"] == "energy_per_request_j"]
+    assert once["ratio_lo"].isna().all()  # of one run each there is no interval
+    assert once["observed"].isna().all()
+
+
+def test_the_published_study_shares_no_variant_with_the_embedded_one(tmp_path: Path):
+    with pytest.raises(UserError, match="embedded_one and published share no variant") as refused:
+        comparison.compare(ONE, "published", tmp_path)
+    assert "smollm2-135M on rag, dialogue" in str(refused.value)
+    assert "\n" not in str(refused.value)
+    text = comparison.compare(ONE, "published", tmp_path, everything=True)
+    assert "load estimated" in text.split("B: ")[1].split("\n")[0]
+    assert len(pd.read_csv(tmp_path / "comparison.csv").query("figure == 'throughput_tok_s'")) == 76
+    assert not (tmp_path / "comparison.png").exists()  # there is no ratio to draw
+
+
 # --- the command --------------------------------------------------------------------------------
 
 
