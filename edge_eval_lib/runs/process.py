@@ -59,9 +59,14 @@ def supervised(
 
 
 def _listen(lines: IO[bytes] | None, hear: Callable[[str], None] | None) -> None:
+    """Read to the end, whatever becomes of the hearer: an unread line would hold the command up."""
     for line in lines or ():
-        if hear is not None:
-            hear(line.decode(errors="replace").rstrip("\n"))
+        try:
+            if hear is not None:
+                hear(line.decode(errors="replace").rstrip("\n"))
+        except Exception as error:
+            hear = None
+            print(f"Nothing more is shown: {type(error).__name__}: {error}", file=sys.stderr)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

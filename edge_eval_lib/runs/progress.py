@@ -76,6 +76,8 @@ class Progress:
         """Count on these runs; those that were made stay in the count."""
         with self._lock:
             new = [key for key in keys if key not in self.remaining.runs]
+            if not new:
+                return
             self.remaining.runs = {**self.remaining.runs, **expected_runs(self.study, new)}
 
     def hear(self, line: str) -> None:

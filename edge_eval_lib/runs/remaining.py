@@ -17,7 +17,7 @@ import numpy as np
 
 from edge_eval_lib.artefacts.place import Key, place
 from edge_eval_lib.runs import estimate
-from edge_eval_lib.runs.finished import finished_runs, read_finished
+from edge_eval_lib.runs.finished import Finished, finished_runs, read_finished
 from edge_eval_lib.study import Study
 
 # Standard deviations of logarithms: how far expectations were off in this project's own studies.
@@ -51,15 +51,25 @@ class Expected:
     devices: int = 1
 
 
-def expected_runs(study: Study, keys: Collection[Key]) -> dict[Key, Expected]:
+def expected_runs(
+    study: Study, keys: Collection[Key], finished: dict[Key, Finished] | None = None
+) -> dict[Key, Expected]:
     """Return what runs are expected to take, those of reports among them.
 
     By the study's finished runs where there are any of the kind, else by the plan's estimate.
+
+    Args:
+        study: The study.
+        keys: The runs.
+        finished: Those of the study that are done, where they are known.
     """
     runs = study.runs()
     left = [run for run in runs if (run.stage, run.name) in keys]
-    finished = finished_runs(study, [run for run in runs if run not in left])
-    costs = estimate.costs(study, runs, finished)
+    costs: dict[Key, estimate.RunCost] = {}
+    if left:
+        if finished is None:
+            finished = finished_runs(study, [run for run in runs if run not in left])
+        costs = estimate.costs(study, runs, finished)
     expected = {}
     for run in left:
         cost, p = costs[run.stage, run.name], run.parameters

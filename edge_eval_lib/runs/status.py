@@ -62,9 +62,9 @@ def status(study: Study) -> str:
         lines.append(f"waiting  {listed(counts)}")
     left = [key for run in runs if (key := (run.stage, run.name)) not in finished]
     if left:
-        left_s = Remaining(expected_runs(study, left)).left_s(since_s)
+        left_s = Remaining(expected_runs(study, left, finished)).left_s(since_s)
         again = "" if at_work or since_s else f" `make all STUDY={study.argument}` does it."
-        lines.append(f"About {about(left_s).removeprefix('about ')} of work is left.{again}")
+        lines.append(f"{about(left_s).capitalize()} of work are left.{again}")
     return "\n".join(lines)
 
 

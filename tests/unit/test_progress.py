@@ -182,6 +182,16 @@ def test_a_supervised_command_is_heard_line_by_line():
     assert heard == ["one", "two"]
 
 
+def test_a_hearer_that_fails_holds_nothing_up(capfd: pytest.CaptureFixture[str]):
+    def fail(_: str) -> None:
+        raise RuntimeError("no more")
+
+    much = "print(('x' * 1000 + chr(10)) * 500)"  # more than a pipe holds
+    environment = dict(os.environ)
+    assert supervised([sys.executable, "-c", much], subprocess.DEVNULL, environment, fail) == 0
+    assert capfd.readouterr().err == "Nothing more is shown: RuntimeError: no more\n"
+
+
 # --- what make status says ----------------------------------------------------------------------
 
 
@@ -202,7 +212,7 @@ def test_status_of_what_runs_and_of_what_was_killed(undone_study: Study):
     assert f"make is at work on it (process {os.getpid()}) since " in first
     assert told.startswith(f"running  adapt  {ADAPTER}  since ")
     assert told.endswith(" s, cell 2 of 2)")
-    assert left.endswith("of work is left.")
+    assert left.endswith("of work are left.")
     ended = subprocess.Popen(["true"])
     ended.wait()
     file = at.running / under_way.FILE
@@ -241,8 +251,9 @@ def test_status_of_what_failed_and_where(undone_study: Study):
 
 
 def test_status_of_what_waits(undone_study: Study):
-    waiting = next(line for line in status(undone_study).splitlines() if "waiting" in line)
+    *_, waiting, left = status(undone_study).splitlines()
     assert waiting == "waiting  1 adapt"
+    assert left.startswith(("Less than 20 s of work are left. ", "About "))
 
 
 @pytest.mark.parametrize(
