@@ -58,7 +58,8 @@ def zeros(directory: Path) -> float:
 @pytest.mark.timeout(1800)
 def test_a_compression_is_one_file_and_a_word_in_a_study(tmp_path):
     words = ("fp16", "prune50-int4")
-    path = make_tiny_study(tmp_path, configurations=[("lora", word) for word in words])
+    configurations = [("lora", word) for word in words]
+    path = make_tiny_study(tmp_path, configurations=configurations, unadapted_base=False)
     outputs = tmp_path / "outputs"
     refused = call("all", path, EDGE_EVAL_OUTPUTS=str(outputs))
     assert refused.returncode != 0
