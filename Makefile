@@ -146,7 +146,7 @@ ON_STUDY = $(EDGE_EVAL) $@ $(OPTIONS) -- "$$STUDY"
 plan: environment ## Print the grid, what is done, what the rest takes, and what the hardware lacks.
 	@$(ON_STUDY)
 
-status: environment ## Print what is done, running, failed (and why) or waiting, also while make all is at work.
+status: environment ## Print what is done, running, failed (and why) or waiting, at any moment.
 	@$(ON_STUDY)
 
 report: environment ## Write tables, figures and report from the runs that there are.

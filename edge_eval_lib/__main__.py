@@ -100,7 +100,7 @@ def plan(
 def status(
     study: StudyName = "embedded", repetitions: Repetitions = None, model: Model = None
 ) -> None:
-    """Print what is done, running, failed (and why) or waiting, also while make all is at work."""
+    """Print what is done, running, failed (and why) or waiting, at any moment."""
     from edge_eval_lib.runs.status import status
 
     print(status(_opened(study, repetitions, model)))

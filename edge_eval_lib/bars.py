@@ -1,7 +1,7 @@
 """A bar for what takes long in a notebook that somebody watches.
 
 A study's runs have none: nobody watches them, and their notebooks are kept. By hand a bar is drawn
-once a second at most, and loops inside a measured window do not move it, but for training's steps.
+once a second at most; what serves in a measured window does not move it, steps of training do.
 """
 
 from __future__ import annotations

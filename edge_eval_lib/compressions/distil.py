@@ -12,6 +12,7 @@ import copy
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from edge_eval_lib import bars
 from edge_eval_lib.compressions import Given
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def apply(model: Any, given: Given) -> Any:
     optimizer = torch.optim.AdamW(trained, given.training.learning_rate, weight_decay=0.0)
     steps = given.training.epochs * len(batches)
     schedule = get_cosine_schedule_with_warmup(optimizer, 1, steps)
-    with torch.enable_grad():
+    with torch.enable_grad(), bars.counted("distillation steps", steps) as count:
         for _ in range(given.training.epochs):
             for batch in batches:
                 batch = {
@@ -79,6 +80,7 @@ def apply(model: Any, given: Given) -> Any:
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad()
+                count(1)
     with warnings.catch_warnings():  # that merging rounds quantised weights is said above
         warnings.filterwarnings("ignore", message="Merge lora module")
         return student.merge_and_unload().eval()
