@@ -70,7 +70,7 @@ help: ## Show what there is to make, and what may be said with it.
 	@echo; sed -n 's/^#: /  /p' Makefile
 	@echo; echo 'The first call sets up .venv. Without make: .venv/bin/python -m edge_eval_lib --help'
 
-all: environment ## Execute what is missing or outdated, and write tables, figures and report.
+all: environment ## Make what is missing or outdated, then tables and report.
 	@$(EDGE_EVAL) all $(OPTIONS) $${RERUN:+"--rerun=$$RERUN"} $${KEEP:+"--keep=$$KEEP"} $${PROFILE:+"--profile=$$PROFILE"} -- "$$STUDY"
 
 # Only .venv is made unasked.
@@ -143,13 +143,13 @@ llm-compressor: .venv-llm-compressor/.stamp ## Make .venv-llm-compressor, which 
 
 ON_STUDY = $(EDGE_EVAL) $@ $(OPTIONS) -- "$$STUDY"
 
-plan: environment ## Print the grid, what is done, what the rest takes, and what the hardware lacks.
+plan: environment ## Print the grid, what the rest takes, and what is lacking.
 	@$(ON_STUDY)
 
-status: environment ## Print what is done, running, failed (and why) or waiting, at any moment.
+status: environment ## Print what is done, running, failed or waiting, and why.
 	@$(ON_STUDY)
 
-report: environment ## Write tables, figures and report from the runs that there are.
+report: environment ## Write tables, figures and report of the runs there are.
 	@$(ON_STUDY)
 
 tables: report ## The same as report.
@@ -157,14 +157,14 @@ tables: report ## The same as report.
 paper: environment ## Write the report on the published study's figures.
 	@$(EDGE_EVAL) paper
 
-compare: environment ## Put two results side by side: A against B, ratios with their intervals.
+compare: environment ## Put two results side by side, by ratios with intervals.
 	@$(EDGE_EVAL) compare $${ALL:+--all} -- "$$A" "$$B"
 
-export: environment ## Write a study's figures in the format of another tool, a file a variant.
+export: environment ## Write a study's figures in the format of another tool.
 	@$(EDGE_EVAL) export $${MODEL:+"--model=$$MODEL"} --to="$$TO" -- "$$STUDY"
 
 # Options part at spaces; what holds a space stands in quotes: ADVICE="--deployment 'on premises'".
-advise: environment ## Choose what to serve, where, for a load and needs: tables, a page, the answer.
+advise: environment ## Choose what to serve, and where, for a load and needs.
 	@printf '%s\n' "$$ADVICE" | xargs "$$VENV"/bin/python -m edge_eval_lib advise $${MODEL:+"--model=$$MODEL"} "$$STUDY"
 
 # A process a core; a file's tests in one process, which makes its fixtures once, in the order of

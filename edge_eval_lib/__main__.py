@@ -80,7 +80,7 @@ def all_(
     profile: Annotated[str | None, typer.Option(help="a directory in profiles/")] = None,
     model: Model = None,
 ) -> None:
-    """Execute what is missing or outdated, and write tables, figures and report."""
+    """Make what is missing or outdated, then tables and report."""
     from edge_eval_lib.runs import scheduler
 
     scheduler.make_all(_opened(study, repetitions, model), repetitions, rerun, profile, keep)
@@ -90,7 +90,7 @@ def all_(
 def plan(
     study: StudyName = "embedded", repetitions: Repetitions = None, model: Model = None
 ) -> None:
-    """Print the grid, what is done, what the rest takes, and what the hardware lacks."""
+    """Print the grid, what the rest takes, and what is lacking."""
     from edge_eval_lib.runs import plan
 
     print(plan.describe(_opened(study, repetitions, model)))
@@ -100,7 +100,7 @@ def plan(
 def status(
     study: StudyName = "embedded", repetitions: Repetitions = None, model: Model = None
 ) -> None:
-    """Print what is done, running, failed (and why) or waiting, at any moment."""
+    """Print what is done, running, failed or waiting, and why."""
     from edge_eval_lib.runs.status import status
 
     print(status(_opened(study, repetitions, model)))
@@ -110,7 +110,7 @@ def status(
 def report(
     study: StudyName = "embedded", repetitions: Repetitions = None, model: Model = None
 ) -> None:
-    """Write tables, figures and report from the runs that there are."""
+    """Write tables, figures and report of the runs there are."""
     from edge_eval_lib.runs import scheduler
 
     scheduler.make_report(_opened(study, repetitions, model))
@@ -157,7 +157,7 @@ def advise(
     ] = None,
     model: Model = None,
 ) -> None:
-    """Choose what to serve, where, for a load and needs: tables, a page, the answer."""
+    """Choose what to serve, and where, for a load and needs."""
     from edge_eval_lib.runs import scheduler
     from edge_eval_lib.study import PUBLISHED
 
@@ -217,7 +217,7 @@ def run(
 
 @app.command()
 def pack(study: StudyName, target: Annotated[Path, typer.Argument(help="the zip file")]) -> None:
-    """Put a study's outputs (not its weights) in a zip file, to go on elsewhere."""
+    """Put a study's outputs, not its weights, in a zip file."""
     from edge_eval_lib.runs import archive
 
     print(archive.pack(_opened(study), target))
@@ -243,7 +243,7 @@ def rebuild(
         Path | None, typer.Option(help="where to, instead of the study's artefacts")
     ] = None,
 ) -> None:
-    """Build a variant's weights again from its adapter, if they were deleted."""
+    """Build a variant's weights again from its adapter."""
     from edge_eval_lib.runs.weights import rebuild_weights
 
     rebuild_weights(_opened(study), variant, target)
@@ -253,7 +253,7 @@ def rebuild(
 def results(
     study: StudyName, target: Annotated[Path, typer.Argument(help="the JSON file")]
 ) -> None:
-    """Put a study's figures, settings and provenance in a results file, to send or compare."""
+    """Put a study's figures and settings in a results file."""
     from edge_eval_lib.results import exchange as results_file
 
     print(results_file.write(results_file.make(_opened(study)), target))
@@ -271,7 +271,7 @@ def export(
     ] = None,
     model: Model = None,
 ) -> None:
-    """Write a study's figures in the format of another tool, a file a variant."""
+    """Write a study's figures in the format of another tool."""
     from edge_eval_lib.results import exports
 
     print(*exports.export(_opened(study, model=model), to, region, target), sep="\n")
@@ -290,7 +290,7 @@ def compare(
         Path | None, typer.Option(help="where table and figure go, outputs/comparison by default")
     ] = None,
 ) -> None:
-    """Put two results side by side: A against B, ratios with their intervals."""
+    """Put two results side by side, by ratios with intervals."""
     from edge_eval_lib.paths import outputs_root
     from edge_eval_lib.results import comparison
 
@@ -301,7 +301,7 @@ def compare(
 def device_report(
     studies: Annotated[list[str], typer.Argument(help="studies that were run on this machine")],
 ) -> None:
-    """Write what this machine's device measured to docs/ and params/measured/."""
+    """Write what this machine's device measured to docs/."""
     from edge_eval_lib.paths import project_root
     from edge_eval_lib.results import device_report
 
@@ -314,7 +314,7 @@ def device_report(
 def docs(
     target: Annotated[Path | None, typer.Option(help="where to, instead of docs/")] = None,
 ) -> None:
-    """Write the references that follow from the code: docs/study.md and docs/tables.md."""
+    """Write docs/study.md and docs/tables.md from the code."""
     from edge_eval_lib.paths import project_root
     from edge_eval_lib.results import reference
 

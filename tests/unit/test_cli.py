@@ -20,6 +20,7 @@ def test_help_names_every_step():
     assert done.returncode == 0
     for command in ("all", "plan", "status", "report", "paper", "run", "clean"):
         assert f"\n  {command}  " in done.stdout
+    assert "..." not in done.stdout.split("Commands:")[1]  # each whole, in 80 columns
 
 
 @pytest.mark.parametrize("study", ["embedded", "paper_t4"])
