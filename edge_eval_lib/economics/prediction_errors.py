@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import cache
 from pathlib import Path
 
@@ -186,7 +187,8 @@ def own_speed(study: Study) -> pd.DataFrame:
         seen["latency_s"] = latency.latency_s(seen["ttft_s"], seen["tpot_s"], output)
         covered = None
         if by == calibration.VARIANT:
-            covered = _covered(serving, shapes, device, errors)
+            with contextlib.suppress(ValueError):  # one variant less is too few for an interval
+                covered = _covered(serving, shapes, device, errors)
         judged += ladder.judge(predicted, seen, "live calibration", name, covered)
     return pd.DataFrame(judged, columns=COLUMNS)
 

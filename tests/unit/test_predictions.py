@@ -400,6 +400,19 @@ def test_too_little_to_calibrate_with_is_said(serving):
         calibration.calibrate(serving.drop(columns="tpot_ms"), SHAPES, CPU)
 
 
+def test_a_study_just_large_enough_to_calibrate_with_is_judged_without_an_interval(
+    serving, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("EDGE_EVAL_OUTPUTS", str(tmp_path))
+    study = load_study("embedded")
+    (study.directory / "tables").mkdir(parents=True)
+    three = serving.groupby(calibration.VARIANT).ngroup() < 3
+    serving[three].to_csv(study.directory / "tables" / "serving.csv", index=False)
+    judged = prediction_errors.own_speed(study)
+    assert "each variant left out" in set(judged["direction"])
+    assert judged["coverage_pct"].isna().all()
+
+
 def test_a_finished_study_is_judged_too(serving, tmp_path, monkeypatch):
     monkeypatch.setenv("EDGE_EVAL_OUTPUTS", str(tmp_path))
     study = load_study("embedded")
