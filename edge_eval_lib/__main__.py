@@ -311,6 +311,21 @@ def device_report(
 
 
 @app.command()
+def example(
+    study: StudyName = "embedded",
+    target: Annotated[
+        Path | None, typer.Option(help="the page, docs/example-report.html by default")
+    ] = None,
+) -> None:
+    """Write a study's report as one small page without script."""
+    from edge_eval_lib.paths import project_root
+    from edge_eval_lib.results.static import static_edition
+
+    page = target or project_root() / "docs" / "example-report.html"
+    print(static_edition(_opened(study).directory / "report.html", page))
+
+
+@app.command()
 def docs(
     target: Annotated[Path | None, typer.Option(help="where to, instead of docs/")] = None,
 ) -> None:
