@@ -16,7 +16,7 @@ from edge_eval_lib.results.harness import COLUMNS as HARNESS
 from edge_eval_lib.results.meanings import ENDINGS, PREFIXES, groups, unit
 from edge_eval_lib.study import Study
 
-_MADE = "<!-- Made by `python -m edge_eval_lib docs`; change what it is made of, not this file. -->"
+_MADE = "<!-- Made by `.venv/bin/python -m edge_eval_lib docs`; change what it is made of. -->"
 _SERVED = ["repetitions", "engine", "executed_dtype", "gpus", *columns.LOAD, *columns.SERVING,
            *columns.CALLS, "batch_agreement", "energy_source", "window", "validity", "host",
            "instruction_set", "notes"]  # fmt: skip

@@ -5,23 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
-from markdown_it import MarkdownIt
+from documented import PAGES, ROOT, inline, parsed
 
 from edge_eval_lib.metrics import METRICS
-from edge_eval_lib.paths import project_root
 from edge_eval_lib.results import meanings, reference
-
-ROOT = project_root()
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("params/**/*.md")])
-
-
-def parsed(path: Path):
-    return MarkdownIt("commonmark", {"html": True}).enable("table").parse(path.read_text())
-
-
-def inline(path: Path):
-    return [part for token in parsed(path) for part in token.children or []]
-
 
 # --- what is made of the code -----------------------------------------------------------------
 
