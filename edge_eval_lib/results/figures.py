@@ -19,6 +19,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -30,6 +31,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from edge_eval_lib.results import narrow, page
 from edge_eval_lib.results.columns import (
     DOUBTFUL,
     MODEL,
@@ -63,6 +65,7 @@ STYLE = {
     "xtick.minor.visible": False,
     "ytick.minor.visible": False,
     "svg.hashsalt": "edge-eval",
+    "svg.fonttype": "none",  # in the page's own typeface
 }
 COLOURS = sns.color_palette("colorblind").as_hex()
 _CONFIGURATIONS = {
@@ -157,21 +160,21 @@ def error_of(row: pd.Series, column: str) -> list[list[float]] | None:
     return [[max(row[column] - low, 0)], [max(high - row[column], 0)]]
 
 
-# --- parts of a picture -----------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Drawn:
     """A finished figure, as a notebook shows it."""
 
     figure: Figure
     svg: str
+    alt: str = ""
+    narrow: str | None = None  # the phone's, where the wide one would be illegible
 
-    def _repr_svg_(self) -> str:
-        return self.svg
+    def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
+        beside = {"alt": self.alt} | ({"narrow": self.narrow} if self.narrow else {})
+        return {"image/svg+xml": self.svg, page.PICTURE: beside, "text/plain": repr(self)}
 
     def __repr__(self) -> str:
-        return self.figure.get_suptitle().strip()
+        return self.alt
 
 
 def panels(
@@ -306,6 +309,7 @@ def headline(
     fig: Figure, title: str, reading: str, legend: dict[str, tuple[str, str]] | None = None
 ) -> None:
     """Title, below it how to read the figure, and in a third line a legend."""
+    setattr(fig, narrow.HEADLINE, (title, reading, legend))
     lines = "\n\n" if legend else "\n"
     fig.suptitle(f"{title}{lines}", x=0.01, ha="left", fontsize=13, fontweight="bold")
     fig.text(0.01, 1.0, f"\n\n{reading}", transform=fig.transFigure, ha="left", va="top",
@@ -325,6 +329,7 @@ def finish(
     stamp: str | None = None,
     rows: pd.DataFrame | None = None,
     cautions: Sequence[str] = (),
+    alt: str | None = None,
 ) -> Drawn:
     """Say at the foot what a picture is of, write it, and show it.
 
@@ -334,6 +339,7 @@ def finish(
         stamp: The host and where its energy comes from.
         rows: What was drawn: what its rows do not share, or are doubtful of, is said.
         cautions: Other sentences for the foot.
+        alt: What the picture shows, for who cannot see it; by default its title and reading.
 
     Returns:
         What a notebook shows.
@@ -350,7 +356,9 @@ def finish(
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             fig.savefig(f"{path}.png", **form)
             Path(f"{path}.svg").write_text(buffer.getvalue(), encoding="utf-8")
-    return Drawn(fig, buffer.getvalue())
+        words = getattr(fig, narrow.HEADLINE, (fig.get_suptitle().strip(), ""))
+        alt = alt or ": ".join(filter(None, words[:2]))
+        return Drawn(fig, buffer.getvalue(), alt, narrow.narrow_svg(fig))
 
 
 def _foot(

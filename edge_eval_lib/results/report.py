@@ -1,6 +1,6 @@
 """Reports: an executed notebook -> one HTML file that opens anywhere.
 
-The file needs nothing beside it: pictures lie within, there is no script and no external
+The file needs nothing beside it: pictures lie within as SVG, there is no script and no external
 reference; links lead to files beside it.
 """
 
@@ -12,11 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from edge_eval_lib import redaction
+from edge_eval_lib.results import pictures
+from edge_eval_lib.results.page import PICTURE
 
 if TYPE_CHECKING:
     from bs4 import BeautifulSoup, Tag
 
 LONG_CELL = 40
+WIDE_TABLE = 4  # columns: more of them scroll on a phone
+KEYS = 2  # columns that stay in view while others scroll
 _UNDESCRIBED = "No description has been provided for this image"  # nbconvert's
 _TITLE = re.compile(r"^# (.+)", re.MULTILINE)
 _FILE = re.compile(r"[\w./-]+\.(?:csv|png|svg|html|json)")
@@ -36,7 +40,19 @@ def render(notebook: Path, target: Path) -> Path:
     from nbconvert import HTMLExporter
 
     node = nbformat.reads(redaction.redact_json(notebook.read_text(encoding="utf-8")), as_version=4)
+    drawn: list[str] = []
+
+    def picture(output: Any) -> str:
+        """A place for a picture, which is set once nothing else reads the page's markup."""
+        drawn.append(
+            pictures.inline(
+                output["data"].get(PICTURE, {}), output["data"]["image/svg+xml"], len(drawn)
+            )
+        )
+        return f'<div class="drawn">{len(drawn) - 1}</div>'
+
     exporter = HTMLExporter(
+        filters={"picture": picture},
         template_name="basic",
         template_file="notebook.html.j2",
         extra_template_paths=[str(Path(__file__).parents[1] / "templates")],
@@ -61,19 +77,43 @@ def render(notebook: Path, target: Path) -> Path:
     _describe_pictures(page)
     for table in page.find_all("table"):
         _align(table)
+        _keep_keys_in_view(page, table)
     for code in page.find_all("code"):
         if _FILE.fullmatch(code.text) and (target.parent / code.text).is_file():
             code.wrap(page.new_tag("a", href=code.text))
     _set_top(page)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_suffix(".tmp")
-    temporary.write_text(str(page), encoding="utf-8")
+    text = re.sub(r'<div class="drawn">(\d+)</div>', lambda m: drawn[int(m[1])], str(page))
+    temporary.write_text(text, encoding="utf-8")
     return temporary.replace(target)
 
 
 def _is_scrap(output: Any) -> bool:
     kinds = output.get("data", {}).keys()
     return bool(kinds) and all(kind.startswith("application/scrapbook") for kind in kinds)
+
+
+def _keep_keys_in_view(page: BeautifulSoup, table: Tag) -> None:
+    """Let a wide table scroll within the page, its first columns of words held in view."""
+    rows = [row.find_all(["td", "th"]) for row in table.find_all("tr")]
+    widest = max((len(row) for row in rows), default=0)
+    frame = page.new_tag("div", attrs={"class": "scroll", "tabindex": "0", "role": "region"})
+    above = table.find_previous(["summary", "h3", "h2", "h1"])
+    frame["aria-label"] = "Table" + (f": {above.get_text(strip=True)}" if above else "")
+    table.wrap(frame)
+    if widest <= WIDE_TABLE:
+        return
+    hint = page.new_tag("p", attrs={"class": "hint"})
+    hint.string = f"{widest} columns: the table scrolls sideways →"
+    frame.insert_before(hint)
+    _add_class(table, "wide-table")
+    for number in range(KEYS):
+        column = [row[number] for row in rows if len(row) > number]
+        if number and any("number" in cell.get_attribute_list("class") for cell in column):
+            break
+        for cell in column:
+            _add_class(cell, f"key{number + 1}")
 
 
 def _describe_pictures(page: BeautifulSoup) -> None:

@@ -41,8 +41,9 @@ def _execute(code, namespace):
 
 
 def _outputs(value):
-    forms = {"text/markdown": "_repr_markdown_", "image/svg+xml": "_repr_svg_"}
-    data = {mime: getattr(value, name)() for mime, name in forms.items() if hasattr(value, name)}
+    data = value._repr_mimebundle_() if hasattr(value, "_repr_mimebundle_") else {}
+    if hasattr(value, "_repr_markdown_"):
+        data["text/markdown"] = value._repr_markdown_()
     return [v4.new_output("display_data", data)] if data else []
 
 

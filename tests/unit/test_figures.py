@@ -1,6 +1,7 @@
 """Figures: what they draw is what the table says, gaps are told, files are complete."""
 
 import io
+import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from cells import run_cell
 
 from edge_eval_lib.economics import published
 from edge_eval_lib.economics.prices import load_price_book
-from edge_eval_lib.results import columns, figures, tables
+from edge_eval_lib.results import columns, figures, narrow, tables
 from edge_eval_lib.results.figures import Drawn
 
 STAMP = "a machine · energy: estimated"
@@ -253,3 +254,24 @@ def test_the_range_of_an_estimate_is_drawn(one_model):
 def test_a_log_axis_says_so(one_model):
     assert "log" in drawn_by("density", table=one_model).axes[0].get_xlabel()
     assert "log" in drawn_by("lifecycle", table=one_model).axes[0].get_xlabel()
+
+
+def test_a_wide_picture_has_a_phones_with_every_panel_labelled(paper):
+    fig, parts = figures.panels(paper, ["ipw"], "Which?", "right: better")
+    for axis, part in parts:
+        figures.mark(axis, part, "ipw", "score")
+        axis.set(xlabel="IPW [1/J]", ylabel="score")
+        axis.label_outer()
+    fig.supxlabel("a foot")
+    svg = narrow.narrow_svg(fig)
+    width, height = map(float, re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups())
+    assert width < 72 * narrow.WIDE < height
+    assert [axis.get_ylabel() for axis, _ in parts] == ["score"] * 3
+    tops = [axis.get_position().y1 for axis, _ in parts]
+    assert tops == sorted(tops, reverse=True)
+    assert len(set(tops)) == 3
+    assert fig.texts[0].get_text() == "Which?"
+
+
+def test_a_narrow_picture_needs_no_phones():
+    assert narrow.narrow_svg(plt.figure(figsize=(4, 3))) is None

@@ -5,9 +5,13 @@ import copy
 import re
 
 import nbformat
+import pandas as pd
 import pytest
+from bs4 import BeautifulSoup
 from nbformat import v4
 
+from edge_eval_lib.results import page
+from edge_eval_lib.results.readable import show
 from edge_eval_lib.results.report import render
 
 PNG = base64.b64encode(b"\x89PNG\r\n\x1a\n").decode()
@@ -124,3 +128,57 @@ def test_the_same_results_give_the_same_report(rendered):
             yield copied
 
     assert rendered(*fresh()) == rendered(*fresh())
+
+
+SVG = """<?xml version="1.0"?><!DOCTYPE svg><svg height="9pt" width="720pt"
+ viewBox="0 0 720 9" xmlns="http://www.w3.org/2000/svg"><g id="figure_1">
+<path id="m0" style="fill: #ffffff"/><use href="#m0"/>
+<text style="font: bold 9.5px 'DejaVu Sans', sans-serif">ρ</text></g></svg>"""
+
+
+def drawn(**beside):
+    cell = v4.new_code_cell("draw()")
+    data = {"image/svg+xml": SVG, page.PICTURE: {"alt": 'Is "it" so?'} | beside}
+    cell.outputs = [v4.new_output("display_data", data)]
+    return cell
+
+
+def test_a_picture_stands_in_the_page_in_its_typeface_and_described(rendered):
+    html = BeautifulSoup(rendered(drawn(), drawn()), "html.parser")
+    one, other = html.select("figure.picture svg")
+    assert one["aria-label"] == 'Is "it" so?'
+    assert one["role"] == "img"
+    assert "DejaVu" not in str(one)
+    assert "font-weight: bold" in one.find("text")["style"]
+    assert one.use["href"] == f"#{one.path['id']}"
+    assert one.path["id"] != other.path["id"]  # names of one page
+
+
+def test_greys_turn_round_in_the_dark_and_old_browsers_keep_the_light(rendered):
+    style = BeautifulSoup(rendered(drawn()), "html.parser").select_one("figure path")["style"]
+    assert style == "fill: #ffffff; fill: light-dark(#ffffff, #16181c)"
+
+
+def test_a_phone_has_its_own_picture_where_the_wide_one_would_be_illegible(rendered):
+    html = BeautifulSoup(rendered(drawn(), drawn(narrow=SVG)), "html.parser")
+    kinds = [[part["class"][0] for part in f.find_all("div")] for f in html.select("figure")]
+    assert kinds == [["only"], ["wide", "phone"]]
+
+
+def test_a_folded_table_is_a_table_below_its_summary(rendered):
+    table = show(pd.DataFrame({"model": ["a"], "x_j": [1.0]}))
+    cell = shown("t", text_markdown=str(page.fold("All <1> rows", table)))
+    html = BeautifulSoup(rendered(cell), "html.parser")
+    folded = html.select_one("details:not(.code)")
+    assert folded.summary.text == "All <1> rows"
+    assert [cell.text for cell in folded.find_all("td")] == ["a", "1.00"]
+
+
+def test_a_wide_table_says_that_it_scrolls_and_holds_its_words_in_view(rendered):
+    wide = pd.DataFrame({"model": ["a"], "task": ["rag"], "x": [1.0], "y": [1.0], "z": [1.0]})
+    html = BeautifulSoup(rendered(shown("t", text_markdown=str(show(wide)))), "html.parser")
+    assert "5 columns" in html.select_one(".hint").text
+    assert [cell.text for cell in html.select("td.key1, td.key2")] == ["a", "rag"]
+    assert html.select_one(".scroll")["tabindex"] == "0"
+    narrow = rendered(shown("t", text_markdown=str(show(wide[["model", "x"]]))))
+    assert not BeautifulSoup(narrow, "html.parser").select(".hint, td.key1")

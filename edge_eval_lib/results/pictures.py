@@ -1,0 +1,63 @@
+"""Pictures of a page: SVG within it, in its typeface, its colours for light and dark."""
+
+from __future__ import annotations
+
+import re
+from html import escape
+from typing import Any
+
+_COLOUR = re.compile(r"(fill|stroke): (#[0-9a-fA-F]{6})")
+_FONT = re.compile(r"font: (?:(italic|oblique) )?(?:(bold|\d+) )?([\d.]+px) [^;\"]+")
+_HEAD = re.compile(r"<svg [^>]*?width=\"([\d.]+)pt\"[^>]*?viewBox=\"([^\"]+)\"[^>]*>", re.DOTALL)
+_ROOM = re.compile(r"^.*?(?=<svg )", re.DOTALL)
+_ID = re.compile(r'(id="|href="#|url\(#)([^")]+)')
+_PAPER, _INK = (0x16, 0x18, 0x1C), (0xE4, 0xE6, 0xEA)
+
+
+def inline(picture: dict[str, Any], svg: str, number: int) -> str:
+    """A figure element with the picture, the phone's version and the data of its chart.
+
+    Args:
+        picture: `alt`, and where there is one, `narrow`.
+        svg: The wide version.
+        number: Of the picture on its page: keeps the names within two pictures apart.
+    """
+    alt = picture.get("alt", "")
+    versions = {"wide": svg, "phone": picture.get("narrow")}
+    several = versions["phone"] is not None
+    parts = [
+        f'<div class="{name if several else "only"}">'
+        f"{themed(text, alt, f'p{number}{name[0]}-')}</div>"
+        for name, text in versions.items()
+        if text
+    ]
+    return f'<figure class="picture">{"".join(parts)}</figure>'
+
+
+def themed(svg: str, alt: str, prefix: str = "") -> str:
+    """SVG as it stands in a page: no frame of its own, colours that follow light and dark."""
+    svg = _ROOM.sub("", svg)
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<g id="[a-z]+(?:_?\d+)+">', "<g>", svg)  # matplotlib's counters, used by nothing
+    svg = _ID.sub(lambda m: m[1] + prefix + m[2], svg)
+    svg = _COLOUR.sub(lambda m: f"{m[1]}: {m[2]}; {m[1]}: light-dark({m[2]}, {_dark(m[2])})", svg)
+    svg = svg.replace('<text style="', '<text style="fill: currentColor; ')
+    svg = _FONT.sub(
+        lambda m: f"font-size: {m[3]}" + (f"; font-weight: {m[2]}" if m[2] else ""), svg
+    )
+    head = (
+        f'<svg role="img" aria-label="{escape(alt)}" viewBox="\\2" '
+        'style="max-width: \\1pt" xmlns:xlink="http://www.w3.org/1999/xlink">'
+    )
+    return _HEAD.sub(head.replace("\\1pt", "\\g<1>pt"), svg, count=1).strip()
+
+
+def _dark(colour: str) -> str:
+    """The same on dark paper: greys turned round, between paper and ink, colours lighter."""
+    parts = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    if max(parts) - min(parts) < 16:
+        share = sum(parts) / 3 / 255
+        parts = [round(share * p + (1 - share) * i) for p, i in zip(_PAPER, _INK, strict=True)]
+    else:
+        parts = [round(part + 0.25 * (255 - part)) for part in parts]
+    return "#" + "".join(f"{part:02x}" for part in parts)
