@@ -44,6 +44,12 @@ def static_edition(report: Path, target: Path) -> Path:
     for link in page.find_all("a", href=True):
         if not re.match(r"#|https://", str(link["href"])):
             link.unwrap()
+    if len(str(page).encode()) > LARGEST_BYTES:
+        for picture in page.select("figure.picture > .phone"):  # the wide one fits there, smaller
+            wide = picture.find_previous_sibling(class_="wide")
+            if wide is not None:
+                wide["class"] = "only"
+                picture.decompose()
     text = str(page)
     words = page.get_text(" ")
     if named := _PATH.search(text):

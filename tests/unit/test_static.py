@@ -48,6 +48,13 @@ def test_what_is_not_for_others_is_refused(tmp_path, monkeypatch, added, sentenc
     assert not (tmp_path / "docs").exists()
 
 
+def test_a_phone_s_pictures_go_where_they_make_it_too_large(tmp_path):
+    both = '<figure class="picture"><div class="wide">w</div><div class="phone">{}</div></figure>'
+    assert "phone" in edition(tmp_path, both.format("small")).read_text()
+    text = edition(tmp_path, both.format("x" * LARGEST_BYTES)).read_text()
+    assert '<figure class="picture"><div class="only">w</div></figure>' in text
+
+
 def test_without_a_report_there_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match=r"There is no .*report\.html; run make all first"):
         static_edition(tmp_path / "report.html", tmp_path / "page.html")
