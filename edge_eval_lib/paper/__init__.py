@@ -23,7 +23,8 @@ from edge_eval_lib.paper.analysis import Paper, build, model_name, short_name
 from edge_eval_lib.paper.claims import tally
 from edge_eval_lib.paper.code_points import code_against_figures
 from edge_eval_lib.paper.evidence import LARGE_PARAMETERS, adaptation_kwh, met, samples_per_pass
-from edge_eval_lib.paper.finding import VERDICTS
+from edge_eval_lib.paper.finding import VERDICT_LOOKS, VERDICTS
+from edge_eval_lib.paper.frame import shown
 from edge_eval_lib.paper.summary import (
     METRIC_NAMES,
     earned_back_pct,
@@ -31,6 +32,7 @@ from edge_eval_lib.paper.summary import (
     statistics_of_columns,
 )
 from edge_eval_lib.paths import outputs_root
+from edge_eval_lib.results import page
 from edge_eval_lib.results.headline import frontier_table
 from edge_eval_lib.results.readable import heading, readable, write_table
 
@@ -58,6 +60,7 @@ __all__ = [
     "samples_per_pass",
     "short_name",
     "show",
+    "shown",
     "statistics_of_columns",
     "table",
     "tally",
@@ -148,18 +151,32 @@ def write_tables(
     return [write_table(rows, folder / f"{name}.csv") for name, rows in computed.items()]
 
 
-def show(rows: pd.DataFrame, columns: Sequence[str] | None = None) -> HTML:
-    """Show a table in a notebook: rounded, in words, a claim's argument below it."""
+def show(rows: pd.DataFrame, columns: Sequence[str] | None = None, fold: str | None = None) -> HTML:
+    """Show a table in a notebook: rounded, in words, a claim's argument below it.
+
+    Args:
+        rows: A table of TABLES, or a part of one.
+        columns: Which to show; by default all.
+        fold: What it holds, in a line that opens it on a click; by default it stands open.
+    """
     from IPython.display import HTML
 
-    widths = ""
+    widths = kind = ""
     if "verdict" in rows:
-        rows, widths = claims.for_people(rows), '<colgroup><col style="width: 60%"></colgroup>'
+        rows = claims.for_people(rows)
+        kind = (
+            "claims" if columns == CLAIM_COLUMNS else ""
+        )
+        widths = '<colgroup><col style="width: 60%"></colgroup>'
     elif "printed" in rows and "metric" in rows:
         rows = claims.cells_for_people(rows)
     truths = rows.select_dtypes(bool)
     rows = rows.assign(**{c: truths[c].map({True: "yes", False: "no"}) for c in truths})
     with pd.option_context("display.max_colwidth", None):
-        page = readable(rows, columns).to_html(index=False, border=0)
-    page = re.sub(r"<td>(.*?)\\n(.*?)</td>", r"<td>\1<br><small>\2</small></td>", page)
-    return HTML(page.replace("\\n", "<br>").replace("<thead>", f"{widths}<thead>", 1))
+        text = readable(rows, columns).to_html(index=False, border=0, classes=kind or None)
+    text = re.sub(r"<td>(.*?)\\n(.*?)</td>", r"<td>\1<br><small>\2</small></td>", text)
+    text = text.replace("\\n", "<br>").replace("<thead>", f"{widths}<thead>", 1)
+    for colour, sign in VERDICT_LOOKS.values():
+        look = f"background: {colour}; color: #fff; border-radius: 3px; padding: 0 .35em"
+        text = text.replace(f"<td>{sign} ", f'<td><span style="{look}">{sign}</span> ')
+    return HTML(page.fold(fold, text) if fold else text)

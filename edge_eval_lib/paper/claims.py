@@ -11,11 +11,8 @@ from __future__ import annotations
 import pandas as pd
 
 from edge_eval_lib.paper.evidence import STATISTICS, Evidence, digits_of
-from edge_eval_lib.paper.finding import VERDICTS, verdict_of
+from edge_eval_lib.paper.finding import VERDICT_LOOKS, VERDICTS, verdict_of
 from edge_eval_lib.paper.rules import RULES
-
-# How a verdict is shown to people: a sign beside the words, so that no colour is needed.
-_SIGNS = dict(zip(VERDICTS, "✓≈✗?", strict=True))
 
 
 def judge(proof: Evidence) -> pd.DataFrame:
@@ -60,7 +57,7 @@ def for_people(judged: pd.DataFrame) -> pd.DataFrame:
     for _, row in judged.iterrows():
         lines = [f"{name}: {row[column]}." for name, column in arguments.items() if row[column]]
         claim.append("\n".join([row["statement"], *lines]))
-        words = f"{_SIGNS[row['verdict']]} {row['verdict']}"
+        words = f"{VERDICT_LOOKS[row['verdict']][1]} {row['verdict']}"
         words += f": {row['statistic']}" if row["statistic"] else ""
         words += ", by coincidence" if row["coincidence"] else ""
         verdict.append(words + (", by this choice" if row["hinges"] else ""))

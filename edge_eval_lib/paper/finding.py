@@ -8,6 +8,13 @@ from typing import Literal
 
 Verdict = Literal["reproduced", "other statistic", "not reproduced", "not checkable"]
 VERDICTS: tuple[Verdict, ...] = ("reproduced", "other statistic", "not reproduced", "not checkable")
+# A colour, and a sign beside the words, so that no colour is needed.
+VERDICT_LOOKS: dict[str, tuple[str, str]] = {
+    "reproduced": ("#1b7f79", "✓"),
+    "other statistic": ("#96620f", "≈"),
+    "not reproduced": ("#c0392b", "✗"),
+    "not checkable": ("#6b7178", "?"),
+}
 # What words without a number are taken to mean.
 ABOUT = 0.01  # "about", relative
 ABOUT_POINTS = 5.0  # "about 60 %", points

@@ -30,7 +30,8 @@ _NUMBER = re.compile(r"[<×~]?\s?[-−+]?[\d.,]*\d[\d.,]*(?:e[-−+]?\d+)?(?:\s?
 def render(notebook: Path, target: Path) -> Path:
     """Write an executed notebook as one HTML file: code folded, contents from its headings.
 
-    What cells tagged `warnings` show stands in a band below the title. Names of files that lie
+    Cells tagged `answer` stand right below the title, and what cells tagged `warnings` show in a
+    band beneath. Names of files that lie
     beside the report (`tables/variants.csv`) become links.
 
     `target` is replaced only once all is rendered; its directory is made.
@@ -151,7 +152,7 @@ def _align(table: Tag) -> None:
 
 
 def _set_top(page: BeautifulSoup) -> None:
-    """Set warnings and contents below the title and what stands with it."""
+    """Set the answer, warnings and contents below the title and what stands with it."""
     first = page.find("h1")
     top = first.find_parent(class_="cell") if first else None
     nav = page.new_tag("nav", attrs={"aria-label": "Contents"})
@@ -163,11 +164,12 @@ def _set_top(page: BeautifulSoup) -> None:
         entry.append(link)
         listed.append(entry)
     nav.append(listed)
-    parts = [nav] if listed.contents else []
+    parts: list[Tag] = [nav] if listed.contents else []
     band = page.new_tag("div", attrs={"class": "warnings", "role": "note"})
     for cell in page.select(".celltag_warnings .output"):
         band.append(cell.extract())
     if band.get_text(strip=True):
         parts.insert(0, band)
+    parts = [cell.extract() for cell in page.select(".cell.celltag_answer")] + parts
     for part in reversed(parts):
         top.insert_after(part) if top else cast("Tag", page.main).insert(0, part)
