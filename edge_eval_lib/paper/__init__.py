@@ -164,9 +164,7 @@ def show(rows: pd.DataFrame, columns: Sequence[str] | None = None, fold: str | N
     widths = kind = ""
     if "verdict" in rows:
         rows = claims.for_people(rows)
-        kind = (
-            "claims" if columns == CLAIM_COLUMNS else ""
-        )
+        kind = "claims" if columns == CLAIM_COLUMNS else ""
         widths = '<colgroup><col style="width: 60%"></colgroup>'
     elif "printed" in rows and "metric" in rows:
         rows = claims.cells_for_people(rows)

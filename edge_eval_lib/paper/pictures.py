@@ -165,7 +165,7 @@ def paradox(study: Paper, phone: bool = False) -> Picture:
     ticks = {at: name for at, name in ticks.items() if not phone or at % 2 == 0}
     right.set_xticks(list(ticks), list(ticks.values()))
     right.set(xlim=(-1.1, 5.9), xlabel="QLoRA over LoRA [log];\nnumbers: seconds × power")
-    legend = {name: look for name, *look in ADAPTED.values()} | {
+    legend = {name: (colour, marker) for name, colour, marker in ADAPTED.values()} | {
         "seconds": (figures.COLOURS[9], "s"),
         "power": (figures.COLOURS[5], "s"),
     }

@@ -98,7 +98,7 @@ def panels(
         grid, size = (1, count), wide
     with plt.rc_context(figures.STYLE):
         fig, axes = plt.subplots(*grid, figsize=size, layout="constrained", squeeze=False, **shared)
-    fig.get_layout_engine().set(w_pad=0.08, wspace=0.03)  # type: ignore[union-attr]
+    fig.get_layout_engine().set(w_pad=0.08, wspace=0.03)
     for axis, name in zip(axes.flat, names, strict=True):
         axis.set_title(name, loc="left", fontsize=10, fontweight="bold")
     return fig, list(axes.flat)
@@ -116,7 +116,7 @@ def finish(
     with plt.rc_context(figures.STYLE):
         top = fig.get_figheight() + sum(high) - 0.3 * (width > PHONE_INCHES)
         fig.set_figheight(top)
-        fig.get_layout_engine().set(rect=(0, 0, 1, 1 - (sum(high) + 0.1) / top))  # type: ignore[union-attr]
+        fig.get_layout_engine().set(rect=(0, 0, 1, 1 - (sum(high) + 0.1) / top))
         fig.text(0.01, 1, "\n".join(lines), va="top", fontsize=13, fontweight="bold")
         fig.text(
             0.01, 1 - high[0] / top, "\n".join(below), va="top", fontsize=9, color=figures.GREY

@@ -7,10 +7,12 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pytest
 from matplotlib.image import imread
 from matplotlib.text import Annotation, Text
+from nbformat import v4
 
 from edge_eval_lib import paper
 from edge_eval_lib.paper import pictures, pictures_of_variants, published
@@ -18,6 +20,7 @@ from edge_eval_lib.paper.__main__ import README
 from edge_eval_lib.paper.finding import VERDICT_LOOKS
 from edge_eval_lib.paper.published import tables_of
 from edge_eval_lib.results import labels, page
+from edge_eval_lib.results.report import render
 
 NO_EMBEDDED = Path("nowhere.csv")
 DRAWN = [pictures.verdicts, pictures.statistics, pictures.paradox, pictures.accountings,
@@ -133,3 +136,13 @@ def test_a_claims_verdict_has_a_sign_and_a_colour_and_its_argument_below(study):
         shown = re.findall(rf"background: {colour}[^>]*>{re.escape(sign)}</span> {verdict}", text)
         assert len(shown) == (study.judged["verdict"] == verdict).sum()
     assert text.count("<small>Rule: ") == len(study.judged)
+
+
+def test_a_pages_answer_stands_below_its_title(tmp_path):
+    answer = v4.new_markdown_cell("## What follows\n\nIt pays.", metadata={"tags": ["answer"]})
+    cells = [v4.new_markdown_cell("# Does it pay?"), v4.new_markdown_cell("## How"), answer]
+    nbformat.write(v4.new_notebook(cells=cells), tmp_path / "n.ipynb")
+    text = render(tmp_path / "n.ipynb", tmp_path / "n.html").read_text()
+    order = [text.index(words) for words in ("Does it pay?</h1>", "It pays.", "<nav", "How</h2>")]
+    assert order == sorted(order)
+    assert text.count("It pays.") == 1
