@@ -45,6 +45,7 @@ def themed(svg: str, alt: str, prefix: str = "") -> str:
     svg = _FONT.sub(
         lambda m: f"font-size: {m[3]}" + (f"; font-weight: {m[2]}" if m[2] else ""), svg
     )
+    svg = re.sub(r"font-family: [^;\">]+;? ?", "", svg.replace("&quot;", "'"))
     head = (
         f'<svg role="img" aria-label="{escape(alt)}" viewBox="\\2" '
         'style="max-width: \\1pt" xmlns:xlink="http://www.w3.org/1999/xlink">'
