@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from edge_eval_lib.economics import published
+from edge_eval_lib.errors import UserError
 from edge_eval_lib.results.columns import MODEL, VARIANT
 from edge_eval_lib.results.observations import Results, load_results
 from edge_eval_lib.study import load_study
@@ -71,13 +73,12 @@ def verdict(change: float, low: float, high: float, claimed_pct: float) -> str:
 
 
 def finished(names: Iterable[str]) -> list[Results]:
-    """Load the studies of these names that have served runs here; the others are left out."""
-    studies = [load_study(name) for name in names]
-    return [
-        load_results(study)
-        for study in studies
-        if any((study.directory / "runs" / "serve").glob("*.ipynb"))
-    ]
+    """Load the studies of these names that were served here as they stand now; no others."""
+    found = []
+    for study in map(load_study, names):
+        with contextlib.suppress(UserError):  # nothing served, or by other settings
+            found.append(load_results(study))
+    return found
 
 
 def pairs_of_runs(

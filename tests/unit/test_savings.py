@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -69,6 +70,9 @@ def test_the_published_figures_answer_by_task_over_six_models():
     assert set(int4["verdict"]) == {"saves 40 % or more"}
 
 
-def test_a_study_that_was_not_run_is_left_out(tmp_path, monkeypatch):
+def test_a_study_that_was_not_run_or_run_by_other_settings_is_left_out(tmp_path, monkeypatch):
     monkeypatch.setenv("EDGE_EVAL_OUTPUTS", str(tmp_path))
-    assert savings.finished(["embedded", "pruning"]) == []
+    outdated = tmp_path / "agents" / "runs" / "serve" / "old.ipynb"
+    outdated.parent.mkdir(parents=True)
+    nbformat.write(nbformat.v4.new_notebook(), outdated)
+    assert savings.finished(["embedded", "agents"]) == []
