@@ -239,18 +239,27 @@ def _state(rate, prefill_s, step_s, per_s, intervals, limit, bunch):
     return busy, batch, waiting, wait, ttft, tpot
 
 
-@numba.guvectorize(
-    "void(f8, f8, f8, f8, f8, f8, f8, f8[:], f8[:], f8[:], f8[:], f8[:], f8[:])",
-    "(),(),(),(),(),(),()->(),(),(),(),(),()",
-    nopython=True,
-    cache=CACHE,
-)
-def _balance(
-    rate, prefill_s, step_s, per_s, intervals, limit, bunch, busy, batch, waiting, wait, ttft, tpot
-):  # fmt: skip
-    busy[0], batch[0], waiting[0], wait[0], ttft[0], tpot[0] = _state(
-        rate, prefill_s, step_s, per_s, intervals, limit, bunch
-    )
+@numba.njit(cache=CACHE)
+def _states(given, found):
+    """Fill the rows of `found`, a quantity of `_state` each, from those of `given`."""
+    for i in range(given.shape[1]):
+        found[0, i], found[1, i], found[2, i], found[3, i], found[4, i], found[5, i] = _state(
+            given[0, i], given[1, i], given[2, i], given[3, i], given[4, i], given[5, i],
+            given[6, i],
+        )  # fmt: skip
+
+
+def _balance(*arguments):
+    """Return what `_state` returns, of arguments that broadcast.
+
+    Not by numba's generalised ufuncs: two processes that compile one at once keep parts in its
+    cache that do not fit each other (github.com/numba/numba/issues/10128).
+    """
+    shaped = np.broadcast_arrays(*arguments)
+    given = np.array([array.ravel() for array in shaped], dtype=float)
+    found = np.empty((6, given.shape[1]))
+    _states(given, found)
+    return tuple(row.reshape(shaped[0].shape)[()] for row in found)
 
 
 @numba.njit(cache=CACHE)
