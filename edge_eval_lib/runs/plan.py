@@ -223,7 +223,7 @@ def _assumptions(study: Study, left: pd.DataFrame, hardware: Hardware) -> list[s
     ):
         stages = [stage for stage in STAGES if counts[basis, stage]]
         if stages and basis == estimate.MODEL and not hardware.gpus:
-            times = listed([f"{stage} {estimate.CPU_TIMES[stage]:g}" for stage in stages])
+            times = listed([f"{stage} {estimate.CPU_TIMES.get(stage, 1.0):g}" for stage in stages])
             how += (
                 f"times {times}, as the embedded study took on two idle cores: how far that is off "
                 "on another CPU is not known before a run is finished"

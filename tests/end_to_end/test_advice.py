@@ -38,7 +38,7 @@ def test_a_choice_is_made_and_its_page_written(study, tmp_path):
     for words in (
         "What would change it?",
         "Every option, ranked",
-        "data:image/svg+xml",
+        '<figure class="picture">',
         "For 30,000 rag requests",
     ):
         assert words in page
