@@ -17,6 +17,7 @@ from edge_eval_lib.study import load_study
 from edge_eval_lib.uncertainty import paired_ratio_interval
 
 WHOLE = "fp16"  # the adapted model before every compression
+ENERGY = "energy_per_request_j"
 CACHING = "prefix caching"
 PUBLISHED_T4 = "published T4"
 CHANGE = "energy_change_pct"
@@ -40,13 +41,14 @@ def savings(studies: Iterable[Results], claimed_pct: float) -> pd.DataFrame:
     for results in studies:
         at = {"shown_by": results.study.name}
         for arm, own, whole in pairs_of_runs(results.headline):
-            rows.append(at | {"technique": arm["precision"]} | arm | _change(own, whole))
+            change = _change(own[ENERGY], whole[ENERGY], "runs")
+            rows.append(at | {"technique": arm["precision"]} | arm | change)
         for arm, own, without in _cached(results):
-            rows.append(at | {"technique": CACHING} | arm | _change(own, without))
+            change = _change(own[ENERGY], without[ENERGY], "runs")
+            rows.append(at | {"technique": CACHING} | arm | change)
     for task, precision, energy in _published():
         arm = {"technique": precision, "task": task, "method": "lora", "precision": precision}
-        ratio = paired_ratio_interval(energy[precision], energy[WHOLE])
-        change = {"pairs": len(energy), "of": "models"} | named(CHANGE, _percent(ratio))
+        change = _change(energy[precision], energy[WHOLE], "models")
         rows.append({"shown_by": PUBLISHED_T4} | arm | change)
     table = pd.DataFrame(rows)
     bounds = [CHANGE, f"{CHANGE}_lo", f"{CHANGE}_hi"]
@@ -124,18 +126,11 @@ def _published() -> Iterator[tuple[str, str, pd.DataFrame]]:
     observed = published.observations(published.read())
     lora = observed[observed["method"] == "lora"]
     for task, cells in lora.groupby("task", sort=False):
-        energy = cells.pivot_table(
-            index=MODEL, columns="precision", values="energy_per_request_j"
-        ).dropna()
+        energy = cells.pivot_table(index=MODEL, columns="precision", values=ENERGY).dropna()
         for precision in energy.columns.drop(WHOLE):
             yield task, precision, energy
 
 
-def _change(own: pd.DataFrame, whole: pd.DataFrame) -> dict[str, Any]:
-    energies = [runs["energy_per_request_j"].astype(float) for runs in (own, whole)]
-    ratio = paired_ratio_interval(*energies)
-    return {"pairs": len(own), "of": "runs"} | named(CHANGE, _percent(ratio))
-
-
-def _percent(ratio: Sequence[float]) -> list[float]:
-    return [100 * (value - 1) for value in ratio]
+def _change(own: pd.Series, whole: pd.Series, of: str) -> dict[str, Any]:
+    ratio = paired_ratio_interval(own.astype(float), whole.astype(float))
+    return {"pairs": len(own), "of": of} | named(CHANGE, [100 * (value - 1) for value in ratio])
