@@ -13,13 +13,12 @@ from lm_eval.result_schema import EvalResults
 from lm_eval.utils import make_table
 from pydantic import TypeAdapter
 from scipy import stats
-from test_synthesis import STUDY, make_study, variants_of
+from test_synthesis import STUDY, tabled
 
 from edge_eval_lib.economics.carbon import load_carbon_book
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.machine import host
 from edge_eval_lib.paths import project_root
-from edge_eval_lib.results import exchange, exports, observations, tables
+from edge_eval_lib.results import exchange, exports
 from edge_eval_lib.results.exports import benchmark_report, lm_eval, model_card
 from edge_eval_lib.results.harness import COLUMNS
 
@@ -31,9 +30,7 @@ def finished(tmp_path_factory):
     """A study with tables, where its outputs are, and its results file."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGE_EVAL_OUTPUTS", str(tmp_path_factory.mktemp("outputs")))
-        make_study(STUDY.directory, provenance=host.provenance("x"))
-        table = variants_of(observations.load_results(STUDY))
-        tables.write_table(table, STUDY.directory / "tables" / "variants.csv")
+        tabled()
         yield exchange.make(STUDY)
 
 

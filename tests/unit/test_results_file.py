@@ -6,13 +6,13 @@ import shutil
 import orjson
 import pandas as pd
 import pytest
-from test_synthesis import STUDY, make_study, notebook, variants_of
+from test_synthesis import STUDY, notebook, tabled
 from tiny import make_local_copy, make_tiny_tasks
 
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.machine import host
 from edge_eval_lib.paths import project_root
-from edge_eval_lib.results import columns, comparison, observations, tables
+from edge_eval_lib.results import columns, comparison, tables
 from edge_eval_lib.results import exchange as results_file
 from edge_eval_lib.study.sections import Harness
 
@@ -22,9 +22,7 @@ def made(tmp_path_factory):
     """The table of a finished study, with the provenance that real runs record, and its file."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGE_EVAL_OUTPUTS", str(tmp_path_factory.mktemp("outputs")))
-        make_study(STUDY.directory, provenance=host.provenance("x"))
-        table = variants_of(observations.load_results(STUDY))
-        tables.write_table(table, STUDY.directory / "tables" / "variants.csv")
+        table = tabled()
         return table, results_file.make(STUDY), STUDY.directory
 
 

@@ -16,6 +16,7 @@ from tiny import VARIANT_COLUMNS
 
 from edge_eval_lib.artefacts.place import place
 from edge_eval_lib.errors import UserError
+from edge_eval_lib.machine import host
 from edge_eval_lib.paths import project_root
 from edge_eval_lib.results import columns, device_report, figures, observations, overview, tables
 from edge_eval_lib.results.figures import Drawn
@@ -193,6 +194,14 @@ def written(root, monkeypatch, study=STUDY, pictures=False, added=()):
     nbformat.write(nbformat.v4.new_notebook(cells=shown), directory / "executed.ipynb")
     html = render(directory / "executed.ipynb", directory / "report.html").read_text()
     return space, html, drawn
+
+
+def tabled() -> pd.DataFrame:
+    """Make the study where its outputs go, with what real runs record; its table of variants."""
+    make_study(STUDY.directory, provenance=host.provenance("x"))
+    table = variants_of(observations.load_results(STUDY))
+    tables.write_table(table, STUDY.directory / "tables" / "variants.csv")
+    return table
 
 
 @pytest.fixture(scope="module")
