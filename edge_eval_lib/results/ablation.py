@@ -13,6 +13,7 @@ import pandas as pd
 from edge_eval_lib.economics import published
 from edge_eval_lib.lifecycle.ablation import FACTORS
 from edge_eval_lib.results import figures
+from edge_eval_lib.results.columns import ESTIMATED_SOURCE
 from edge_eval_lib.results.readable import write_table
 from edge_eval_lib.uncertainty import paired_ratio_interval
 
@@ -69,7 +70,7 @@ def effects(
 
 def _measured(runs: pd.DataFrame) -> list[str]:
     """Return the measured quantities; an energy estimated from CPU time repeats the seconds."""
-    estimated = (runs["energy_source"] == "cpu-model").any()
+    estimated = (runs["energy_source"] == ESTIMATED_SOURCE).any()
     return [
         name
         for name in QUANTITIES

@@ -151,6 +151,7 @@ MIXED = {
     "host": "host",
     "instruction_set": "instruction set",
 }
+ESTIMATED_SOURCE = "cpu-model"  # of energy: the one that is no meter
 DOUBTFUL = ("invalid", "warning")
 _METHODS = {"lora": "LoRA", "qlora": "QLoRA", "none": "base"}
 _ORDER = {

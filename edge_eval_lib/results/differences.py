@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from edge_eval_lib.results.columns import ESTIMATED_SOURCE
 from edge_eval_lib.results.exchange import ResultRow
 
 SPEED = ("throughput_tok_s", "energy_per_request_j")
@@ -29,7 +30,6 @@ OF_SETTINGS = {
     "workload.uncut_tokens": ("score",),
     "workload.prefix_caching": (*SPEED, "memory_gb"),
 }
-ESTIMATED = "cpu-model"
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def of_rows(a: ResultRow, b: ResultRow) -> list[Difference]:
     if (a.family, a.size) != (b.family, b.size):
         models = f"{a.family}-{a.size}", f"{b.family}-{b.size}"
         found.append(Difference("model", *models, ALL))
-    if a.host != b.host and ESTIMATED in (a.energy_source or ""):
+    if a.host != b.host and ESTIMATED_SOURCE in (a.energy_source or ""):
         what = "energy estimated by the same watts of a core:"
         found.append(Difference(what, a.host, b.host, ("energy_per_request_j",)))
     return found

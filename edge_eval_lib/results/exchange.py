@@ -146,6 +146,11 @@ class ResultsFile(Strict):
             raise ValueError(f"{repeated[0]} appears twice")
         return self
 
+    def model_of(self, row: ResultRow) -> dict[str, Any]:
+        """Return what the study says of a row's model."""
+        models = self.settings["models"]
+        return next(m for m in models if f"{m['family']}-{m['size']}" == row.model)
+
 
 # --- writing and reading ----------------------------------------------------------------------
 

@@ -61,7 +61,7 @@ def warnings(results: Results, variants: pd.DataFrame) -> list[str]:
             "variants may differ on a T4."
         )
     texts += _doubtful(variants)
-    if any("cpu-model" in source for source in results.energy_sources):
+    if any(columns.ESTIMATED_SOURCE in source for source in results.energy_sources):
         texts.append(
             "Energy is estimated from CPU time and a stated range of watts per core, not measured: "
             "it follows time, and differences of power cannot be seen in it." + _range(variants)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from edge_eval_lib.results.columns import DOUBTFUL
+from edge_eval_lib.results.columns import DOUBTFUL, ESTIMATED_SOURCE
 from edge_eval_lib.results.observations import checks_of_run
 from edge_eval_lib.results.readable import format_number
 from edge_eval_lib.units import duration, energy
-
-ESTIMATED = "cpu-model"
 
 
 def phrase(stage: str, recorded: dict[str, Any]) -> str:
@@ -52,7 +50,7 @@ def _served(recorded: dict[str, Any]) -> str:
 def _energy(joules: float | None, source: str | None) -> str:
     if joules is None:
         return ""
-    return energy(joules) + (" (estimated)" if source and ESTIMATED in source else "")
+    return energy(joules) + (" (estimated)" if source and ESTIMATED_SOURCE in source else "")
 
 
 def disturbance(recorded: dict[str, Any]) -> str | None:

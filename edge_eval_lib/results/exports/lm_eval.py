@@ -70,7 +70,7 @@ def _frame(name: str, results: ResultsFile) -> dict[str, Any]:
 
 def _of_row(row: ResultRow, results: ResultsFile) -> dict[str, Any]:
     content, task, figures = _frame(row.name, results), f"edge_eval_{row.task}", row.figures
-    model = next(m for m in results.settings["models"] if f"{m['family']}-{m['size']}" == row.model)
+    model = results.model_of(row)
     content["config"] |= {
         "model_args": {"base": row.model, "method": row.method, "precision": row.precision},
         "model_num_parameters": model["parameters"],

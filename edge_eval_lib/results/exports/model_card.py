@@ -11,6 +11,7 @@ from typing import Any
 
 from edge_eval_lib import tasks
 from edge_eval_lib.economics.carbon import CarbonBook, load_carbon_book, operational_g
+from edge_eval_lib.results.columns import ESTIMATED_SOURCE
 from edge_eval_lib.results.exchange import Number, ResultRow, ResultsFile
 from edge_eval_lib.results.meanings import meaning, unit
 from edge_eval_lib.results.readable import format_number, heading
@@ -43,7 +44,7 @@ def files(results: ResultsFile, region: str | None = None) -> dict[str, str]:
 def _metadata(row: ResultRow, results: ResultsFile, book: CarbonBook, region: str | None) -> Any:
     from huggingface_hub import EvalResult, ModelCardData
 
-    model = next(m for m in results.settings["models"] if f"{m['family']}-{m['size']}" == row.model)
+    model = results.model_of(row)
     task, source = tasks.find(row.task), results.settings["data"]["source"]
     known: dict[str, Any] = {}
     if model["licence"] not in ("unknown", "none"):
@@ -91,13 +92,13 @@ def _source(row: ResultRow, book: CarbonBook, region: str | None) -> str:
     grid = f"{region or WORLD} {book.intensities.year}"
     return (
         f"edge-eval: energy of adapting and compressing ({row.energy_source}"
-        f"{', estimated' if row.energy_source == 'cpu-model' else ''}) x "
+        f"{', estimated' if row.energy_source == ESTIMATED_SOURCE else ''}) x "
         f"{book.intensity_g_per_kwh(region or WORLD):g} g CO2e per kWh ({grid}), PUE 1"
     )
 
 
 def _section(row: ResultRow, results: ResultsFile, book: CarbonBook, region: str | None) -> str:
-    estimated = row.energy_source == "cpu-model"
+    estimated = row.energy_source == ESTIMATED_SOURCE
     lines = [
         "## Energy, hardware and carbon",
         f"Measured by Edge-Eval on {row.host} ({row.engine}"
