@@ -23,6 +23,7 @@ from edge_eval_lib.results.columns import (
 )
 from edge_eval_lib.results.observations import Results
 from edge_eval_lib.results.readable import Prose, show
+from edge_eval_lib.results.serving import answered_in_s
 from edge_eval_lib.uncertainty import paired_bootstrap, paired_ratio_interval
 
 ARM = [*VARIANT, "prefix_caching"]
@@ -60,12 +61,6 @@ def calls_of(results: Results) -> pd.DataFrame:
         raw = raw.assign(prefix_caching=raw["window"].map(names), repetition=run["repetition"])
         parts.append(raw.assign(**{column: run[column] for column in VARIANT}))
     return pd.concat(parts, ignore_index=True)
-
-
-def answered_in_s(calls: pd.DataFrame) -> pd.Series:
-    """Seconds from each call's submission to its last token."""
-    tokens_ms = (calls["tpot_ms"] * (calls["output_tokens"] - 1)).fillna(0.0)
-    return (calls["ttft_ms"] + tokens_ms) / 1e3
 
 
 def service_s(calls: pd.DataFrame) -> pd.Series:

@@ -23,7 +23,7 @@ from edge_eval_lib.results.arms import correct_answers
 from edge_eval_lib.results.columns import VARIANT
 from edge_eval_lib.results.observations import Results
 from edge_eval_lib.results.routing import Cost
-from edge_eval_lib.results.serving import per_request
+from edge_eval_lib.results.serving import answered_in_s, per_request
 from edge_eval_lib.tasks import load_task
 from edge_eval_lib.tasks.base import token_overlap
 
@@ -157,8 +157,8 @@ def requests_used(results: Results, prices: Prices, key: Sequence[str]) -> pd.Da
         table["usd"] = prices.machine_usd(energy_j, seconds)
         paid = listed.groupby(by_cloud["prompt_id"])
         table["listed_usd"] = paid.sum().reindex(whole.index, fill_value=0.0)
-        last_s = (whole["ttft_ms"] + whole["tpot_ms"] * (whole["output_tokens"] - 1)) / 1e3
-        table["latency_s"] = whole.get("latency_s", last_s)
+        told = "latency_s" in whole
+        table["latency_s"] = whole["latency_s"] if told else answered_in_s(whole)
         table["calls"] = whole.get("calls", 1)
         table["cloud_calls"] = paid.size().reindex(whole.index, fill_value=0)
         if elsewhere(run):

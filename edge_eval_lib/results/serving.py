@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from edge_eval_lib.economics.latency import latency_s
 from edge_eval_lib.energy.meter import worst_verdict
 
 P95_REQUESTS = 20  # of fewer, the 95th percentile is the slowest request or a guess
@@ -89,6 +90,15 @@ def power_share(power: pd.DataFrame, begin_s: float, end_s: float) -> float:
     return part / whole
 
 
+def answered_in_s(calls: pd.DataFrame) -> pd.Series:
+    """Compute the seconds from each call's submission to its last token.
+
+    A single token has no time per token, and ends with its first.
+    """
+    tpot_s = calls["tpot_ms"].mask(calls["output_tokens"] == 1, 0.0) / 1e3
+    return latency_s(calls["ttft_ms"] / 1e3, tpot_s, calls["output_tokens"])
+
+
 def per_request(requests: pd.DataFrame) -> pd.DataFrame:
     """Put together the calls of every request that is a conversation; others stay as they are.
 
@@ -104,8 +114,6 @@ def per_request(requests: pd.DataFrame) -> pd.DataFrame:
         calls = calls.sort_values("call")
         first, last = calls.iloc[0], calls.iloc[-1]
         waited_s = last["submitted_s"] - first["submitted_s"]
-        between_s = last["tpot_ms"] / 1e3 * (last["output_tokens"] - 1)
-        after_s = 0.0 if last["output_tokens"] == 1 else between_s
         counted = ["input_tokens", "output_tokens", "natural_tokens"]
         rows.append(
             {
@@ -115,7 +123,7 @@ def per_request(requests: pd.DataFrame) -> pd.DataFrame:
                 **calls[counted].sum().to_dict(),
                 "ttft_ms": 1e3 * waited_s + last["ttft_ms"],
                 "tpot_ms": last["tpot_ms"],
-                "latency_s": waited_s + last["ttft_ms"] / 1e3 + after_s,
+                "latency_s": waited_s + answered_in_s(calls.tail(1)).iloc[0],
                 "calls": len(calls),
             }
         )

@@ -137,6 +137,16 @@ def test_energy_is_the_windows_and_list_prices_are_the_clouds_alone(pair):
     assert prompts["local_latency_s"].tolist() == pytest.approx([0.13] * 4)
 
 
+def test_an_answer_of_one_token_ends_with_its_first(results, tmp_path):
+    alone = key("onepassage")
+    file = tmp_path / f"{'_'.join(alone).replace('_', '-', 1)}_r01.requests.parquet"
+    kept = pd.read_parquet(file)
+    kept.loc[0, ["output_tokens", "tpot_ms"]] = [1, math.nan]
+    kept.to_parquet(file)
+    took = hybrid.requests_used(results, PRICES, alone)["latency_s"]
+    assert took.tolist() == pytest.approx([0.1, 0.13, 0.13, 0.13])
+
+
 def test_a_cascades_cost_is_of_both_answers(pair):
     cost = pair.cost("energy_j", {"energy_j": 0.5})
     assert cost.routed(np.array([True, False, True, False])).tolist() == [7.5, 2.5, 7.5, 2.5]
