@@ -178,12 +178,12 @@ def written(root, monkeypatch, study=STUDY, pictures=False, added=()):
     monkeypatch.setenv("EDGE_EVAL_RUN", "synthesis/synthesis")
     drawn = {}
 
-    def finished(fig, path=None, *arguments, **options):
+    def finished(fig, path=None, *arguments, alt=None, **options):
         if not pictures:  # laying them out takes most of the time
             figures._foot(fig, *arguments, **options)
-            result = Drawn(fig, "<svg/>")
+            result = Drawn(fig, "<svg/>", alt or "")
         else:
-            result = FINISH(fig, path, *arguments, **options)
+            result = FINISH(fig, path, *arguments, alt=alt, **options)
         drawn[path.name] = result.figure
         return result
 
