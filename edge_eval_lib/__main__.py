@@ -18,6 +18,7 @@ except ImportError:  # another Python than the project's
 
 from edge_eval_lib import redaction
 from edge_eval_lib.errors import UserError
+from edge_eval_lib.paths import outputs_root, project_root
 
 if TYPE_CHECKING:
     from edge_eval_lib.study import Study
@@ -53,8 +54,6 @@ Repetitions = Annotated[
         help="serving repetitions, instead of the study's own",
     ),
 ]
-
-
 Model = Annotated[
     str | None,
     typer.Option(help="another model: a name of models.yaml, a directory, a repository of the hub"),
@@ -186,8 +185,7 @@ def advise(
         "prices": prices,
         "hardware": hardware,
     }
-    opened = None if study == PUBLISHED else _opened(study, model=model)
-    scheduler.make_advice(opened, parameters)
+    scheduler.make_advice(None if study == PUBLISHED else _opened(study, model=model), parameters)
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -231,8 +229,7 @@ def unpack(
     """Take over outputs that `pack` put in a zip file."""
     from edge_eval_lib.runs import archive
 
-    count = archive.unpack(_opened(study), source)
-    print(f"{count} finished runs are here again.")
+    print(f"{archive.unpack(_opened(study), source)} finished runs are here again.")
 
 
 @app.command()
@@ -291,7 +288,6 @@ def compare(
     ] = None,
 ) -> None:
     """Put two results side by side, by ratios with intervals."""
-    from edge_eval_lib.paths import outputs_root
     from edge_eval_lib.results import comparison
 
     print(comparison.compare(a, b, target or outputs_root() / "comparison", everything))
@@ -302,11 +298,9 @@ def device_report(
     studies: Annotated[list[str], typer.Argument(help="studies that were run on this machine")],
 ) -> None:
     """Write what this machine's device measured to docs/."""
-    from edge_eval_lib.paths import project_root
     from edge_eval_lib.results import device_report
 
-    opened = [_opened(study) for study in studies]
-    root = project_root()
+    opened, root = [_opened(study) for study in studies], project_root()
     print(device_report.write(opened, root / "docs", root / "params" / "measured"))
 
 
@@ -318,7 +312,6 @@ def example(
     ] = None,
 ) -> None:
     """Write a study's report as one small page without script."""
-    from edge_eval_lib.paths import project_root
     from edge_eval_lib.results.static import static_edition
 
     page = target or project_root() / "docs" / "example-report.html"
@@ -330,10 +323,17 @@ def docs(
     target: Annotated[Path | None, typer.Option(help="where to, instead of docs/")] = None,
 ) -> None:
     """Write docs/study.md and docs/tables.md from the code."""
-    from edge_eval_lib.paths import project_root
     from edge_eval_lib.results import reference
 
     print(*reference.write(target or project_root() / "docs"), sep="\n")
+
+
+@app.command()
+def workshop() -> None:
+    """Run the workshop's notebooks, and copy them for students."""
+    from edge_eval_lib.workshop import run
+
+    run.run()
 
 
 @app.command()
