@@ -16,13 +16,8 @@ from edge_eval_lib.artefacts.completion import read_raw
 from edge_eval_lib.economics.prices import Prices
 from edge_eval_lib.lifecycle.serve import closed_loop_name
 from edge_eval_lib.results.arms import SEED, correct_answers, share_interval
-from edge_eval_lib.results.columns import (
-    VARIANT,
-    configuration_name,
-    sort_variants,
-)
+from edge_eval_lib.results.columns import VARIANT, sort_variants
 from edge_eval_lib.results.observations import Results
-from edge_eval_lib.results.readable import Prose, show
 from edge_eval_lib.results.serving import answered_in_s
 from edge_eval_lib.uncertainty import paired_bootstrap, paired_ratio_interval
 
@@ -270,53 +265,3 @@ def against_one_answer(prompts: pd.DataFrame, single: str, precision: str) -> pd
             row |= _bounded(column, _per_solved(both, name))
         rows.append(row)
     return sort_variants(pd.DataFrame(rows)) if rows else pd.DataFrame()
-
-
-def for_people(table: pd.DataFrame, columns: Sequence[str]) -> Prose:
-    """Show a table in a notebook, with words for whether prefixes were shared."""
-    words = table["prefix_caching"].map({True: "shared", False: "computed anew"})
-    return show(table.assign(prefix=words), ["task", "configuration", "prefix", *columns])
-
-
-def conclusions(
-    solved: pd.DataFrame,
-    inflation: pd.DataFrame,
-    reuse: pd.DataFrame,
-    dearer: pd.DataFrame,
-    single: str,
-) -> list[str]:
-    """Say in sentences what the tables allow to be said."""
-    sentences = []
-    plain = solved[~solved["prefix_caching"]]
-    shares = plain.set_index(VARIANT)["solved_share"]
-    for _, row in inflation[~inflation["prefix_caching"]].iterrows():
-        name = configuration_name(row["method"], row["precision"])
-        arm = tuple(row[VARIANT])
-        alone = shares[tuple(row[VARIANT].where(pd.Series(VARIANT, VARIANT) != "task", single))]
-        text = (
-            f"{name}: in steps {shares[arm]:.0%} are solved, by one call {alone:.0%}; a task takes "
-            f"{_times(row, 'energy_times')} the energy"
-        )
-        if np.isfinite(row["solved_energy_times"]):
-            text += f", a solved one {_times(row, 'solved_energy_times')}"
-        sentences.append(f"{text}.")
-    for _, row in (reuse[reuse["task"] != single] if len(reuse) else reuse).iterrows():
-        name = configuration_name(row["method"], row["precision"])
-        sentences.append(
-            f"{name}: with prefixes shared a task takes {row['energy_times']:.2f} times the "
-            f"energy; {row['hit_rate']:.0%} of the prompts' tokens were not computed again, and "
-            f"{row['same_tokens']:.0%} of the tasks got the same tokens."
-        )
-    if len(dearer):
-        yes, no = ((dearer["verdict"] == word).sum() for word in ("yes", "no"))
-        sentences.append(
-            "At the published T4 costs the steps of the small model would take more than one "
-            f"answer of the large one for {yes} of {len(dearer)} pairs of models and precision, "
-            f"less for {no}."
-        )
-    return sentences
-
-
-def _times(row: pd.Series, column: str) -> str:
-    low, high = row[f"{column}_lo"], row[f"{column}_hi"]
-    return f"{row[column]:.2f} times [{low:.2f}, {high:.2f}]"

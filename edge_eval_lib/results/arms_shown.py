@@ -7,27 +7,39 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 
-from edge_eval_lib.results import figures
+from edge_eval_lib.results import figures, page
 from edge_eval_lib.results.arms import NONE_CORRECT
 from edge_eval_lib.results.columns import VARIANT, configuration_name, named
 from edge_eval_lib.results.readable import Prose, notes, show
 
-SHOWN = ["model", "task", "configuration", "prompts", "correct_share", "energy_per_correct_j",
-         "usd_per_1000_correct", "energy_per_request_j", "request_s", "calls_per_request",
-         "input_tokens_per_request", "output_tokens_per_request"]  # fmt: skip
+SHOWN = ["model", "task", "configuration", "correct_share", "energy_per_correct_j",
+         "usd_per_1000_correct"]  # fmt: skip
+BESIDE = ["prompts", "energy_per_request_j", "request_s", "calls_per_request",
+          "input_tokens_per_request", "output_tokens_per_request"]  # fmt: skip
+KEPT = (0.5, 0.8, 1.0)  # the scores at which a curve is put into words
 
 
 def for_people(arms: pd.DataFrame, digits: int = 3) -> Prose:
-    """Show a table of arms, with the notes of its rows."""
+    """Show a table of arms, folded what their requests take, with the notes of its rows."""
     rows = arms.copy()
     for end in ("", "_lo", "_hi"):
         rows[f"usd_per_1000_correct{end}"] = 1e3 * rows[f"usd_per_correct{end}"]
-    text = show(rows, SHOWN, digits)
     said = notes(rows) if rows["notes"].notna().any() else ""
-    return Prose("\n\n".join(filter(None, [text, said])))
+    summary = f"What a request takes, of all {len(rows)} arms"
+    return Prose(
+        "\n\n".join(
+            filter(
+                None,
+                [
+                    show(rows, SHOWN, digits),
+                    said,
+                    page.fold(summary, show(rows, [*SHOWN[:3], *BESIDE], digits)),
+                ],
+            )
+        )
+    )
 
 
 def of(outputs: Path) -> Prose | None:
@@ -49,43 +61,63 @@ def arm_name(row) -> str:
 
 def draw_bars(axis: Axes, arms: pd.DataFrame, column: str, label: str) -> None:
     """Draw a figure of every arm with its interval; one without bounds goes to the edge."""
-    rows = arms.dropna(subset=[column]).reset_index(drop=True)
+    names = [arm_name(row) for _, row in arms.iterrows()]
     axis.set(xlabel=label)
-    if rows.empty:
+    axis.set_yticks(range(len(names)), names)
+    axis.set_ylim(len(names) - 0.4, -0.6)
+    axis.tick_params(axis="y", length=0)
+    known = arms[[column, f"{column}_lo", f"{column}_hi"]].astype(float)
+    if known[column].isna().all():
         axis.text(0.5, 0.5, NONE_CORRECT, ha="center", transform=axis.transAxes)
         return
-    names = [arm_name(row) for _, row in rows.iterrows()]
-    colours = [figures.look(row["method"], row["precision"])[0] for _, row in rows.iterrows()]
-    widest = np.nanmax(rows[[column, f"{column}_hi"]].replace(np.inf, np.nan).to_numpy(float))
-    ends = rows[f"{column}_hi"].clip(upper=1.1 * widest).fillna(rows[column])
-    reach = [rows[column] - rows[f"{column}_lo"].fillna(rows[column]), ends - rows[column]]
-    axis.barh(names, rows[column], color=colours, alpha=0.75)
-    axis.errorbar(rows[column], names, xerr=reach, fmt="none", ecolor="#333333", capsize=3)
+    widest = float(np.nanmax(known[[column, f"{column}_hi"]].replace(np.inf, np.nan)))
+    for y, (value, low, high) in enumerate(known.to_numpy()):
+        if np.isnan(value):
+            axis.text(0.01 * widest, y, "no correct answer", va="center", color=figures.GREY)
+            continue
+        colour, _ = figures.look(*arms.iloc[y][["method", "precision"]])
+        axis.barh(y, value, color=colour, alpha=0.75)
+        ends = np.nan_to_num([low, min(high, 1.1 * widest)], nan=value)
+        axis.errorbar(value, y, xerr=[[value - ends[0]], [ends[1] - value]], fmt="none",
+                      ecolor="#333333", capsize=3)  # fmt: skip
     axis.set_xlim(0, 1.12 * widest or 1)
-    axis.invert_yaxis()
+
+
+def bars_words(arms: pd.DataFrame) -> str:
+    """Say what `draw_bars` shows of every arm: the share correct and a correct answer's energy."""
+    said = []
+    for _, row in arms.iterrows():
+        energy_j = row["energy_per_correct_j"]
+        takes = f", {figures.number(energy_j)} J each" if np.isfinite(energy_j) else ""
+        said.append(f"{arm_name(row)}: {100 * row['correct_share']:.0f} % correct{takes}")
+    return f"{'; '.join(said)}."
 
 
 def draw_crossover(
     axis: Axes, arms: pd.DataFrame, arm: Sequence[str], other: Sequence[str]
-) -> None:
-    """Draw the joules taken in all over the correct answers given, of two arms."""
+) -> dict[str, tuple[str, str]]:
+    """Draw the joules taken in all over the correct answers given, of two arms; their legend."""
     rows = arms.set_index(VARIANT)
     keys = [key for key in (arm, other) if rows.loc[tuple(key), "energy_per_correct_j"] > 0]
-    axis.set(xlabel="correct answers", ylabel="energy in all [J]", xscale="log", yscale="log")
+    axis.set(xlabel="correct answers [log]", ylabel="energy in all [J, log]")
+    axis.set(xscale="log", yscale="log")
     if not keys:
         axis.text(0.5, 0.5, NONE_CORRECT, ha="center", transform=axis.transAxes)
-        return
+        return {}
     answers = np.geomspace(1, _most_answers(rows.loc[tuple(arm)], rows.loc[tuple(other)]), 200)
+    legend = {}
     for key in keys:
         row = rows.loc[tuple(key)]
         once = row[["adapt_energy_j", "compress_energy_j"]].fillna(0.0).astype(float).sum()
-        name = arm_name(dict(zip(VARIANT, key, strict=True)))
         colour, _ = figures.look(*key[3:])
-        axis.plot(answers, once + answers * row["energy_per_correct_j"], color=colour, label=name)
+        legend[arm_name(dict(zip(VARIANT, key, strict=True)))] = (colour, "_")
+        axis.plot(answers, once + answers * row["energy_per_correct_j"], color=colour)
         bounds = row[["energy_per_correct_j_lo", "energy_per_correct_j_hi"]].astype(float)
         ends = [once + answers * bound for bound in bounds]
         axis.fill_between(answers, *ends, color=colour, alpha=0.15, lw=0)
-    axis.legend(frameon=False)
+    for scale in (axis.xaxis, axis.yaxis):
+        figures.plain_log(scale)
+    return legend
 
 
 def _most_answers(own: pd.Series, other: pd.Series) -> float:
@@ -95,13 +127,40 @@ def _most_answers(own: pd.Series, other: pd.Series) -> float:
     return float(max(1e3, 100 * once / each)) if each > 0 else 1e3
 
 
-def draw_curve(axis: Axes, curve: pd.DataFrame) -> None:
-    """Draw the share correct of every arm over the least score that counts as correct."""
-    rows = curve.assign(arm=[arm_name(row) for _, row in curve.iterrows()])
-    sns.lineplot(rows, x="correct_from", y="correct_share", hue="arm", style="arm", ax=axis)
+def draw_curve(axis: Axes, curve: pd.DataFrame) -> dict[str, tuple[str, str]]:
+    """Draw the share correct of every arm over the least score that is correct; their legend."""
+    legend = {}
+    for place, (name, rows) in enumerate(_by_arm(curve)):
+        legend[name] = (figures.COLOURS[place % 10], figures.MARKERS[place % len(figures.MARKERS)])
+        colour, marker = legend[name]
+        axis.plot(rows["correct_from"], rows["correct_share"], color=colour, marker=marker, ms=4)
     axis.set(xlabel="least score of a correct answer", ylabel="correct answers [share]")
-    axis.set(ylim=(0, 1.02))
-    axis.legend(frameon=False, title=None)
+    axis.set(ylim=(0, 1.04))
+    return legend
+
+
+def curve_words(curve: pd.DataFrame) -> str:
+    """Say what `draw_curve` shows: each arm's share correct at some scores, most first."""
+    scores = curve["correct_from"].unique()
+    said = []
+    for kept in KEPT:
+        at = scores[np.abs(scores - kept).argmin()]
+        shares = {name: _at(rows, at) for name, rows in _by_arm(curve)}
+        ordered = sorted(shares.items(), key=lambda share: -share[1])
+        names = ", ".join(f"{name} {100 * share:.0f} %" for name, share in ordered)
+        said.append(f"from {at:g} {names}")
+    return f"Correct: {'; '.join(dict.fromkeys(said))}."
+
+
+def _at(rows: pd.DataFrame, score: float) -> float:
+    return float(rows.loc[rows["correct_from"] == score, "correct_share"].iloc[0])
+
+
+def _by_arm(curve: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    return [
+        (arm_name(rows.iloc[0]), rows.sort_values("correct_from"))
+        for _, rows in curve.groupby(VARIANT, sort=False)
+    ]
 
 
 def no_model(results_no_model: pd.DataFrame, correct_from: dict[str, float]) -> pd.DataFrame:

@@ -183,8 +183,11 @@ def variant_name(row) -> str:
 
 
 def configuration_name(method: str, precision: str) -> str:
-    """`LoRA INT4`, `QLoRA INT4`, `base FP16`."""
-    return f"{_METHODS.get(method, method)} {precision.upper()}"
+    """`LoRA INT4`, `base FP16`; a chain keeps its steps' names, `LoRA depth20-distil-INT4`."""
+    stored = precision.upper()
+    if "-" in precision:
+        stored = re.sub(r"(?<![a-z])[a-z]{2,3}\d+(?!\w)", lambda m: m[0].upper(), precision)
+    return f"{_METHODS.get(method, method)} {stored}"
 
 
 def named(table: pd.DataFrame) -> pd.DataFrame:

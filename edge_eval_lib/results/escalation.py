@@ -312,7 +312,7 @@ def summary(pair: Pair, areas: pd.DataFrame, judged: pd.DataFrame) -> list[str]:
     shares = []
     for side in ("local", "cloud"):
         share, low, high = share_interval(float(pair.prompts[f"{side}_correct"].sum()), prompts)
-        shares.append(f"{share:.0%} [{low:.0%}, {high:.0%}]")
+        shares.append(f"{100 * share:.0f} % [{100 * low:.0f}, {100 * high:.0f}]")
     lines = [
         f"The local system answered {shares[0]} of {prompts} questions, the cloud {shares[1]}."
     ]
@@ -322,9 +322,13 @@ def summary(pair: Pair, areas: pd.DataFrame, judged: pd.DataFrame) -> list[str]:
         figure = f"{best['area']:.2f} [{best['area_lo']:.2f}, {best['area_hi']:.2f}]"
         apart = "is" if best["area_lo"] > 0 else "is not"
         lines.append(
-            f"Of the signals, {best['signal']} orders the questions best: area {figure} of the "
-            f"oracle's; that {apart} told apart from random routing."
+            f"Of the signals, {best['signal']} orders the questions best: {figure}, where choosing "
+            f"at random is 0 and knowing both answers 1; that {apart} told apart from random."
         )
+    if "cost_change_hi" in judged:
+        paying = judged[pd.to_numeric(judged["cost_change_hi"]) < 0]
+        names = [f"{_in_words(row.currency)} by {row.signal}" for row in paying.itertuples()]
+        lines.insert(0, f"Routing is shown to save {'; '.join(names) or 'nothing'}.")
     for _, rows in judged.groupby("currency", sort=False):
         best_row = rows.iloc[0] if "cost_change" not in rows else _cheapest(rows)
         lines.append(str(best_row["verdict"]))

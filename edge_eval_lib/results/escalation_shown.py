@@ -1,18 +1,78 @@
-"""Pictures of routing: signals by right and wrong, calibration, quality over calls and cost."""
+"""What is shown of routing: pictures, what they say in words, and tables in words."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping
 
+import matplotlib.patheffects as path_effects
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 
 from edge_eval_lib.results import confidence, figures, routing
-from edge_eval_lib.results.escalation import Signal
+from edge_eval_lib.results.escalation import ORACLE, Signal
 from edge_eval_lib.results.hybrid import CURRENCIES, Pair
+from edge_eval_lib.results.readable import plain_name
+
+Legend = dict[str, tuple[str, str]]
+SIDES = {"right": figures.COLOURS[0], "wrong": figures.COLOURS[1]}
+SAID = {"as said": (figures.COLOURS[0], "o"), "calibrated": (figures.COLOURS[1], "o")}
+
+
+def legend(signals: Mapping[str, Signal]) -> Legend:
+    """Colours of the lines of signals."""
+    return {name: (figures.COLOURS[place], "_") for place, name in enumerate(signals)}
+
+
+def fitting(currency: str) -> tuple[float, str]:
+    """How many questions a figure is best of, and its name: a question takes very few USD."""
+    words = CURRENCIES[currency]
+    return (1000.0, words.replace("USD", "USD per 1,000")) if "USD" in words else (1.0, words)
+
+
+def in_words(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with its currencies in columns and cells named for people, USD per 1,000."""
+    shown = table.copy()
+    for name in set(CURRENCIES) & set(shown):
+        times, words = fitting(name)
+        shown[name] = times * shown[name].astype(float)
+        shown = shown.rename(columns={name: words})
+    if "in" in shown:  # a currency a row
+        of = {CURRENCIES[name]: fitting(name) for name in CURRENCIES}
+        times = shown["in"].map({words: fit[0] for words, fit in of.items()})
+        shown[["local", "cloud"]] = shown[["local", "cloud"]].mul(times, axis=0)
+        shown["in"] = shown["in"].map({words: fit[1] for words, fit in of.items()})
+    if "currency" in shown:
+        shown["currency"] = shown["currency"].map(lambda name: plain_name(CURRENCIES[name]))
+    return shown
+
+
+def taken(used: Mapping[str, float | np.ndarray]) -> str:
+    """Say what a question takes, by currency."""
+    parts = []
+    for name in [name for name in CURRENCIES if name in used]:
+        times, words = fitting(name)
+        what, _, unit = words.partition(" [")
+        value = figures.number(times * float(np.mean(used[name])), 2)
+        parts.append(f"{what} {value} {unit.removesuffix(']')}")
+    return f"A question takes: {', '.join(parts)}."
+
+
+def judged_for_people(told: pd.DataFrame) -> pd.DataFrame:
+    """The rows that judge a signal's threshold, shares and changes as percentages."""
+    shown = in_words(told)
+    names = {
+        "escalated": "sent to the cloud [%]",
+        "correct": "correct [%]",
+        "correct_change": "correct, less the cloud's [points]",
+        "cost_change": "cost, less a random mix's [% of the cloud's]",
+    }
+    for name, words in names.items():
+        for end in ("", "_lo", "_hi"):
+            if name + end in shown:
+                shown[words + end] = 100 * shown[name + end].astype(float)
+    return shown[["currency", "signal", *(c for c in shown if c.startswith(tuple(names.values())))]]
 
 
 def both_sides(pair: Pair) -> pd.DataFrame:
@@ -29,16 +89,30 @@ def both_sides(pair: Pair) -> pd.DataFrame:
 
 def draw_signal(axis: Axes, pair: Pair, name: str, signal: Signal) -> None:
     """Draw a signal's distribution over the prompts that the local arm got right and wrong."""
-    right = pd.Series(pair.prompts["local_correct"].to_numpy() >= 0.5)
-    rows = pd.DataFrame(
-        {name: signal.values, "local answer": right.map({True: "right", False: "wrong"})}
+    right = pair.prompts["local_correct"].to_numpy() >= 0.5
+    scatter = np.random.default_rng(0).uniform(-0.22, 0.22, len(right))
+    for place, (side, colour) in enumerate(SIDES.items()):
+        own = right == (side == "right")
+        axis.scatter(signal.values[own], place + scatter[own], s=14, alpha=0.6, color=colour, lw=0)
+    axis.set_yticks([0, 1], list(SIDES))
+    axis.set(ylim=(1.5, -0.5), xlabel=name)
+
+
+def signals_words(pair: Pair, signals: Mapping[str, Signal]) -> str:
+    """Say how often each signal sets a right answer above a wrong one; half is chance."""
+    right = pair.prompts["local_correct"].to_numpy() >= 0.5
+    said = []
+    for name, signal in signals.items():
+        apart = signal.values[right][:, None] - signal.values[~right][None, :]
+        if apart.size:
+            share = float(np.mean((apart > 0) + 0.5 * (apart == 0)))
+            said.append(f"{name} {100 * share:.0f} %")
+    if not said:
+        return "All local answers are right, or all wrong: no signal can tell them apart."
+    return (
+        f"How often a right answer stands above a wrong one, 50 % by chance: {', '.join(said)}; "
+        f"{right.sum()} right and {(~right).sum()} wrong answers."
     )
-    sns.stripplot(
-        rows, x=name, y="local answer", hue="local answer", order=["right", "wrong"],
-        hue_order=["right", "wrong"], ax=axis, alpha=0.6, size=4, legend=False,
-        palette=figures.COLOURS[:2],
-    )  # fmt: skip
-    axis.set(ylabel="")
 
 
 def draw_reliability(axis: Axes, pair: Pair, name: str, signal: Signal, seed: int = 0) -> None:
@@ -46,25 +120,16 @@ def draw_reliability(axis: Axes, pair: Pair, name: str, signal: Signal, seed: in
     local = pair.prompts["local_correct"].to_numpy(float)
     fitted = routing.halves(len(local), seed)
     steps = confidence.calibrate(signal.values[fitted], local[fitted])
-    said = {
-        "raw": signal.probability[~fitted],
-        "calibrated": steps.probability(signal.values[~fitted]),
-    }
-    for (label, values), colour in zip(said.items(), figures.COLOURS, strict=False):
+    said = [signal.probability[~fitted], steps.probability(signal.values[~fitted])]
+    for values, (colour, _) in zip(said, SAID.values(), strict=True):
         bins = np.minimum((values * 5).astype(int), 4)
         rows = pd.DataFrame({"bin": bins, "said": values, "correct": local[~fitted]})
         means = rows.groupby("bin").agg(
             said=("said", "mean"), correct=("correct", "mean"), n=("said", "size")
         )
-        axis.scatter(
-            means["said"],
-            means["correct"],
-            s=12 + 3 * means["n"],
-            color=colour,
-            label=label,
-            alpha=0.8,
-        )
-        axis.plot(means["said"], means["correct"], color=colour, alpha=0.4)
+        at = means["said"], means["correct"]
+        axis.scatter(*at, s=12 + 3 * means["n"], color=colour, alpha=0.8)
+        axis.plot(*at, color=colour, alpha=0.4)
     axis.plot([0, 1], [0, 1], color=figures.GREY, lw=1, ls=":")
     axis.set(
         title=name,
@@ -73,7 +138,16 @@ def draw_reliability(axis: Axes, pair: Pair, name: str, signal: Signal, seed: in
         xlim=(-0.03, 1.03),
         ylim=(-0.03, 1.03),
     )
-    axis.legend(frameon=False)
+
+
+def calibration_words(calibration: pd.DataFrame) -> str:
+    """Say how far each signal's probability is off before and after calibration."""
+    said = [
+        f"{row.signal} {100 * row.ece_before:.0f} points as said, "
+        f"{100 * row.ece_after:.0f} calibrated"
+        for row in calibration.itertuples()
+    ]
+    return f"Off by, on average: {'; '.join(said)}."
 
 
 def draw_quality(
@@ -82,15 +156,29 @@ def draw_quality(
     """Draw quality over the share escalated, random routing and the oracle beside."""
     if _says_why_not(axis, pair):
         return
-    _draw(axis, curves, "escalated", signals)
     local, cloud = (pair.prompts[f"{side}_correct"].to_numpy(float) for side in ("local", "cloud"))
-    axis.plot(
-        [0, 1], [local.mean(), cloud.mean()], color=figures.GREY, ls=":", label="random routing"
-    )
+    axis.plot([0, 1], [local.mean(), cloud.mean()], color=figures.GREY, ls=":")
     best = routing.routing_curve(local, cloud, local - cloud, {})
-    axis.plot(best["escalated"], best["correct"], color="black", ls="--", lw=1, label="oracle")
-    axis.set(xlabel="prompts escalated [share]", ylabel="correct answers [share]")
-    axis.legend(frameon=False, title=None)
+    axis.plot(best["escalated"], best["correct"], color=figures.GREY, ls="--", lw=1)
+    top = best.loc[best["correct"].idxmax()]
+    _name(axis, top["escalated"], top["correct"], "oracle, knows both answers", (4, 5))
+    _draw(axis, curves, "escalated", signals)
+    axis.margins(y=0.1)
+    axis.set(xlabel="questions sent to the cloud [share]", ylabel="correct answers [share]")
+
+
+def quality_words(pair: Pair, areas: pd.DataFrame) -> str:
+    """Say what quality lies between, and each signal's area between chance and the oracle."""
+    local, cloud = (pair.prompts[f"{side}_correct"] for side in ("local", "cloud"))
+    if why := routing.why_no_curve(local, cloud):
+        return why
+    own = areas[areas["signal"] != ORACLE].dropna(subset=["area"])
+    each = ", ".join(f"{row.signal} {row.area:.2f}" for row in own.itertuples())
+    return (
+        f"From {100 * local.mean():.0f} % correct with all questions answered here to "
+        f"{100 * cloud.mean():.0f} % with all sent. Between choosing at random (0) and the oracle "
+        f"(1) stand: {each}."
+    )
 
 
 def draw_cost(
@@ -99,21 +187,53 @@ def draw_cost(
     """Draw quality over what a prompt takes; both sides alone as points, a random mix between."""
     if _says_why_not(axis, pair):
         return
-    # A question takes very few USD.
-    words = CURRENCIES[currency]
-    times, label = (1000, words.replace("USD", "USD per 1000")) if "USD" in words else (1, words)
-    _draw(axis, curves.assign(**{currency: times * curves[currency]}), currency, signals)
+    times, label = fitting(currency)
     ends = [
         (times * pair.prompts[f"{side}_{currency}"].mean(), pair.prompts[f"{side}_correct"].mean())
         for side in ("local", "cloud")
     ]
-    axis.plot(
-        *zip(*ends, strict=True), color=figures.GREY, ls=":", marker="o", ms=5, label="random mix"
-    )
-    for (x, y), side in zip(ends, ("local", "cloud"), strict=True):
-        axis.annotate(side, (x, y), xytext=(5, -11), textcoords="offset points", color="#555555")
-    axis.set(xlabel=label, ylabel="correct answers [share]")
-    axis.legend(frameon=False, title=None)
+    mixed = np.linspace(*ends, 100)  # a straight line, but not on a logarithmic axis
+    axis.plot(*mixed.T, color=figures.GREY, ls=":")
+    _draw(axis, curves.assign(**{currency: times * curves[currency]}), currency, signals)
+    for (x, y), side, aside in zip(ends, ("local", "cloud"), ((7, -4), (7, -11)), strict=True):
+        axis.plot(x, y, "o", color="#333333", ms=5, zorder=5)
+        _name(axis, x, y, side, aside)
+    axis.set(xlabel=label.replace("]", ", log]"), ylabel="correct answers [share]")
+    figures.plain_log(axis.xaxis)
+
+
+def cost_words(pair: Pair, areas: pd.DataFrame) -> str:
+    """Say what both sides take, and which signals beat a random mix, in each currency."""
+    if why := routing.why_no_curve(*(pair.prompts[f"{s}_correct"] for s in ("local", "cloud"))):
+        return why
+    said = []
+    for currency in pair.currencies:
+        times, words = fitting(currency)
+        what, _, unit = words.removesuffix("]").partition(" [")
+        local, cloud = (
+            figures.number(times * pair.prompts[f"{side}_{currency}"].mean())
+            for side in ("local", "cloud")
+        )
+        area = areas.get(f"area_by_{what.replace(' ', '_')}", pd.Series(np.nan, areas.index))
+        above = areas.loc[(area > 0) & (areas["signal"] != ORACLE), "signal"]
+        said.append(
+            f"{what}: {local} {unit} here, {cloud} in the cloud, above a random mix on the whole "
+            f"{', '.join(above) or 'no signal'}"
+        )
+    return f"{'; '.join(said)}."
+
+
+def panels_of(pair: Pair) -> list[str]:
+    """Which currencies get a panel: one alone, which says it, where nothing can be drawn."""
+    sides = (pair.prompts[f"{side}_correct"] for side in ("local", "cloud"))
+    return pair.currencies[:1] if routing.why_no_curve(*sides) else pair.currencies
+
+
+def _name(axis: Axes, x: float, y: float, words: str, aside: tuple[float, float]) -> None:
+    """Words beside a point, legible over lines."""
+    text = axis.annotate(words, (x, y), aside, textcoords="offset points", color="#444444",
+                         fontsize=8.5, zorder=6)  # fmt: skip
+    text.set_path_effects([path_effects.withStroke(linewidth=3, foreground="white")])
 
 
 def _says_why_not(axis: Axes, pair: Pair) -> bool:
@@ -129,6 +249,6 @@ def _says_why_not(axis: Axes, pair: Pair) -> bool:
 
 def _draw(axis: Axes, curves: pd.DataFrame, x: str, signals: Mapping[str, Signal]) -> None:
     """A line a signal, in the order of its thresholds."""
-    for name, colour in zip(signals, figures.COLOURS, strict=False):
+    for name, (colour, _) in legend(signals).items():
         rows = curves[curves["signal"] == name]
-        axis.plot(rows[x], rows["correct"], color=colour, label=name)
+        axis.plot(rows[x], rows["correct"], color=colour)

@@ -51,6 +51,11 @@ _HEADINGS = {name: metric.heading for name, metric in METRICS.items()} | {
     "mean_logprob": "answers’ log-probability [nats/token]",
     "mean_margin": "answers’ margin, likeliest over next token [0–1]",
     "top1_agreement": "top-1 agreement [share]",
+    "correct_share": "correct [share]",
+    "energy_per_correct_j": "energy per correct answer [J]",
+    "usd_per_1000_correct": "USD per 1,000 correct answers",
+    "request_s": "time per request [s]",
+    "solved_share": "solved [share]",
 }
 _ENDINGS = {
     "_median": "median",
@@ -159,7 +164,7 @@ def heading(column: str) -> str:
     for suffix, unit in _UNITS.items():
         if column.endswith(suffix):
             return f"{column.removesuffix(suffix).replace('_', ' ')} [{unit}]"
-    return column.replace("_", " ")
+    return re.sub(r"\busd\b", "USD", column.replace("_", " "))
 
 
 def _figure_of_a_task(column: str) -> str | None:

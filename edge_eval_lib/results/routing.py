@@ -295,20 +295,28 @@ def _cost_change(routed, local, cloud, paid, local_cost, cloud_cost, axis=-1):
 def verdict(judgement: Judgement, signal: str, currency: str) -> str:
     """Say in a sentence whether to route by that signal, for that currency."""
     change, low, high = judgement.cost_change
-    figures = f"{change:+.0%} of the cloud's {currency} at equal quality [{low:+.0%}, {high:+.0%}]"
-    seen = f"{judgement.prompts} prompts"
-    if judgement.escalated == 0:
-        return f"Do not route by {signal}: no threshold was better than random routing."
-    if judgement.pays:
-        return f"Route by {signal}: {figures} over {seen}."
-    if low > 0:
-        return f"Do not route by {signal}: it costs more, {figures} over {seen}."
-    if judgement.prompts_needed is None:
-        return f"Do not route by {signal}: {seen} show no saving, {figures}."
-    return (
-        f"Do not route by {signal}: {seen} do not tell, {figures}; "
-        f"{judgement.prompts_needed:,} prompts would be needed."
+    seen = f"over {judgement.prompts} questions"
+    took = (
+        f"{seen} it took {_change(change)} of the cloud's {currency} at equal quality "
+        f"[{_change(low)} to {_change(high)}]"
     )
+    if judgement.escalated == 0:
+        return f"Do not route by {signal}: no threshold was better for {currency} than chance."
+    if judgement.pays:
+        return f"Route by {signal}: {took}."
+    if low > 0 or judgement.prompts_needed is None:
+        return f"Do not route by {signal}: {took}."
+    needed = float(f"{judgement.prompts_needed:.2g}")
+    return (
+        f"Do not route by {signal} yet: {took}, which may be chance; about {needed:,.0f} "
+        "questions would tell."
+    )
+
+
+def _change(share: float) -> str:
+    """`12 % more`, `3 % less`, `as much`."""
+    percent = round(100 * share)
+    return f"{abs(percent)} % {'more' if percent > 0 else 'less'}" if percent else "as much"
 
 
 def _drawn(prompts: int, seed: int) -> np.ndarray:

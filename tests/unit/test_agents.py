@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from edge_eval_lib.results import agents, retries
+from edge_eval_lib.results import agents, agents_shown, retries
 from edge_eval_lib.tasks import CallFailedError, Reply, agent, find, load_task
 
 # --- the steps --------------------------------------------------------------------------------
@@ -262,11 +262,33 @@ def test_conclusions_say_what_was_found():
           "same_tokens": 1.0}]
     )  # fmt: skip
     dearer = pd.DataFrame({"verdict": ["yes", "no", "no"]})
-    said = agents.conclusions(agents.solved_table(TABLE), inflation, reuse, dearer, "twopassages")
-    assert said[0].startswith(
-        "LoRA FP16: in steps 100% are solved, by one call 50%; a task takes 3.00"
+    said = agents_shown.conclusions(
+        agents.solved_table(TABLE), inflation, reuse, dearer, "twopassages"
     )
-    assert "a solved one 1.50 times" in said[0]
+    assert said[0].startswith(
+        "LoRA FP16: in steps 100 % are solved, by one call 50 %; a task takes 3 times"
+    )
+    assert "a solved one 1.5 times" in said[0]
     assert "solved one" not in said[1]  # of none that is solved
-    assert "with prefixes shared a task takes 0.70 times the energy; 50%" in said[2]
-    assert "for 1 of 3 pairs" in said[3]
+    assert "computed once a task takes 0.70 times the energy; 50 %" in said[2]
+    assert "in 1 of 3 pairs" in said[3]
+
+
+def test_pictures_say_the_shares_the_energies_and_how_prompts_grow():
+    said = agents_shown.solved_words(agents.solved_table(TABLE), "twopassages")
+    assert "In steps 0 to 100 % are solved" in said
+    assert "By one call 50 % are solved" in said
+    assert said.count("J with the prefix shared") == 1  # only steps were served with it
+    steps = calls(("a", 1, 0, 2), ("a", 2, 2, 2), ("b", 1, 0, 2)).assign(
+        **VARIANT, precision="fp16"
+    )
+    steps["input_tokens"] = [10, 30, 20]
+    said = agents_shown.context_words(steps)
+    assert "15 tokens in call 1 and 30 in call 2, which 1 of 2 questions reach" in said
+
+
+def test_tables_say_usd_per_thousand_and_how_prefixes_were_computed():
+    text = str(agents_shown.for_people(agents.solved_table(TABLE), ["solved_usd"]))
+    assert "USD per 1,000 solved tasks" in text
+    assert "computed anew" in text
+    assert "_" not in text

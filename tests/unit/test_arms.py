@@ -192,3 +192,30 @@ def test_never_is_said_as_such():
     row |= {"answers": 100.0, "answers_lo": 50.0}
     (text,) = arms_shown.paid(pd.DataFrame([row]), TAUGHT, "the base")
     assert "after 100 correct answers [50, never]" in text
+
+
+def test_pictures_of_arms_say_each_ones_share_and_energy():
+    rows = pd.DataFrame(
+        [
+            dict(zip(VARIANT, TAUGHT, strict=True))
+            | {"correct_share": 0.5, "energy_per_correct_j": 4.0},
+            dict(zip(VARIANT, (*TAUGHT[:3], "none", "fp16"), strict=True))
+            | {"correct_share": 0.0, "energy_per_correct_j": np.nan},
+        ]
+    )
+    said = arms_shown.bars_words(rows)
+    assert "LoRA FP16: 50 % correct, 4 J each" in said
+    assert said.endswith("base FP16: 0 % correct.")
+
+
+def test_a_curve_is_said_at_some_scores_the_best_arm_first():
+    rows = [
+        dict(zip(VARIANT, (*TAUGHT[:4], precision), strict=True))
+        | {"correct_from": score, "correct_share": share}
+        for precision, shares in (("fp16", (0.6, 0.5, 0.1)), ("int4", (0.7, 0.4, 0.1)))
+        for score, share in zip((0.5, 0.8, 1.0), shares, strict=True)
+    ]
+    said = arms_shown.curve_words(pd.DataFrame(rows))
+    first, second, _ = said.split("; ")
+    assert first.index("INT4 70 %") < first.index("FP16 60 %")
+    assert second.index("FP16 50 %") < second.index("INT4 40 %")

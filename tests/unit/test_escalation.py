@@ -70,10 +70,15 @@ def test_verdicts_are_by_currency_and_where_nothing_is_to_route_say_why(pair, si
     assert why["signal"] == "none"
     assert "ask it always" in why["verdict"]
     usd = judged[judged["currency"] == "usd"].set_index("signal")["verdict"]
-    assert usd["perfect"].startswith("Route by perfect: -")
+    assert usd["perfect"].startswith("Route by perfect: over ")
     for name in ("perfect but dear", "opposite"):
         assert usd[name].startswith(f"Do not route by {name}")
     assert set(escalation.told(judged)["currency"]) == {"usd", "list_usd"}
+    areas = escalation.signal_areas(pair, signals)
+    first, *_ = escalation.summary(pair, areas, judged)
+    assert first.startswith("Routing is shown to save machine price by perfect")
+    useless = judged[judged["signal"].isin(["none", "opposite"])]
+    assert escalation.summary(pair, areas, useless)[0] == "Routing is shown to save nothing."
 
 
 def test_a_cloud_that_is_no_better_leaves_every_curve_empty(signals):
@@ -93,7 +98,7 @@ def test_a_cloud_that_is_no_better_leaves_every_curve_empty(signals):
     areas = escalation.signal_areas(alike, signals)
     assert areas["area"].isna().all()
     said = escalation.summary(alike, areas, judged)
-    assert said[0].startswith("The local system answered 50%")
+    assert said[0].startswith("The local system answered 50 %")
     assert len(said) == 1 + len(hybrid.CURRENCIES)
 
 
@@ -197,7 +202,61 @@ def test_pictures_show_each_signal_and_both_ends(pair, signals):
     escalation_shown.draw_reliability(panels[0, 1], pair, "perfect", signals["perfect"])
     escalation_shown.draw_quality(panels[1, 0], pair, curves, signals)
     escalation_shown.draw_cost(panels[1, 1], pair, curves, signals, "usd")
-    names = [text.get_text() for text in panels[1, 0].get_legend().get_texts()]
-    assert names == [*signals, "random routing", "oracle"]
+    drawn = [line.get_color() for line in panels[1, 0].lines[2:]]  # chance and the oracle first
+    assert drawn == [colour for colour, _ in escalation_shown.legend(signals).values()]
     assert {text.get_text() for text in panels[1, 1].texts} == {"local", "cloud"}
+    assert panels[1, 1].get_xlabel() == "machine price [USD per 1,000, log]"
     plt.close("all")
+
+
+def test_what_pictures_show_is_said_with_its_values(pair, signals):
+    said = escalation_shown.signals_words(pair, {"opposite": signals["opposite"]})
+    assert "50 % by chance" in said
+    areas = escalation.signal_areas(pair, signals)
+    said = escalation_shown.quality_words(pair, areas)
+    assert "perfect 1.00" in said
+    assert f"to {100 * pair.prompts['cloud_correct'].mean():.0f} % with all sent" in said
+    said = escalation_shown.cost_words(pair, areas)
+    assert "machine price" in said
+    assert "USD per 1,000" in said
+    assert "energy" in said.split(";")[0]
+    calibration = pd.DataFrame([{"signal": "margin", "ece_before": 0.306, "ece_after": 0.102}])
+    words = escalation_shown.calibration_words(calibration)
+    assert "margin 31 points as said, 10 calibrated" in words
+
+
+def test_a_signal_that_orders_all_answers_sets_every_right_one_above(pair):
+    right = pair.prompts["local_correct"].to_numpy()
+    for values, share in ((right, 100), (-right, 0), (np.ones(len(right)), 50)):
+        assert f"it {share} %" in escalation_shown.signals_words(pair, {"it": signal_of(values)})
+
+
+def test_without_a_curve_one_panel_says_why_and_no_other():
+    same = np.tile([0.0, 1.0], PROMPTS // 2)
+    alike = pair_of(same, same)
+    assert len(escalation_shown.panels_of(alike)) == 1
+    areas = escalation.signal_areas(alike, {})
+    assert "not better" in escalation_shown.cost_words(alike, areas)
+    assert "not better" in escalation_shown.quality_words(alike, areas)
+
+
+def test_tables_name_currencies_and_count_usd_by_the_thousand(pair, signals):
+    table = escalation_shown.in_words(pd.DataFrame({"usd": [2e-6], "energy_j": [3.0]}))
+    assert table["machine price [USD per 1,000]"].tolist() == pytest.approx([2e-3])
+    assert table["energy [J]"].tolist() == [3.0]
+    told = escalation.told(escalation.verdicts(pair, signals))
+    shown = escalation_shown.judged_for_people(told)
+    assert set(shown["currency"]) == {"machine price", "list price"}
+    assert shown["correct [%]"].between(0, 100).all()
+    most = escalation.most_escalated_table(pair)
+    words = escalation_shown.in_words(most)
+    usd = words["in"].str.contains("USD per 1,000")
+    assert words.loc[usd, "local"].tolist() == pytest.approx(
+        (1e3 * most.loc[usd, "local"]).tolist()
+    )
+    assert words.loc[~usd, "local"].equals(most.loc[~usd, "local"])
+
+
+def test_what_a_signal_takes_is_said_by_currency():
+    said = escalation_shown.taken({"energy_j": 3.72, "usd": 1.1e-5})
+    assert said == "A question takes: energy 3.7 J, machine price 0.011 USD per 1,000."
