@@ -175,7 +175,7 @@ def test_a_perfect_signal_chosen_on_one_half_saves_on_the_other(answers):
     assert judged.cost_change[0] == pytest.approx((1 + 10 * gained - 10) / 10)
     assert judged.cost_change[1] <= judged.cost_change[0] <= judged.cost_change[2]
     assert routing.verdict(judged, "the oracle", "energy").startswith(
-        "Route by the oracle: it saves "
+        "Route by the oracle: over 50 questions it took 42 % less"
     )
 
 
