@@ -1,0 +1,79 @@
+"""Exercises of workshop notebook 1: answers follow figures, wrong ones are told apart."""
+
+import pytest
+
+from edge_eval_lib.energy import Measurement
+from edge_eval_lib.engines.base import Generation
+from edge_eval_lib.errors import UserError
+from edge_eval_lib.workshop import measuring
+from edge_eval_lib.workshop.choice import choice, larger
+
+TEXT = "How many tokens are these eight words, do you think?\n"  # 10 words, 53 characters
+ESTIMATED = Measurement(
+    "w", energy_j=20.0, energy_lo_j=8.0, energy_hi_j=60.0, energy_source="cpu-model"
+)
+MEASURED = Measurement("w", energy_j=20.0, energy_source="rapl")
+
+# An exercise, its right answer, and wrong ones that must be told apart.
+EXERCISES = {
+    "tokens": (measuring.tokens_read(17, TEXT), 18, (10, 53, 5, 80, 30)),
+    "first": (measuring.slower_token(300, 70), "first", ("next", "same", "both")),
+    "first, where all is quick": (
+        measuring.slower_token(10.5, 10),
+        "same",
+        ("first", "next", "both"),
+    ),
+    "ttft": (
+        measuring.what_grows(6, (300, 70), (1500, 75)),
+        "ttft",
+        ("tpot", "both", "neither", "all"),
+    ),
+    "neither": (
+        measuring.what_grows(6, (10, 9), (12, 9)),
+        "neither",
+        ("ttft", "tpot", "both", "all"),
+    ),
+    "batch": (measuring.batch_speed(3.2, 8), "3", (9, 8, 1, 5.5, 1.5)),
+    "falls": (measuring.batch_energy(0.3, 0.1), "falls", ("stays", "rises", "grows")),
+    "estimated": (measuring.kind_of_energy(ESTIMATED), "Estimated", ("measured", "exact", "both")),
+    "measured": (measuring.kind_of_energy(MEASURED), "measured", ("estimated", "exact", "both")),
+    "idle": (measuring.energy_with_idle(7.5, 20, 60), "1.2 kJ", (7.5, 20, 27.5, 1 / 3, 600)),
+}
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_each_wrong_answer_has_a_message_of_its_own(name, capsys):
+    exercise, right, wrong = EXERCISES[name]
+    assert exercise.check(right)
+    capsys.readouterr()
+    said = []
+    for answer in wrong:
+        assert not exercise.check(answer)
+        said.append(capsys.readouterr().out)
+    assert len(set(said)) == len(wrong) >= 3
+    assert not exercise.check(...)
+    unanswered = " ".join(capsys.readouterr().out.split())  # its lines are wrapped
+    assert unanswered == f"Not answered yet. Hint: {exercise.hint_text}"
+
+
+def test_what_differs_by_little_is_the_same():
+    words = ("one", "other", "same")
+    assert [larger(*pair, words) for pair in ((10, 9), (10, 8), (8, 10))] == [
+        "same",
+        "one",
+        "other",
+    ]
+    with pytest.raises(ValueError, match="'no' is none of yes"):
+        choice("no", {"yes": "..."}, "", "")
+
+
+def test_the_median_of_requests_and_the_joules_of_a_token():
+    requests = [Generation([1], 0.0, [2, 3], [first, first + 0.1]) for first in (0.3, 0.5, 9.0)]
+    assert measuring.median_ms(requests) == pytest.approx((500, 100))
+    assert measuring.energy_per_token(MEASURED, 40) == 0.5
+
+
+def test_a_machine_without_an_energy_figure_says_what_to_do():
+    window = Measurement("w", energy_reason="no counter")
+    with pytest.raises(UserError, match=r"no energy figure \(no counter\).*CUDA_VISIBLE_DEVICES="):
+        measuring.energy_per_token(window, 8)
