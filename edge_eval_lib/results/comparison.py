@@ -26,6 +26,7 @@ from edge_eval_lib.errors import UserError
 from edge_eval_lib.results import columns, figures
 from edge_eval_lib.results.columns import VARIANT
 from edge_eval_lib.results.differences import Difference, of_rows, of_settings
+from edge_eval_lib.results.drawn import Drawn
 from edge_eval_lib.results.exchange import ResultRow, read, rows_of
 from edge_eval_lib.results.readable import format_number, write_table
 from edge_eval_lib.results.variants import variants_table
@@ -256,7 +257,7 @@ def compare(one: str, other: str, target: Path, everything: bool = False) -> str
     return f"{_as_text(table, a, b)}\n\nWritten to {target}/{files}."
 
 
-def draw(table: pd.DataFrame, a: str, b: str, path: Path) -> figures.Drawn:
+def draw(table: pd.DataFrame, a: str, b: str, path: Path) -> Drawn:
     """Draw the ratios: a row a variant, a panel a figure, a line where both are alike."""
     drawn = [figure for figure in COMPARED if (table["figure"] == figure).any()]
     names = [columns.variant_name(row) for _, row in table.iterrows()]

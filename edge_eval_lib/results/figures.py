@@ -13,13 +13,10 @@ is said at the foot.
 
 from __future__ import annotations
 
-import io
 import re
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -31,7 +28,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from edge_eval_lib.results import narrow, page
+from edge_eval_lib.results import drawn, narrow
 from edge_eval_lib.results.columns import (
     DOUBTFUL,
     MODEL,
@@ -158,23 +155,6 @@ def error_of(row: pd.Series, column: str) -> list[list[float]] | None:
     if not (np.isfinite(low) and np.isfinite(high)):
         return None
     return [[max(row[column] - low, 0)], [max(high - row[column], 0)]]
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A finished figure, as a notebook shows it."""
-
-    figure: Figure
-    svg: str
-    alt: str = ""
-    narrow: str | None = None  # the phone's, where the wide one would be illegible
-
-    def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
-        beside = {"alt": self.alt} | ({"narrow": self.narrow} if self.narrow else {})
-        return {"image/svg+xml": self.svg, page.PICTURE: beside, "text/plain": repr(self)}
-
-    def __repr__(self) -> str:
-        return self.alt
 
 
 def panels(
@@ -330,7 +310,7 @@ def finish(
     rows: pd.DataFrame | None = None,
     cautions: Sequence[str] = (),
     alt: str | None = None,
-) -> Drawn:
+) -> drawn.Drawn:
     """Say at the foot what a picture is of, write it, and show it.
 
     Args:
@@ -346,19 +326,14 @@ def finish(
     """
     with plt.rc_context(STYLE):
         _foot(fig, stamp, rows, cautions)
-        buffer = io.StringIO()
-        fig.draw_without_rendering()
-        fig.set_layout_engine("none")  # it stays as laid out: not once more for each file
-        form = {"facecolor": "white", "bbox_inches": "tight", "pad_inches": 0.15}
-        # No date: the same table gives the same file.
-        fig.savefig(buffer, format="svg", metadata={"Date": None}, **form)
-        if path is not None:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            fig.savefig(f"{path}.png", **form)
-            Path(f"{path}.svg").write_text(buffer.getvalue(), encoding="utf-8")
+        drawn.lay_out(fig)
         words = getattr(fig, narrow.HEADLINE, (fig.get_suptitle().strip(), ""))
         alt = alt or ": ".join(filter(None, words[:2]))
-        return Drawn(fig, buffer.getvalue(), alt, narrow.narrow_svg(fig))
+        svg = drawn.svg_of(fig)
+        if path is not None:
+            drawn.write_png(fig, Path(f"{path}.png"), alt)
+            Path(f"{path}.svg").write_text(svg, encoding="utf-8")
+        return drawn.Drawn(fig, svg, alt, narrow.narrow_svg(fig))
 
 
 def _foot(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import textwrap
 
 import matplotlib.pyplot as plt
@@ -11,6 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from matplotlib.legend import Legend
 from matplotlib.text import Text
+
+from edge_eval_lib.results import drawn
 
 WIDTH = 4.1  # inches: one point is then about one pixel and a quarter at 390 px
 WIDE = 5.0  # a picture that is no wider is legible as it is
@@ -51,9 +52,8 @@ def narrow_svg(fig: Figure) -> str | None:
         legend.set_bbox_to_anchor((0.0, 1 - inches / height), transform=fig.transFigure)
     if bottom:
         fig.text(0.01, 0.0, bottom, ha="left", va="bottom", fontsize=7, color="#666666")
-    buffer = io.StringIO()
-    fig.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight", pad_inches=0.05)
-    return buffer.getvalue()
+    drawn.lay_out(fig)
+    return drawn.svg_of(fig)
 
 
 def _restore_labels(axes: list[Axes]) -> None:

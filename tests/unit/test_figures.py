@@ -15,7 +15,7 @@ from cells import run_cell
 from edge_eval_lib.economics import published
 from edge_eval_lib.economics.prices import load_price_book
 from edge_eval_lib.results import columns, figures, narrow, tables
-from edge_eval_lib.results.figures import Drawn
+from edge_eval_lib.results.drawn import Drawn
 
 STAMP = "a machine · energy: estimated"
 OF_VARIANTS = ["draw", "density", "quality", "lifecycle"]

@@ -19,7 +19,7 @@ from edge_eval_lib.errors import UserError
 from edge_eval_lib.machine import host
 from edge_eval_lib.paths import project_root
 from edge_eval_lib.results import columns, device_report, figures, observations, overview, tables
-from edge_eval_lib.results.figures import Drawn
+from edge_eval_lib.results.drawn import Drawn
 from edge_eval_lib.results.lab import load_lab
 from edge_eval_lib.results.report import render
 from edge_eval_lib.scraps import MISSING, SCRAP_MIMES, read_scraps
