@@ -1,11 +1,11 @@
-"""Exercises of workshop notebook 1: answers follow figures, wrong ones are told apart."""
+"""Exercises of workshop notebooks 1 and 2: answers follow figures, wrong ones are told apart."""
 
 import pytest
 
 from edge_eval_lib.energy import Measurement
 from edge_eval_lib.engines.base import Generation
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.workshop import measuring
+from edge_eval_lib.workshop import compressing, measuring
 from edge_eval_lib.workshop.choice import choice, larger
 
 TEXT = "How many tokens are these eight words, do you think?\n"  # 10 words, 53 characters
@@ -13,6 +13,7 @@ ESTIMATED = Measurement(
     "w", energy_j=20.0, energy_lo_j=8.0, energy_hi_j=60.0, energy_source="cpu-model"
 )
 MEASURED = Measurement("w", energy_j=20.0, energy_source="rapl")
+FP16, INT4 = ["a", "b", "c", "d", "e"], ["a", "b", "c", "x", "y"]
 
 # An exercise, its right answer, and wrong ones that must be told apart.
 EXERCISES = {
@@ -38,6 +39,30 @@ EXERCISES = {
     "estimated": (measuring.kind_of_energy(ESTIMATED), "Estimated", ("measured", "exact", "both")),
     "measured": (measuring.kind_of_energy(MEASURED), "measured", ("estimated", "exact", "both")),
     "idle": (measuring.energy_with_idle(7.5, 20, 60), "1.2 kJ", (7.5, 20, 27.5, 1 / 3, 600)),
+    "adapter": (compressing.trained_share(2_400_000, 135_000_000), 2.5, (100, 40, 0.018, 8)),
+    "INT4's size": (
+        compressing.stored_share(212_000_000, 57_000_000, 4, 173_000_000, 114_000_000),
+        63,
+        (25, 41, 12.5, 120, 5, 90),
+    ),
+    "INT8's size": (
+        compressing.stored_share(212_000_000, 57_000_000, 8, 165_000_000, 57_000_000),
+        60,
+        (50, 25, 120, 10, 80),
+    ),
+    "loses": (compressing.loses_more(0.68, 0.69, 0.84), "int4", ("int8", "same", "fp16")),
+    "gains": (compressing.gain_or_loss(3.1, 0.68, 0.84), "adapting", ("int4", "same", "int8")),
+    "slower": (
+        compressing.speed_of_int4(50, 30),
+        "slower",
+        ("faster", "same", "half"),
+    ),
+    "faster": (
+        compressing.speed_of_int4(30, 50),
+        "faster",
+        ("slower", "same", "twice"),
+    ),
+    "answers": (compressing.same_answers(FP16, INT4), 60, (120, 100, 0, 20)),
 }
 
 
