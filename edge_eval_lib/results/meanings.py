@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 from edge_eval_lib import tasks
 from edge_eval_lib.metrics import METRICS
-from edge_eval_lib.results.readable import heading
+from edge_eval_lib.results.readable import Prose, heading
 
 # What a name may end with, and what that means; in the order in which endings are looked for.
 ENDINGS = {
@@ -155,6 +156,64 @@ _OTHERS = {
     "task_version": "version of the library's task",
     "lm_eval": "version of the library",
 }
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a newcomer must know of a metric; docs/metrics.md has the same words, and more."""
+
+    meaning: str
+    good: str
+    lies: str
+
+
+EXPLANATIONS = {
+    "n_break": Explanation(
+        "After how many requests adapting has paid, against asking an API.",
+        "Few, and far fewer than you will ask; below 1 it has paid before the first request is "
+        "over; “never” where the API costs no more than serving here.",
+        "It counts electricity alone: with labour and the machine it is larger by orders of "
+        "magnitude, and hardly depends on the model.",
+    ),
+    "ipw": Explanation(
+        "How much score a joule buys; in spite of its name, intelligence per watt, it is per "
+        "joule.",
+        "More, among variants of one task: scores of different tasks are different scales.",
+        "More requests in flight and shorter answers raise it without a better model, and a model "
+        "that says nothing at almost no energy may beat a good one.",
+    ),
+    "rho_sys": Explanation(
+        "How many tokens a second each gigabyte of memory yields.",
+        "More, where memory is what you lack.",
+        "It counts tokens and not right answers, so that a small model always wins; divided by a "
+        "model card's size instead of the measured peak it is several times larger.",
+    ),
+    "q_ret_pct": Explanation(
+        "Which share of LoRA-FP16's score a variant keeps, on the same model, task and prompts.",
+        "100; where its interval holds 100, these prompts show no loss.",
+        "With few prompts its interval is wide, and 100 % of a bad score is a bad score.",
+    ),
+    "c_tax": Explanation(
+        "How many requests take as much energy as one cold start.",
+        "Few, where the model is started on demand; it does not matter of one that stays loaded.",
+        "A variant that wastes energy on every request has a low tax; and below a billion weights "
+        "most of it is the import of libraries, which no choice of model changes.",
+    ),
+}
+
+
+def explained(name: str, *below: object) -> Prose:
+    """Show in a notebook what a metric is, how it lies, and below that its figures."""
+    metric, words = METRICS[name], EXPLANATIONS[name]
+    better = {"min": "lower", "max": "higher"}[metric.better]
+    parts = [
+        words.meaning,
+        f"    {metric.symbol} = {metric.formula}   [{metric.unit}]",
+        f"**Good** ({better} is better): {words.good[0].lower()}{words.good[1:]}",
+        f"**How it lies.** {words.lies}",
+        *map(str, below),
+    ]
+    return Prose("\n\n".join(filter(None, parts)))
 
 
 def groups() -> dict[str, dict[str, str]]:

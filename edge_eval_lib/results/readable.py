@@ -62,6 +62,8 @@ _ENDINGS = {
     "_difference": "difference",
     "_difference_no_model": "difference to no model",
 }
+_SPELLINGS = {"lora": "LoRA", "qlora": "QLoRA", "usd": "USD"}
+_SPELT = re.compile(rf"\b({'|'.join(_SPELLINGS)})\b")
 _NEXT_NOTE = r"; (?!it takes )"  # a reason may hold a semicolon
 _NAMED = re.compile(r"(?:^|(?<=; ))(score|ipw|[a-z0-9]+(?:_[a-z0-9]+)+)(?=: )")
 
@@ -123,8 +125,10 @@ def notes(table: pd.DataFrame, columns: Sequence[str] | None = None) -> Prose:
 
 
 def in_words(notes: str) -> str:
-    """Notes with the columns that they begin with said by their names for people."""
-    return _NAMED.sub(lambda match: plain_name(match[1]), notes)
+    """Notes with columns, methods and precisions said by their names for people."""
+    words = _NAMED.sub(lambda match: plain_name(match[1]), notes)
+    words = re.sub(r"\blora/(fp16|int8|int4)\b", lambda match: f"LoRA {match[1].upper()}", words)
+    return _SPELT.sub(lambda match: _SPELLINGS[match[0]], words)
 
 
 def readable(
@@ -161,10 +165,10 @@ def heading(column: str) -> str:
             return f"{name}, {words}" + (f" [{unit}" if unit else "")
     if figure := _figure_of_a_task(column):
         return figure
-    for suffix, unit in _UNITS.items():
-        if column.endswith(suffix):
-            return f"{column.removesuffix(suffix).replace('_', ' ')} [{unit}]"
-    return re.sub(r"\busd\b", "USD", column.replace("_", " "))
+    suffix = next((ending for ending in _UNITS if column.endswith(ending)), "")
+    name = column.removesuffix(suffix).replace("_", " ")
+    name = _SPELT.sub(lambda match: _SPELLINGS[match[0]], name)
+    return f"{name} [{_UNITS[suffix]}]" if suffix else name
 
 
 def _figure_of_a_task(column: str) -> str | None:

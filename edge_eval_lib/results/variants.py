@@ -20,8 +20,9 @@ from edge_eval_lib import metrics
 from edge_eval_lib.economics import cost
 from edge_eval_lib.economics.cost import keep_warm_s
 from edge_eval_lib.economics.prices import Prices
-from edge_eval_lib.results import columns
+from edge_eval_lib.results import columns, page
 from edge_eval_lib.results.columns import VARIANT
+from edge_eval_lib.results.described import span
 from edge_eval_lib.results.means import (
     bounds,
     checked,
@@ -33,7 +34,7 @@ from edge_eval_lib.results.means import (
     refuse_repeats,
     scores,
 )
-from edge_eval_lib.results.readable import Prose, readable, show
+from edge_eval_lib.results.readable import Prose, plain_name, readable, show
 from edge_eval_lib.uncertainty import all_of_one_ratio, mean_interval
 
 DEAR = "the API costs no more than serving here"
@@ -214,6 +215,13 @@ class Variants:
         index = ["model", "configuration"]
         wide = rows.pivot_table("cell", index, "task", aggfunc="first", sort=False)
         return show(wide.reset_index())
+
+    def fold(self, name: str, digits: int = 3) -> Prose:
+        """Show the same folded, below a line with their number and range."""
+        values = self._table[name].dropna()
+        found = f": {span(values, digits)}" if len(values) else ", not known"
+        line = f"{plain_name(name)} of {len(self._table)} variants{found}"
+        return page.fold(line, self.show(name, digits))
 
     def _series(self, value: str | pd.Series) -> pd.Series:
         return self._table[value] if isinstance(value, str) else value

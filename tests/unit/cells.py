@@ -20,7 +20,7 @@ def run_cells(notebook, parameters, added=(), shown=None):
     for cell in [*content["cells"], *added]:
         code, tags = "".join(cell["source"]), cell["metadata"].get("tags", [])
         if cell["cell_type"] == "markdown":
-            executed = v4.new_markdown_cell(code)
+            executed = v4.new_markdown_cell(code, metadata={"tags": tags})
         else:
             executed = v4.new_code_cell(code, metadata={"tags": tags})
             value = _execute(parameters if "parameters" in tags else code, namespace)

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from edge_eval_lib.results import described
+from edge_eval_lib.results import break_even_shown, described
 
 
 def rows(**columns) -> pd.DataFrame:
@@ -71,3 +71,82 @@ def test_a_variant_is_named_by_what_differs():
     assert described.variant(table.iloc[0], table) == "LoRA FP16"
     table.loc[1, ["size", "task"]] = "360M", "dialogue"
     assert described.variant(table.iloc[1], table) == "smollm2-360M dialogue LoRA INT8"
+
+
+def test_density_quality_and_adaptation_are_described_from_their_numbers():
+    table = rows(rho_sys=[30.0, 60.0], score=[0.8, 0.6], q_ret_pct=[100.0, 75.0],
+                 q_ret_pct_lo=[np.nan, 60.0], q_ret_pct_hi=[np.nan, 90.0])  # fmt: skip
+    assert described.density(table) == (
+        "ρ_sys runs from 30 (LoRA FP16) to 60 tok/s/GB (LoRA INT8)."
+    )
+    assert described.quality(table).endswith("Of 1 with an interval, 0 hold 100.")
+    unbounded = table.drop(columns=["q_ret_pct_lo", "q_ret_pct_hi"])
+    assert described.quality(unbounded).endswith("No Q_ret has an interval.")
+    pairs = pd.DataFrame([{"family": "smollm2", "size": "135M", "task": "rag"}]).assign(
+        lora_energy_j=150.0, qlora_energy_j=180.0, energy_ratio=1.2
+    )
+    assert described.adaptation(pairs) == (
+        "Adapting once takes by LoRA 150 J and by QLoRA 180 J; QLoRA over LoRA: 1.2."
+    )
+    alone = pairs.assign(qlora_energy_j=np.nan, energy_ratio=np.nan)
+    assert described.adaptation(alone) == "Adapting once takes by LoRA 150 J."
+
+
+def test_the_lifecycles_largest_stage_is_named():
+    stages = rows(adapt_energy_j=[200.0, 200.0], compress_energy_j=[np.nan, np.nan],
+                  load_energy_j=[20.0, 25.0], serving_energy_j=[150.0, 3000.0])  # fmt: skip
+    text = described.lifecycle(stages, 1000)
+    assert "compressing" not in text
+    assert "a cold start: 20 to 25 J" in text
+    assert text.endswith("for 1 of 2.")
+
+
+def test_waits_are_described_by_medians_and_loads_by_their_ends():
+    requests = rows(ttft_ms=[100.0, 300.0], tpot_ms=[50.0, 60.0])
+    requests = pd.concat([requests, requests.assign(ttft_ms=[200.0, 300.0])])
+    text = described.latency(requests)
+    assert "time to first token from 150 (LoRA FP16) to 300 (LoRA INT8) ms" in text
+    assert "Nothing" in described.latency(requests.iloc[:0])
+    serving = rows(throughput_tok_s=[10.0, 30.0], concurrency=[1.0, 8.0], ttft_ms=[100.0, np.nan])
+    assert described.load(serving, "concurrency", "ttft_ms") == (
+        "Concurrency at 1: 10 tok/s, waiting 100 ms; at 8: 30 tok/s."
+    )
+    scores = rows(value=[0.25, 0.5]).assign(harness_task="arc_easy", metric="acc")
+    assert described.harness(scores) == "arc_easy acc 0.25 to 0.50."
+
+
+@pytest.mark.parametrize(
+    ("describe", "columns"),
+    [
+        (described.density, ["rho_sys"]),
+        (described.quality, ["score", "q_ret_pct"]),
+        (described.adaptation, ["lora_energy_j", "qlora_energy_j"]),
+        (described.harness, ["value"]),
+    ],
+)
+def test_what_was_not_measured_is_described_as_nothing(describe, columns):
+    table = rows(**{column: [np.nan, np.nan] for column in columns})
+    assert describe(table.assign(harness_task="arc_easy")).startswith("Nothing to draw: no ")
+
+
+def test_accountings_are_drawn_from_the_first_request_to_never(tmp_path):
+    table = rows(
+        n_break=[0.004, 0.005, np.inf], n_break_full=[1.5e6, np.inf, 1.6e6],
+        n_break_full_least=[1.4] * 3, n_break_full_most=[2e9, np.inf, np.inf], validity="ok",
+    )  # fmt: skip
+    drawn = break_even_shown.drawn(table, tmp_path / "break_even", "a host")
+    (axis,) = drawn.figure.axes
+    assert axis.get_xscale() == "log"
+    assert "[log]" in axis.get_xlabel()
+    assert axis.get_xlim()[0] < 0.004
+    assert axis.get_xlim()[1] > 2e9
+    assert [text.get_text() for text in axis.texts] == ["never", "never"]
+    assert drawn.alt == described.break_even(table)
+    assert (tmp_path / "break_even.svg").is_file()
+
+
+def test_without_the_full_accounting_one_is_drawn(tmp_path):
+    drawn = break_even_shown.drawn(rows(n_break=[2.0, 72.0]), tmp_path / "x", "a host")
+    assert "everything counted" not in drawn.alt
+    unknown = break_even_shown.drawn(rows(n_break=[np.nan, np.nan]), tmp_path / "y", "a host")
+    assert unknown.alt.startswith("Nothing to draw")

@@ -35,6 +35,12 @@ def test_the_page_of_the_metrics_has_the_registrys_words():
         better = direction[m.better]
         assert f"| {m.symbol} | `{m.name}` | {m.unit} | {better} | {m.formula} |" in text
         assert f"## {m.symbol}:" in text
+    flat = " ".join(text.split())
+    assert set(meanings.EXPLANATIONS) == set(METRICS)
+    for words in meanings.EXPLANATIONS.values():
+        assert f"**Meaning.** {words.meaning}" in flat
+        assert f"**Good.** {words.good}" in flat
+        assert f"**How it lies.** {words.lies} In detail:" in flat
 
 
 # --- links ------------------------------------------------------------------------------------

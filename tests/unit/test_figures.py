@@ -14,7 +14,7 @@ from cells import run_cell
 
 from edge_eval_lib.economics import published
 from edge_eval_lib.economics.prices import load_price_book
-from edge_eval_lib.results import columns, figures, narrow, tables
+from edge_eval_lib.results import columns, described, figures, narrow, tables
 from edge_eval_lib.results.drawn import Drawn
 
 STAMP = "a machine · energy: estimated"
@@ -25,11 +25,11 @@ OF_VARIANTS = ["draw", "density", "quality", "lifecycle"]
 def _quick(monkeypatch):
     """Figures are finished without being laid out, except where a test writes them."""
 
-    def finished(fig, path=None, *arguments, **options):
+    def finished(fig, path=None, *arguments, alt=None, **options):
         if path is not None and Path(path).parent.name == "new":
-            return finish(fig, path, *arguments, **options)
+            return finish(fig, path, *arguments, alt=alt, **options)
         figures._foot(fig, *arguments, **options)
-        return Drawn(fig, "")
+        return Drawn(fig, "", alt or "")
 
     finish = figures.finish
     monkeypatch.setattr(figures, "finish", finished)
@@ -51,7 +51,11 @@ def one_model(paper) -> pd.DataFrame:
 def drawn_by(cell: str, **names):
     """The figure that a cell of notebook 05 draws of these names."""
     space = {"np": np, "figures": figures, "tables": tables, "pictures": Path("pictures")}
-    space |= {"results": SimpleNamespace(stamp=STAMP), "run": SimpleNamespace(outputs=Path())}
+    space |= {
+        "described": described,
+        "results": SimpleNamespace(stamp=STAMP),
+        "run": SimpleNamespace(outputs=Path()),
+    }
     return run_cell("05_synthesis.ipynb", cell, space | names).figure
 
 
@@ -73,7 +77,8 @@ def latencies(requests):
 def requests_of(variants: pd.DataFrame) -> pd.DataFrame:
     rng = np.random.default_rng(0)
     parts = [
-        {
+        dict(row[columns.VARIANT])
+        | {
             "variant": columns.variant_name(row),
             "ttft_ms": rng.lognormal(5, 0.2, 10),
             "tpot_ms": rng.lognormal(4, 0.1, 10),
@@ -112,12 +117,22 @@ def test_a_variant_that_never_pays_is_still_drawn(one_model):
 
 
 def test_less_than_one_request_is_said_so(one_model):
-    figure = drawn_by("draw", table=one_model.assign(n_break=0.004))
+    alone = one_model.assign(n_break=0.004).drop(columns="n_break_full")
+    figure = drawn_by("draw", table=alone)
     figure.draw_without_rendering()
     assert {line.get_ydata()[0] for line in markers(figure)} == {1}
     heights = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert "< 1" in heights
     assert not [text for text in heights if text.startswith("0")]
+
+
+def test_where_all_pay_within_a_request_everything_is_counted(one_model):
+    figure = drawn_by("draw", table=one_model.assign(n_break=0.004))
+    heights = sorted(line.get_ydata()[0] for line in markers(figure))
+    assert heights == pytest.approx(sorted(one_model["n_break_full"]))
+    assert "everything counted [requests, log]" in figure.axes[0].get_ylabel()
+    low, high = figure.axes[0].get_ylim()
+    assert low > max(heights) > min(heights) > high
 
 
 def test_density_draws_intervals_where_there_are_any_and_values(one_model, paper):
@@ -162,8 +177,9 @@ def test_latencies_show_every_request(one_model):
 
 @pytest.mark.parametrize(("count", "boxes"), [(19, False), (20, True)])
 def test_few_requests_are_dots_without_a_box(count, boxes):
-    requests = pd.DataFrame({"variant": "llama-1B_rag_lora_fp16", "ttft_ms": np.arange(count) + 9.0,
-                             "tpot_ms": 5.0})  # fmt: skip
+    key = {"family": "llama", "size": "1B", "task": "rag", "method": "lora", "precision": "fp16"}
+    waits = {"ttft_ms": np.arange(count) + 9.0, "tpot_ms": 5.0}
+    requests = pd.DataFrame(waits).assign(variant="llama-1B_rag_lora_fp16", **key)
     figure = latencies(requests)
     assert bool(figure.axes[0].lines) == boxes
     assert sum(len(c.get_offsets()) for c in figure.axes[0].collections) == count

@@ -162,6 +162,7 @@ def make_study(root, energy=100.0, reason=None, study=STUDY, provenance=None) ->
                 {k: key[k] for k in ("family", "size", "task", "method", "precision")}
                 | {"repetition": key["repetition"], "prompt_id": f"p{i}"}
                 | {"score": 0.1 * i + gain, "score_reason": "", "gold_nll": 3.0 - gain - 0.1 * i}
+                | {"answer": f"answer {i}", "reference": f"gold {i}"}
                 | {"recall": 0.5, "answer_tokens": 5, "top1_agreement": 1.0 - gain}
                 for i in range(PROMPTS)
             ]
@@ -468,7 +469,7 @@ def test_everything_is_written_and_stamped(whole, directory):
                  "it rose by 20 °C", "No run failed", "torch 2.13.0"):  # fmt: skip
         assert text in html
     assert html.index("Not a T4") < html.index("<nav")
-    assert html.count('<figure class="picture">') == 6
+    assert html.count('<figure class="picture">') == 7
     assert "<script" not in html
     assert {p.stem for p in (directory / "tables").glob("*.csv")} == {
         "variants", "frontier", "adaptation", "serving", "reference", "cold_starts",
@@ -481,9 +482,9 @@ def test_everything_is_written_and_stamped(whole, directory):
 def test_every_picture_is_written_for_the_page_and_for_print(directory, tmp_path, monkeypatch):
     shutil.copytree(directory, tmp_path / "embedded")
     _, html, drawn = written(tmp_path, monkeypatch, pictures=True)
-    assert html.count('<figure class="picture">') == len(drawn) == 6
+    assert html.count('<figure class="picture">') == len(drawn) == 7
     pictures = sorted(p.name for p in (tmp_path / "embedded" / "figures").iterdir())
-    assert len(pictures) == 12
+    assert len(pictures) == 14
     assert {p.rsplit(".", 1)[1] for p in pictures} == {"png", "svg"}
 
 
@@ -731,3 +732,29 @@ def test_an_empty_lab_says_what_to_run(tmp_path, monkeypatch):
     monkeypatch.setenv("EDGE_EVAL_OUTPUTS", str(tmp_path))
     with pytest.raises(UserError, match=r"no serving run in .*lab; run 03_serve by hand"):
         load_lab()
+
+
+def test_the_page_opens_with_the_answer_and_explains_each_metric(whole):
+    _, html, _ = whole
+    text = re.sub(r"<[^>]+>", "", html)
+    top = text[text.index("Is this model worth running on your own hardware?") :]
+    parts = ["Quality.", "Energy.", "Break-even.", "Memory.", "Cold start.", "Verdict:",
+             "Not a T4", "What failed, and why", "After how many requests adapting"]  # fmt: skip
+    places = [top.index(part) for part in parts]
+    assert places == sorted(places)
+    assert "every variant scores 0" not in text.lower()
+    assert text.count("How it lies.") == len(tables.METRICS)
+    assert html.count("<summary>") > 10
+
+
+def test_tables_are_folded_below_their_sizes_and_three_answers_are_shown(whole):
+    _, html, _ = whole
+    for line in ("N_break of 12 variants: ", "The frontier: 1 models", "LoRA beside QLoRA: 3 pairs",
+                 "Serving: 30 rows", "Cold starts: 5 configurations"):  # fmt: skip
+        assert f"<summary>{line}" in html, line
+    section = html.split("Three answers</h2>")[1].split("<h2")[0]
+    assert [place for place in ("best", "middle", "worst") if f">{place}</td>" in section] == [
+        "best", "middle", "worst",
+    ]  # fmt: skip
+    assert "What was blown away in October?" not in section  # its prompts have names of their own
+    assert "Of 72 scored answers" in section
