@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from edge_eval_lib.results import figures
+from edge_eval_lib.results import described, figures
 from edge_eval_lib.results.agents import CONFIGURATION
 from edge_eval_lib.results.arms_shown import arm_name
 from edge_eval_lib.results.columns import VARIANT, configuration_name
@@ -88,11 +88,11 @@ def solved_words(solved: pd.DataFrame, single: str) -> str:
     ):
         rows = solved[of]
         anew, shared = (rows[rows["prefix_caching"] == reused] for reused in (False, True))
-        text = f"{words} {_span(100 * anew['solved_share'])} % are solved"
+        text = f"{words} {described.span(100 * anew['solved_share'])} % are solved"
         for part, how in ((anew, ""), (shared, " with the prefix shared")):
             energy_j = part["solved_energy_j"].replace(np.inf, np.nan).dropna()
             if len(energy_j):
-                text += f", a solved task takes {_span(energy_j)} J{how}"
+                text += f", a solved task takes {described.span(energy_j)} J{how}"
         said.append(f"{text}.")
     return " ".join(said)
 
@@ -122,11 +122,6 @@ def context_words(steps: pd.DataFrame) -> str:
         f"A prompt has {tokens[first]:.0f} tokens in call {first} and {tokens[last]:.0f} in call "
         f"{last}, which {reach} of {steps['prompt_id'].nunique()} questions reach."
     )
-
-
-def _span(values: pd.Series) -> str:
-    ends = [figures.number(end, 2) for end in (values.min(), values.max())]
-    return ends[0] if ends[0] == ends[1] else " to ".join(ends)
 
 
 def conclusions(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,9 +13,6 @@ from edge_eval_lib.machine.knobs import KNOBS
 from edge_eval_lib.results import figures
 from edge_eval_lib.results.readable import write_table
 from edge_eval_lib.uncertainty import mean_interval, paired_bootstrap, paired_ratio_interval
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 QUANTITIES = ["energy_per_token_j", "tpot_ms", "ttft_ms", "throughput_tok_s", "power_w"]
 # What a knee has the least of, by rule: of J/token, and of J/token x TPOT, the energy-delay
@@ -179,43 +175,36 @@ def verdicts(found: pd.DataFrame) -> list[dict[str, object]]:
     return plain.where(plain.notna(), None).to_dict("records")
 
 
-def draw(runs: pd.DataFrame, knob: str, stamp: str = "") -> Figure:
+def draw(runs: pd.DataFrame, knob: str, stamp: str = "", path: Path | None = None) -> figures.Drawn:
     """Draw J/token and TPOT over the setting, with intervals, and where each rule's knee lies.
 
     A line is a knee of least J/token, dashes one of least J/token x TPOT, a band its interval.
     """
     table, found = by_setting(runs), knees(runs)
-    unit = KNOBS[knob].unit
-    heading = {"energy_per_token_j": "J/token", "tpot_ms": "TPOT [ms]"}
+    unit, what = KNOBS[knob].unit, KNOBS[knob].what
+    headings = {"energy_per_token_j": "energy [J/token]", "tpot_ms": "time [ms/token]"}
+    legend = {}
     with plt.rc_context(figures.STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharex=True, layout="constrained")
-    for axis, (name, label) in zip(axes, heading.items(), strict=True):
+    for axis, (name, label) in zip(axes, headings.items(), strict=True):
         for place, (concurrency, part) in enumerate(table.groupby("concurrency")):
+            colour, marker = figures.COLOURS[place], figures.MARKERS[place]
+            legend[f"{concurrency} at a time"] = (colour, marker)
             bars = part[[f"{name}_lo", f"{name}_hi"]].sub(part[name], axis=0).abs().fillna(0)
             axis.errorbar(
-                part["setting"],
-                part[name],
-                yerr=bars.to_numpy().T,
-                marker=figures.MARKERS[place],
-                color=figures.COLOURS[place],
-                label=f"{concurrency} at a time",
+                part["setting"], part[name], yerr=bars.to_numpy().T, marker=marker, color=colour
             )
             own = found[(found["concurrency"] == concurrency) & (found["verdict"] == "knee")]
             for knee in own.itertuples():
                 dashed = "-" if knee.rule == "least J/token" else "--"
-                axis.axvline(knee.setting, color=figures.COLOURS[place], ls=dashed, lw=1)
-                axis.axvspan(
-                    knee.setting_lo, knee.setting_hi, color=figures.COLOURS[place], alpha=0.1
-                )
-        axis.set(title=label, xlabel=f"{KNOBS[knob].what} [{unit}]")
+                axis.axvline(knee.setting, color=colour, ls=dashed, lw=1)
+                axis.axvspan(knee.setting_lo, knee.setting_hi, color=colour, alpha=0.1)
+        axis.set(ylabel=label, xlabel=f"{what} [{unit}]")
         highest = table[[name, f"{name}_hi"]].max()  # a bar may leave the picture, a mean not
         axis.set_ylim(0, 1.1 * min(highest.max(), 3 * highest[name]))
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False)
-    title = f"What does {KNOBS[knob].what} cost, and save? Line and dashes: knees"
-    figure.suptitle(title, x=0.01, ha="left")
-    figure.supxlabel(stamp, x=0.01, ha="left", fontsize=8, color="0.4")
-    plt.close(figure)
-    return figure
+    reading = "upright: the knee of least J/token; dashed: of least J/token × TPOT; bands: its 95 %"
+    figures.headline(figure, f"What does {what} cost, and save?", reading, legend)
+    return figures.finish(figure, path, stamp, alt=" ".join(sentences(found, knob)))
 
 
 def stamp_of(runs: pd.DataFrame) -> str:
@@ -237,8 +226,7 @@ def write_results(runs: pd.DataFrame, directory: Path) -> None:
     }
     for name, table in tables.items():
         write_table(table, directory / "tables" / f"power_{name}.csv")
-    picture = draw(runs, str(runs["knob"].iloc[0]), stamp_of(runs))
-    figures.finish(picture, directory / "figures" / "power_sweep")
+    draw(runs, str(runs["knob"].iloc[0]), stamp_of(runs), directory / "figures" / "power_sweep")
 
 
 def _swept(runs: pd.DataFrame) -> pd.DataFrame:

@@ -137,6 +137,13 @@ def test_tables_and_figure_are_written(tmp_path):
     assert (tmp_path / "figures" / "power_sweep.png").is_file()
 
 
+def test_the_picture_says_the_knees():
+    drawn = found.draw(runs_of(u_shaped, falling), "sm_clock_mhz")
+    assert "At concurrency" in drawn.alt
+    assert "J/token" in drawn.alt
+    assert "at a time" in drawn.svg
+
+
 # --- the order, and what a clock says -----------------------------------------------------------
 
 

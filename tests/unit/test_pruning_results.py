@@ -120,3 +120,65 @@ def test_doubtful_runs_are_counted():
     assert said.startswith("1 of 2 runs are doubtful by their own checks (quiet")
     fine = results({}, headline=observed.assign(validity="ok"))
     assert pruning_shown.doubtful(fine) == "Every run passed its own checks."
+
+
+def arms_of(losses: dict[str, float]) -> pd.DataFrame:
+    rows = [
+        dict(zip(VARIANT, (*MODEL, precision), strict=True))
+        | {"gold_nll_loss": np.nan if precision == "fp16" else loss, "disk_gb": 0.2}
+        | {"gold_nll_loss_lo": loss - 0.1, "gold_nll_loss_hi": loss + 0.1}
+        | {"energy_per_request_j": 2.0}
+        for precision, loss in losses.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+ARMS = arms_of({"depth20-fp16": 1.5, "fp16": 0.0, "depth20-distil-fp16": 0.3, "int4": 0.1})
+
+
+def test_chains_stand_in_the_order_of_their_loss_below_fp16():
+    assert list(pruning_shown.by_loss(ARMS)["name"]) == [
+        "fp16", "int4", "depth20-distil-fp16", "depth20-fp16",
+    ]  # fmt: skip
+    said = pruning_shown.chains_words(ARMS)
+    assert said.startswith("Of 3 chains int4 loses least, 0.10 nats")
+    assert "depth20-fp16 loses most, 1.5 nats" in said
+    assert said.endswith("FP16: 0.20 GB and 2.0 J a request.")
+
+
+def test_the_joint_losses_are_said_with_their_verdicts():
+    joint = pd.DataFrame(
+        [
+            {"precision": "depth20-int4", "figure": "gold_nll", "first_loss": 0.2,
+             "second_loss": 0.1, "joint_loss": 0.5, "verdict": "more"},
+            {"precision": "int4-depth20", "figure": "gold_nll", "first_loss": 0.2,
+             "second_loss": 0.1, "joint_loss": 0.3, "verdict": "the sum"},
+        ]
+    )  # fmt: skip
+    said = pruning_shown.joint_words(joint)
+    assert "depth20-int4 0.30 alone, 0.50 together (more than the sum)" in said
+    assert "int4-depth20 0.30 alone, 0.30 together (the sum)" in said
+
+
+def test_the_answer_says_what_is_brought_back_faster_and_saved():
+    speed = pd.DataFrame(
+        [
+            {"precision": "depth20-fp16", "concurrency": 8, "paired_runs": 5, "speed_up": 1.25,
+             "speed_up_lo": 1.1, "speed_up_hi": 1.4, "predicted": 1.19, "agrees": True},
+            {"precision": "int4", "concurrency": 8, "paired_runs": 1},
+        ]
+    )  # fmt: skip
+    changed = pd.DataFrame(
+        [
+            {"precision": "depth20-fp16", "paired_runs": 5, "energy_change_pct": -20.9,
+             "energy_change_pct_lo": -32.6, "energy_change_pct_hi": -3.3},
+            {"precision": "magnitude50-fp16", "paired_runs": 3, "energy_change_pct": -8.0,
+             "energy_change_pct_lo": -39.0, "energy_change_pct_hi": 65.0},
+        ]
+    )  # fmt: skip
+    back, fast, saves, none = pruning_shown.summary(ARMS, pd.DataFrame(), speed, changed)
+    assert back.startswith("Distilling brings back 80 % of what depth20-fp16 loses")
+    assert fast.startswith("depth20-fp16 is as fast as FP16 1.2 [1.1, 1.4] times with 8 at a time")
+    assert fast.endswith("(the planner's 1.2 is within).")
+    assert saves.startswith("depth20-fp16 saves energy: -21 % a request [-33, -3]")
+    assert none.startswith("magnitude50-fp16 shows no saving")
