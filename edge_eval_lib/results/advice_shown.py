@@ -15,7 +15,7 @@ PARTS = {"machines": "machines", "electricity": "electricity", "people": "people
          "once": "before the first request", "retrieval": "retrieval and index",
          "api": "the API"}  # fmt: skip
 _STANDBY = {
-    "keep_s": "kept loaded [s]",
+    "keep_s": "unloaded after [s]",
     "cold_share": "cold starts [share]",
     "warm_s": "idle a request [s]",
     "standby_j": "standby [J]",

@@ -30,8 +30,8 @@ ENDS = ("", "_lo", "_hi")
 
 WORDS = {
     "concurrency": "at once",
-    "usd per mtok before": "USD per million tokens, before",
-    "usd per mtok after": "after ",
+    "USD per mtok before": "USD per million tokens, before",
+    "USD per mtok after": "after ",
     "operational g": "operational [g CO2e]",
     "embodied g": "embodied [g CO2e]",
     "total g": "together [g CO2e]",

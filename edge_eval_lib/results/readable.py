@@ -29,6 +29,8 @@ _UNITS = {
     "_kwh": "kWh",
 }
 _HEADINGS = {name: metric.heading for name, metric in METRICS.items()} | {
+    "ttft_s": "TTFT [s]",
+    "tpot_s": "TPOT [s]",
     "ttft_ms": "TTFT [ms]",
     "ttft_p95_ms": "TTFT, 95th percentile [ms]",
     "tpot_ms": "TPOT [ms]",
