@@ -317,7 +317,7 @@ def _scenarios(table: pd.DataFrame) -> str:
     ends = [_column(table, "n_break_full_least").min(), _column(table, "n_break_full_most").max()]
     if np.isnan(ends).any() or ends[0] == ends[1]:
         return ""
-    return f", by other prices anywhere from {span(ends)}"
+    return f", by other prices anywhere from {large(ends[0])} requests to {large(ends[1])}"
 
 
 def _apart(paper: pd.DataFrame, full: pd.DataFrame) -> bool:
@@ -340,7 +340,7 @@ def _verdict(variants: pd.DataFrame, sound: pd.DataFrame, reference: pd.DataFram
     if len(prompts) and prompts.max() < FEW_PROMPTS:
         parts.append(f"{span(prompts)} prompts show the method, they rank no models")
     if doubtful := len(variants) - len(sound):
-        parts.append(f"speed and energy of {doubtful} doubtful variants are left out")
+        parts.append(f"speed and energy of doubtful variants are left out: {doubtful}")
     return "; ".join(parts) + "."
 
 

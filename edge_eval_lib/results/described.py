@@ -103,7 +103,8 @@ def break_even(table: pd.DataFrame) -> str:
     if {"n_break_full_least", "n_break_full_most"} <= set(table):
         ends = [table["n_break_full_least"].min(), table["n_break_full_most"].max()]
         if not np.isnan(ends).any():
-            parts.append(f"by other prices everything counted lies anywhere from {span(ends)}")
+            least, most = map(large, ends)
+            parts.append(f"everything, by other prices, anywhere from {least} requests to {most}")
     return "Until it pays, " + "; ".join(parts) + "."
 
 

@@ -247,8 +247,10 @@ def _paired_differences(
 ) -> dict[str, float]:
     """Mean of `own` less `other` over the prompts that both have, by measure, and its interval."""
     row = {}
-    for measure in [c for c in own if c in other]:
-        values = (own[measure] - other[measure]).dropna().to_numpy()
+    shared = [c for c in own if c in other]
+    differences = own[shared] - other[shared]  # at once: aligning is what takes the time
+    for measure, column in zip(shared, differences.to_numpy(float).T, strict=True):
+        values = column[~np.isnan(column)]
         if not len(values):
             continue
         row[f"{measure}{suffix}"] = values.mean()

@@ -53,7 +53,7 @@ def test_break_even_is_described_by_both_accountings():
     text = described.break_even(table)
     assert "electricity alone (the paper's): 0.0040 to 0.0055 requests" in text
     assert "everything counted: 1.5 million requests, 1 of 2 never" in text
-    assert "anywhere from 1.4 to never" in text
+    assert "anywhere from 1.4 requests to never" in text
     assert "is known" in described.break_even(rows(n_break=[np.nan, np.nan]))
 
 
