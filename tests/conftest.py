@@ -17,9 +17,9 @@ hypothesis.settings.load_profile("shared machine")
 
 # The files that take longest first, so that no process is left alone with one at the end.
 LONGEST = ("vllm", "notebooks", "by_hand", "experiments", "cascade_run", "agents_run",
-           "documented_run", "new_compression", "try_a_model", "failures", "power_sweep_run",
-           "slurm_jobs", "chain", "harness_run", "input", "stages", "imports", "ablation_run",
-           "long_rows")  # fmt: skip
+           "documented_run", "workshop", "new_compression", "try_a_model", "failures",
+           "power_sweep_run", "slurm_jobs", "chain", "harness_run", "input", "stages", "imports",
+           "ablation_run", "long_rows")  # fmt: skip
 
 
 @pytest.hookimpl(trylast=True)

@@ -18,10 +18,14 @@ from edge_eval_lib.units import duration
 from edge_eval_lib.workshop.copies import student_copy
 
 
+def folder() -> Path:
+    """Return where the workshop lies: in notebooks/, or the directory EDGE_EVAL_NOTEBOOKS names."""
+    return Path(os.environ.get("EDGE_EVAL_NOTEBOOKS") or project_root() / "notebooks") / "workshop"
+
+
 def sources() -> list[Path]:
-    """Return the workshop's notebooks, in notebooks/ or the directory EDGE_EVAL_NOTEBOOKS names."""
-    folder = os.environ.get("EDGE_EVAL_NOTEBOOKS") or project_root() / "notebooks"
-    return sorted((Path(folder) / "workshop").glob("[0-9]*.ipynb"))
+    """Return the workshop's notebooks, in their order."""
+    return sorted(folder().glob("[0-9]*.ipynb"))
 
 
 def run() -> list[Path]:
@@ -35,7 +39,7 @@ def run() -> list[Path]:
     """
     directory = outputs_root() / "workshop"
     if not sources():
-        raise UserError("There are no notebooks of the workshop in notebooks/workshop.")
+        raise UserError(f"There are no notebooks of the workshop in {folder()}.")
     executed, failed = [], []
     for source in sources():
         started = time.monotonic()
@@ -49,8 +53,8 @@ def run() -> list[Path]:
         if reason:
             failed.append(f"  {source.stem}: {reason}")
     if failed:
-        many = f"{len(failed)} of {len(executed)} notebooks"
-        raise UserError("\n".join([f"{many} of the workshop failed:", *failed]))
+        many = f"{len(failed)} of {len(executed)} notebooks in {directory} failed:"
+        raise UserError("\n".join([many, *failed]))
     print(f"Executed notebooks: {directory}; students' copies: {directory / 'student'}")
     return executed
 
