@@ -75,7 +75,7 @@ class Exercise:
 
     def solution(self) -> None:
         """Print the answer and its reason."""
-        answer = format_number(self.answer) if isinstance(self.answer, Real) else self.answer
+        answer = format_number(self.answer) if isinstance(self.answer, float) else self.answer
         shown = "" if callable(answer) else f"{answer} {self.unit}".strip() + ": "
         _say(shown + self.solution_text)
 

@@ -11,6 +11,7 @@ import pandas as pd
 
 from edge_eval_lib.metrics import cold_start_tax, intelligence_per_watt
 from edge_eval_lib.results.readable import format_number
+from edge_eval_lib.workshop.choice import choice
 from edge_eval_lib.workshop.exercise import Exercise, Mistake
 
 
@@ -46,16 +47,13 @@ def statistic(values: pd.Series, printed: float) -> Exercise:
         "smallest": values.min(),
     }
     right = min(found, key=lambda name: abs(found[name] - printed))
-    return Exercise(
-        answer=right,
-        hint_text=f"one of {', '.join(found)}. Sort the values.",
-        solution_text=f"{format_number(found[right])} is printed as {printed:g}. The caption says "
-        f"median, which would be {format_number(found['median'])}.",
-        mistakes=tuple(
-            Mistake(name, f"The {name} is {format_number(value)}, and {printed:g} was printed.")
-            for name, value in found.items()
-            if name != right
-        ),
+    said = f"and {printed:g} was printed."
+    return choice(
+        right,
+        {name: f"The {name} is {format_number(value)}, {said}" for name, value in found.items()},
+        "Sort the values.",
+        f"{format_number(found[right])} is printed as {printed:g}. The caption says median, which "
+        f"would be {format_number(found['median'])}.",
     )
 
 
