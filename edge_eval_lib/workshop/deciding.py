@@ -174,16 +174,18 @@ def most_able(flips: pd.DataFrame) -> Exercise:
     """Ask which input is most able to flip a choice; `flips` is of `choice.flips`."""
     part = flips.set_index("input")["total_order"].reindex(ASKED_OF).fillna(0.0)
     right = str(part.idxmax()) if part.max() > LEAST_PART else NOTHING
-    said = {name: f"Its part in the flip is {value:.0%}" for name, value in part.items()}
-    said[NOTHING] = f"{in_words(part.idxmax()).capitalize()} does, in {part.max():.0%}"
+    said = {
+        name: f"{in_words(name).capitalize()} has a part of {value:.0%} in the flip"
+        for name, value in part.items()
+    }
+    more = "" if right == NOTHING else "; another one has more"
+    says = {word: f"{text}{more}." for word, text in said.items()}
+    says[NOTHING] = f"{said[str(part.idxmax())]}."
     return one_of(
         right,
-        {
-            word: f"{text}{'; another one has more' * (word != NOTHING)}."
-            for word, text in said.items()
-        },
+        says,
         "Which of them are you least sure of?",
-        "None of these flips it within what they may be."
+        "none of these flips it within what they may be."
         if right == NOTHING
         else f"{said[right]}. Find that one out before anything else.",
     )
