@@ -11,6 +11,7 @@ from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle.data import task_examples
 from edge_eval_lib.results.columns import sort_variants
 from edge_eval_lib.results.described import variant
+from edge_eval_lib.results.readable import Prose, escaped, format_number
 from edge_eval_lib.study import Study
 
 CHARACTERS = 160  # of a text that is shown
@@ -39,38 +40,31 @@ def three(answers: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(place=[*PLACES[: len(rows)]])
 
 
-def shown(answers: pd.DataFrame, study: Study) -> tuple[pd.DataFrame, str]:
-    """Set the three answers beside their questions, shortened, and say how they were chosen.
+def shown(answers: pd.DataFrame, study: Study) -> Prose:
+    """Show the three answers below their questions, shortened, and how they were chosen.
 
     Args:
         answers: A row a variant, repetition and prompt.
-        study: Whose tasks' data hold the questions; where they cannot be read, a dash stands.
-
-    Returns:
-        A table of texts and scores, and the sentence.
+        study: Whose tasks' data hold the questions; where they cannot be read, that is said.
     """
     rows = three(answers)
+    if rows.empty:
+        return Prose("No answer was scored.")
     questions = {task: _questions(study, task) for task in rows["task"].unique()}
-    table = pd.DataFrame(
-        [
-            {
-                "": row["place"],
-                "variant": variant(row, answers),
-                "question": _short(questions[row["task"]].get(row["prompt_id"])),
-                "gold answer": _short(row["reference"]),
-                "answer": _short(row["answer"]) or "(an empty answer)",
-                "score": row["score"],
-            }
-            for _, row in rows.iterrows()
-        ],
-        columns=["", "variant", "question", "gold answer", "answer", "score"],
-    )
+    items = [
+        f"- **{row['place'].capitalize()}, score {format_number(row['score'], 2)}** "
+        f"({escaped(variant(row, answers))})\n"
+        f"    - question: {_short(questions[row['task']].get(row['prompt_id']))}\n"
+        f"    - gold answer: {_short(row['reference'])}\n"
+        f"    - answer: {_short(row['answer'])}"
+        for _, row in rows.iterrows()
+    ]
     count = answers.loc[answers["method"] != "none", "score"].notna().sum()
-    how = (
-        f"Of {count:,} scored answers by adapted variants: the highest score, the one nearest to "
+    items.append(
+        f"\nOf {count:,} scored answers by adapted variants: the highest score, the one nearest to "
         "the median, and the lowest; of several alike the first by variant and prompt."
     )
-    return table, how if len(table) else "No answer was scored."
+    return Prose("\n".join(items))
 
 
 def _questions(study: Study, task: str) -> dict[str, str]:
@@ -86,5 +80,7 @@ def _questions(study: Study, task: str) -> dict[str, str]:
     }
 
 
-def _short(text: object) -> str | None:
-    return textwrap.shorten(text, CHARACTERS, placeholder=" …") if isinstance(text, str) else None
+def _short(text: object) -> str:
+    if not isinstance(text, str):
+        return "not on this machine"
+    return escaped(textwrap.shorten(text, CHARACTERS, placeholder=" …")) or "(empty)"

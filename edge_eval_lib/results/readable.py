@@ -98,17 +98,18 @@ def show(table: pd.DataFrame, columns: Sequence[str] | None = None, digits: int 
     if "notes" in text:
         text["notes"] = text["notes"].map(in_words)
     align = ["right" if name in numeric else "left" for name in text]
-    text = text.map(_escaped).rename(columns=_escaped)
+    text = text.map(escaped).rename(columns=escaped)
     return Prose(text.to_markdown(index=False, colalign=align, disable_numparse=True))
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """Text as it stands within Markdown."""
     return html.escape(text, quote=False).replace("|", "\\|").replace("*", "\\*")
 
 
 def listed(sentences: Iterable[str]) -> Prose:
     """Show sentences in a notebook, an item each."""
-    return Prose("\n".join(f"- {_escaped(text)}" for text in sentences))
+    return Prose("\n".join(f"- {escaped(text)}" for text in sentences))
 
 
 def notes(table: pd.DataFrame, columns: Sequence[str] | None = None) -> Prose:

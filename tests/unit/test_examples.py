@@ -38,32 +38,36 @@ def test_the_base_and_answers_without_a_score_are_not_chosen():
     assert examples.three(base).empty
 
 
-def test_they_stand_beside_their_questions_and_say_how_they_were_chosen():
+def test_they_stand_below_their_questions_and_say_how_they_were_chosen():
     long = answers([1.0, 0.4, 0.0], answer="word " * 100)
     long.loc[2, "answer"] = ""
-    table, how = examples.shown(long, STUDY)
-    assert table["question"].iloc[0] == "What was blown away in October?"
-    assert table["answer"].map(len).max() <= examples.CHARACTERS
-    assert table["answer"].tolist()[2] == "(an empty answer)"
-    assert how.startswith("Of 3 scored answers")
-    nothing, sentence = examples.shown(long.assign(score=np.nan), STUDY)
-    assert len(nothing) == 0
-    assert sentence == "No answer was scored."
+    lines = str(examples.shown(long, STUDY)).splitlines()
+    assert lines[0] == "- **Best, score 1.0** (LoRA INT4)"
+    assert lines[1] == "    - question: What was blown away in October?"
+    assert lines[2] == "    - gold answer: gold 1"
+    assert lines[3].endswith("word …")
+    assert len(lines[3]) < examples.CHARACTERS + 20
+    assert lines[11] == "    - answer: (empty)"
+    assert lines[-1].startswith("Of 3 scored answers")
+    assert str(examples.shown(long.assign(score=np.nan), STUDY)) == "No answer was scored."
 
 
 @pytest.mark.parametrize(
     ("task", "start"), [("summarization", "Notice: "), ("dialogue", "A very large wardrobe.")]
 )
 def test_other_tasks_show_what_the_user_said_last(task, start):
-    table, _ = examples.shown(
-        answers([1.0], task=task, prompt_id=f"{task}-evaluation-001"), STUDY
-    )  # fmt: skip
-    assert table["question"].iloc[0].startswith(start)
-    assert not table["question"].iloc[0].endswith(":")
+    shown = examples.shown(answers([1.0], task=task, prompt_id=f"{task}-evaluation-001"), STUDY)
+    question = str(shown).splitlines()[1].removeprefix("    - question: ")
+    assert question.startswith(start)
+    assert not question.endswith(":")
 
 
-def test_questions_that_lie_on_another_machine_are_left_out():
+def test_what_a_model_says_is_no_markup():
+    shown = str(examples.shown(answers([1.0], answer="<b>*x* | y</b>"), STUDY))
+    assert "&lt;b&gt;\\*x\\* \\| y&lt;/b&gt;" in shown
+
+
+def test_questions_that_lie_on_another_machine_are_said_to():
     elsewhere = STUDY.data.model_copy(update={"source": "/no/such/directory"})
     away = STUDY.model_copy(update={"data": elsewhere})
-    table, _ = examples.shown(answers([1.0, 0.5]), away)
-    assert table["question"].isna().all()
+    assert str(examples.shown(answers([1.0, 0.5]), away)).count("not on this machine") == 2
