@@ -216,7 +216,7 @@ def test_only_the_reasons_of_a_figures_own_columns_are_given(one_model):
 def test_configurations_beyond_the_papers_are_drawn(one_model):
     other = one_model[one_model["precision"] == "int4"].assign(precision="prune50-int4")
     figure = drawn_by("density", table=pd.concat([one_model, other]))
-    assert "LoRA PRUNE50-INT4" in texts(figure)
+    assert "LoRA prune50-INT4" in texts(figure)
 
 
 def test_png_and_svg_are_written_the_same_every_time(tmp_path, one_model):
