@@ -14,6 +14,8 @@ from matplotlib.transforms import Bbox
 # Where a name may stand, seen from its mark: nearest first, to the right before to the left.
 _TURNS = np.deg2rad([0, 180, 30, -30, 150, -150, 60, -60, 120, -120, 90, -90])
 _POINTS = (9, 13, 18, 25, 33, 43, 55)
+_AWAY = np.repeat(_POINTS, len(_TURNS)).astype(float)
+_DIRECTIONS = np.tile(np.column_stack([np.cos(_TURNS), np.sin(_TURNS)]), (len(_POINTS), 1))
 _TO_MARK = {"arrowstyle": "-", "color": "#999999", "lw": 0.6, "shrinkA": 1, "shrinkB": 4}
 _FORBIDDEN = 1e4  # a name on a mark, on a name or outside
 
@@ -36,7 +38,8 @@ def place(
     figure = axis.figure
     figure.draw_without_rendering()
     points = figure.dpi / 72
-    frame, taken, drawn = axis.get_window_extent(), mark_boxes(axis), []
+    frame, drawn = axis.get_window_extent().extents, []
+    taken = np.array([box.extents for box in mark_boxes(axis)]).reshape(-1, 4)
     paths = [axis.transData.transform(line.get_xydata()) for line in axis.lines]
     lines = np.vstack([np.empty((0, 2)), *(_along(path) for path in paths if len(path))])
     for x, y, name in names:
@@ -45,27 +48,32 @@ def place(
             va="center", zorder=6, annotation_clip=False, arrowprops=_TO_MARK,
         )  # fmt: skip
         text.set_in_layout(False)
-        width, height = Text.get_window_extent(text).size  # without its line
-        at = axis.transData.transform((x, y))
-        best: tuple[float, tuple[float, float], Bbox | None] = (np.inf, (0.0, 0.0), None)
-        for away in _POINTS:
-            for turn in _TURNS:
-                # The name's nearer edge, not its middle, stands that far away.
-                shift = away * points * np.array([np.cos(turn), np.sin(turn)])
-                shift += np.array([np.cos(turn) * width / 2, np.sin(turn) * height / 2])
-                box = Bbox.from_bounds(*(at + shift - (width / 2, height / 2)), width, height)
-                wide = box.padded(2 * points)
-                bad = sum(wide.overlaps(other) for other in taken)
-                inside = frame.contains(box.x0, box.y0) and frame.contains(box.x1, box.y1)
-                crossed = box.count_contains(lines)
-                cost = _FORBIDDEN * (bad + (not inside)) + away + 3 * crossed
-                if cost < best[0]:
-                    best = (cost, tuple(shift / points), box)
-        text.set_position(best[1])
-        if best[2] is not None:
-            taken.append(best[2])
+        size = Text.get_window_extent(text).size  # without its line
+        # The name's nearer edge, not its middle, stands that far away.
+        shifts = _AWAY[:, None] * points * _DIRECTIONS + _DIRECTIONS * size / 2
+        low = axis.transData.transform((x, y)) + shifts - size / 2
+        boxes = np.hstack([low, low + size])
+        inside = (boxes[:, :2] >= frame[:2]).all(axis=1) & (boxes[:, 2:] <= frame[2:]).all(axis=1)
+        bad = _overlaps(boxes + 2 * points * np.array([-1, -1, 1, 1]), taken).sum(axis=1)
+        crossed = _holds(boxes, lines).sum(axis=1)
+        best = int(np.argmin(_FORBIDDEN * (bad + ~inside) + _AWAY + 3 * crossed))
+        text.set_position(tuple(shifts[best] / points))
+        taken = np.vstack([taken, boxes[best]])
         drawn.append(text)
     return drawn
+
+
+def _overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Whether each box (x0, y0, x1, y1) meets each of the others."""
+    apart = (boxes[:, None, :2] > others[None, :, 2:]) | (boxes[:, None, 2:] < others[None, :, :2])
+    return ~apart.any(axis=2)
+
+
+def _holds(boxes: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Whether each box holds each of the points."""
+    x, y = points.T
+    across = (boxes[:, :1] < x) & (x < boxes[:, 2:3])
+    return across & (boxes[:, 1:2] < y) & (y < boxes[:, 3:])
 
 
 def mark_boxes(axis: Axes) -> list[Bbox]:
