@@ -133,6 +133,17 @@ def quality(table: pd.DataFrame) -> str:
     return f"{text} Of {len(bounded)} with an interval, {holds.sum()} hold 100."
 
 
+def front(table: pd.DataFrame) -> str:
+    """Describe scores against the energy of a request, and which rows no other beats (`front`)."""
+    known = table.dropna(subset=["score", "energy_per_request_j"])
+    if known.empty:
+        return _nothing("score", "energy_per_request_j")
+    energy = extremes(known, "energy_per_request_j", unit="J")
+    names = ", ".join(variant(row, table) for _, row in known[known["front"]].iterrows())
+    text = f"Scores run {extremes(known, 'score')}, energy of a request {energy}. "
+    return f"{text}Nothing beats {known['front'].sum()} of {len(known)} in both: {names}."
+
+
 def adaptation(table: pd.DataFrame) -> str:
     """Describe LoRA's energy beside QLoRA's, a row a model and task."""
     known = named(table).dropna(subset=["lora_energy_j", "qlora_energy_j"], how="all")

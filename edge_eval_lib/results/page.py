@@ -1,7 +1,9 @@
 """What a cell shows so that its page serves phone, paper, light and dark alike.
 
     page.fold("All 72 variants", show(table))          folded until somebody opens it
+    page.sortable(show(table))                         with script, it sorts and filters
     figures.finish(fig, path)                          a picture: dark, narrow, described
+    charts.beside(figures.finish(fig, path), chart)    with script, a chart in its place
 
 Colours, type and the phone's layout are the page's concern (`report.render`), not a cell's.
 """
@@ -13,6 +15,7 @@ import html
 from edge_eval_lib.results.readable import Prose
 
 PICTURE = "application/vnd.edge-eval.picture+json"  # what a page needs beside the SVG
+CHART = "application/vnd.vegalite.v6+json"  # what takes the picture's place where there is script
 
 
 def fold(summary: str, *contents: object) -> Prose:
@@ -27,3 +30,8 @@ def fold(summary: str, *contents: object) -> Prose:
         return Prose("")
     body = "\n\n".join(shown)
     return Prose(f"<details>\n<summary>{html.escape(summary)}</summary>\n\n{body}\n\n</details>")
+
+
+def sortable(table: str) -> Prose:
+    """Show a table, as `show` gives it, that sorts and filters in a page with script."""
+    return Prose(f'<div class="sortable">\n\n{table}\n\n</div>') if "|" in table else Prose(table)

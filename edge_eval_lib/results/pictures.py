@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html import escape
 from typing import Any
 
 _COLOUR = re.compile(r"(fill|stroke): (#[0-9a-fA-F]{6})")
+_QUOTED = re.compile(r'"(#[0-9a-fA-F]{6})"')
 _FONT = re.compile(r"font: (?:(italic|oblique) )?(?:(bold|\d+) )?([\d.]+px) [^;\"]+")
 _HEAD = re.compile(r"<svg [^>]*?width=\"([\d.]+)pt\"[^>]*?viewBox=\"([^\"]+)\"[^>]*>", re.DOTALL)
 _ROOM = re.compile(r"^.*?(?=<svg )", re.DOTALL)
 _ID = re.compile(r'(id="|href="#|url\(#)([^")]+)')
+HOW = "Hover or tap a mark for its values; a click on a name hides it or shows it again."
 _PAPER, _INK = (0x16, 0x18, 0x1C), (0xE4, 0xE6, 0xEA)
 
 
-def inline(picture: dict[str, Any], svg: str, number: int) -> str:
+def inline(picture: dict[str, Any], svg: str, number: int, chart: dict[str, Any] | None) -> str:
     """A figure element with the picture, the phone's version and the data of its chart.
 
     Args:
         picture: `alt`, and where there is one, `narrow`.
         svg: The wide version.
         number: Of the picture on its page: keeps the names within two pictures apart.
+        chart: In Vega-Lite: what takes the picture's place where there is script.
     """
     alt = picture.get("alt", "")
     versions = {"wide": svg, "phone": picture.get("narrow")}
@@ -31,7 +35,23 @@ def inline(picture: dict[str, Any], svg: str, number: int) -> str:
         for name, text in versions.items()
         if text
     ]
-    return f'<figure class="picture">{"".join(parts)}</figure>'
+    charted = _chart(chart, alt) if chart else ""
+    return f'<figure class="picture">{"".join(parts)}{charted}</figure>'
+
+
+def _chart(chart: dict[str, Any], alt: str) -> str:
+    """A chart, which stands in a page unseen until a script draws it."""
+    title = chart["title"]
+    reading, *foot = title["subtitle"]
+    written = json.dumps(chart | {"description": alt}, ensure_ascii=False, separators=(",", ":"))
+    written = _QUOTED.sub(lambda m: f'"light-dark({m[1]}, {_dark(m[1])})"', written)
+    written = written.replace("<", "\\u003c")  # no text of it ends the element
+    return (
+        f'<template class="chart"><p><b>{escape(title["text"])}</b><br>{escape(reading)}. '
+        f'<span class="how">{HOW}</span></p><div class="plot"></div>'
+        f"<p><small>{'<br>'.join(map(escape, foot))}</small></p>"
+        f'<script type="application/json">{written}</script></template>'
+    )
 
 
 def themed(svg: str, alt: str, prefix: str = "") -> str:

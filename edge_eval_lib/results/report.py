@@ -1,19 +1,20 @@
 """Reports: an executed notebook -> one HTML file that opens anywhere.
 
-The file needs nothing beside it: pictures lie within as SVG, there is no script and no external
-reference; links lead to files beside it.
+The file needs nothing beside it: pictures lie within as SVG, and only where it has charts or tables
+that sort is there a script, which lies within too. Links lead to files beside it.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from edge_eval_lib import redaction
-from edge_eval_lib.results import pictures
-from edge_eval_lib.results.page import PICTURE
+from edge_eval_lib.results import pictures, scripts
+from edge_eval_lib.results.page import CHART, PICTURE
 
 if TYPE_CHECKING:
     from bs4 import BeautifulSoup, Tag
@@ -24,6 +25,7 @@ KEYS = 2  # columns that stay in view while others scroll
 _UNDESCRIBED = "No description has been provided for this image"  # nbconvert's
 _TITLE = re.compile(r"^# (.+)", re.MULTILINE)
 _FILE = re.compile(r"[\w./-]+\.(?:csv|png|svg|html|json)")
+_VERSION = re.compile(r"/v(\d+)\.(\d+)")
 _NUMBER = re.compile(r"[<×~]?\s?[-−+]?[\d.,]*\d[\d.,]*(?:e[-−+]?\d+)?(?:\s?%)?(?:\s?[\[(].*)?$")
 
 
@@ -42,14 +44,16 @@ def render(notebook: Path, target: Path) -> Path:
 
     node = nbformat.reads(redaction.redact_json(notebook.read_text(encoding="utf-8")), as_version=4)
     drawn: list[str] = []
+    written: set[str] = set()  # the versions of Vega-Lite that its charts are written in
 
     def picture(output: Any) -> str:
         """A place for a picture, which is set once nothing else reads the page's markup."""
-        drawn.append(
-            pictures.inline(
-                output["data"].get(PICTURE, {}), output["data"]["image/svg+xml"], len(drawn)
-            )
-        )
+        data = output["data"]
+        chart = data.get(CHART)
+        if chart:
+            written.add(".".join(_VERSION.findall(chart["$schema"])[-1]))
+        svg = data["image/svg+xml"]
+        drawn.append(pictures.inline(data.get(PICTURE, {}), svg, len(drawn), chart))
         return f'<div class="drawn">{len(drawn) - 1}</div>'
 
     exporter = HTMLExporter(
@@ -85,8 +89,10 @@ def render(notebook: Path, target: Path) -> Path:
     _set_top(page)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_suffix(".tmp")
+    tables = page.select_one(".sortable table") is not None
     text = re.sub(r'<div class="drawn">(\d+)</div>', lambda m: drawn[int(m[1])], str(page))
-    temporary.write_text(text, encoding="utf-8")
+    script = scripts.inline(max(written, default=None), tables)
+    temporary.write_text(text.replace("</body>", f"{script}</body>"), encoding="utf-8")
     return temporary.replace(target)
 
 
@@ -96,7 +102,10 @@ def _is_scrap(output: Any) -> bool:
 
 
 def _keep_keys_in_view(page: BeautifulSoup, table: Tag) -> None:
-    """Let a wide table scroll within the page, its first columns of words held in view."""
+    """Let a wide table scroll within the page, what its rows are of held in view.
+
+    That are its first columns of words; those that say the same of every row may scroll away.
+    """
     rows = [row.find_all(["td", "th"]) for row in table.find_all("tr")]
     widest = max((len(row) for row in rows), default=0)
     frame = page.new_tag("div", attrs={"class": "scroll", "tabindex": "0", "role": "region"})
@@ -109,12 +118,17 @@ def _keep_keys_in_view(page: BeautifulSoup, table: Tag) -> None:
     hint.string = f"{widest} columns: the table scrolls sideways →"
     frame.insert_before(hint)
     _add_class(table, "wide-table")
-    for number in range(KEYS):
-        column = [row[number] for row in rows if len(row) > number]
-        if number and any("number" in cell.get_attribute_list("class") for cell in column):
-            break
+    columns = [[row[at] for row in rows if len(row) > at] for at in range(widest)]
+    words = list(itertools.takewhile(lambda column: not _has_numbers(column), columns))
+    words = words or columns[:1]
+    differing = [column for column in words if len({cell.get_text() for cell in column[1:]}) > 1]
+    for number, column in enumerate((differing or words)[:KEYS], start=1):
         for cell in column:
-            _add_class(cell, f"key{number + 1}")
+            _add_class(cell, f"key{number}")
+
+
+def _has_numbers(cells: list[Tag]) -> bool:
+    return any("number" in cell.get_attribute_list("class") for cell in cells)
 
 
 def _describe_pictures(page: BeautifulSoup) -> None:
@@ -146,9 +160,23 @@ def _align(table: Tag) -> None:
             for row in rows:
                 if number < len(row) and "number" not in row[number].get_attribute_list("class"):
                     _add_class(row[number], "number")
+            if table.find_parent(class_="sortable"):
+                for cell in cells:
+                    if cell.name == "td":
+                        cell["data-order"] = _value(cell.get_text(strip=True))
         for cell in cells:
             if len(cell.get_text()) > LONG_CELL and "number" not in cell.get("class", ""):
                 _add_class(cell, "long")
+
+
+def _value(text: str) -> str:
+    """What a cell of a column of numbers is sorted by; nothing where nothing is known."""
+    if text == "never":
+        return "1e300"
+    found = re.search(r"-?\d[\d.]*(?:e-?\d+)?", text.replace(",", "").replace("−", "-"))
+    if not found:
+        return ""
+    return f"{found[0]}e-3" if text.startswith("<") and "e" not in found[0] else found[0]
 
 
 def _set_top(page: BeautifulSoup) -> None:

@@ -150,3 +150,11 @@ def test_without_the_full_accounting_one_is_drawn(tmp_path):
     assert "everything counted" not in drawn.alt
     unknown = break_even_shown.drawn(rows(n_break=[np.nan, np.nan]), tmp_path / "y", "a host")
     assert unknown.alt.startswith("Nothing to draw")
+
+
+def test_the_front_is_described_by_who_is_on_it():
+    table = rows(score=[0.5, 0.7, 0.4], energy_per_request_j=[2.0, 3.0, 4.0])
+    text = described.front(table.assign(front=[True, True, False]))
+    assert text.endswith("Nothing beats 2 of 3 in both: LoRA FP16, LoRA INT8.")
+    assert "from 2.0 (LoRA FP16) to 4.0 J (LoRA INT4)" in text
+    assert "is known" in described.front(table.assign(front=False, score=np.nan))
