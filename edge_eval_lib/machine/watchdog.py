@@ -149,7 +149,9 @@ def main(order: dict[str, Any]) -> None:
             _say(answer)
     finally:
         if touched:
-            _say(_put_all_back(note))
+            answer = _put_all_back(note)
+            note.close()  # unlocked before anybody hears of it, who may look for what is left
+            _say(answer)
         else:  # what it may not set it cannot put back
             os.unlink(note.name)
             _say("done")

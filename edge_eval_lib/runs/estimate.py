@@ -29,11 +29,14 @@ if TYPE_CHECKING:
 
 # The stated model of time is `economics.roofline`; for vLLM on a GPU `economics.speed` carries the
 # published T4 figures by it. Here stands what is a run's own.
+# An example's tokens, where its text is at hand: those of five studies' tasks within a tenth.
+TEMPLATE_TOKENS = 20  # of a chat template, with its system prompt
+TOKEN_CHARACTERS = 4
 HARNESS_REQUESTS = 4  # a prompt of lm-evaluation-harness: most tasks are of four choices
 HARNESS_TOKENS = 100  # a request: ASSUMED
 UNCUT_SHARE = 0.1  # of an adapted model's answers: the median of 41 serving runs of our own
-# How often the model's seconds a CPU takes: the median of three embedded studies, two idle cores.
-CPU_TIMES = {"adapt": 1.25, "compress": 1.5, "serve": 0.7}
+# How often the model's seconds a CPU takes: the median of five studies' runs, two idle cores.
+CPU_TIMES = {"adapt": 0.9, "compress": 1.35, "serve": 0.6}
 START_S = 8.0  # a process, its imports, its kernel, its record: measured on two cores
 BUSY_SHARE = 0.85  # of the power limit: published T4s drew 0.75-0.95 while they trained
 WAITING_SHARE = 0.4  # of the power limit: a T4 with a context that starts, reads or idles
@@ -307,7 +310,7 @@ def model_s(
     """Return seconds that a run should compute, and wait (start, reading, idle baselines).
 
     By the roofline of one device: those that a model is spread over take turns, but for vLLM, whose
-    GPUs share every layer. Prompts are taken to be half of training.max_tokens long.
+    GPUs share every layer.
 
     Args:
         study: The study.
@@ -323,7 +326,7 @@ def model_s(
     shape, training, workload = fit.shape_or_like(model), study.training, study.workload
     rates_by = bool(hardware.gpus), workload.engine_kind.launches_every_step
     device, rates = replace(roofline.device_of(hardware), cards=1), roofline.rates_of(*rates_by)
-    tokens = training.max_tokens / 2
+    prompt_tokens, tokens = example_tokens(study, run.parameters.get("task"))
 
     def computing_s(many: float) -> float:
         operations = flops.prefill_flop(shape.matrix_parameters, many)
@@ -358,9 +361,28 @@ def model_s(
     if hardware.gpus and not workload.engine_kind.launches_every_step:
         device = replace(device, cards=gpus)
     batches = tuple(_batches(study, run.parameters["task"], run.parameters["method"]))
-    busy_s = _serving_s(shape, precision, device, rates_by, tokens, batches, without)
+    busy_s = _serving_s(shape, precision, device, rates_by, prompt_tokens, batches, without)
     busy_s += computing_s(study.data.evaluation_examples * tokens)  # the gold answers' likelihoods
     return busy_s, waiting_s + _idle_s(study, hardware, 2)
+
+
+def example_tokens(study: Study, task: str | None) -> tuple[float, float]:
+    """Estimate the tokens of a task's usual prompt, and of it with its answer.
+
+    From the shipped texts' characters; both are taken to be half of training.max_tokens where the
+    examples are still to be fetched.
+    """
+    if task is None or study.data.source != "embedded":
+        return (study.training.max_tokens / 2,) * 2
+    return _shipped_tokens(task)
+
+
+@cache
+def _shipped_tokens(task: str) -> tuple[float, float]:
+    examples = tasks.load_task(task, train_examples=1, evaluation_examples=8, seed=0).evaluation
+    asked = [sum(len(message["content"]) for message in e.messages) for e in examples]
+    prompt = TEMPLATE_TOKENS + mean(asked) / TOKEN_CHARACTERS
+    return prompt, prompt + mean(len(e.answer) for e in examples) / TOKEN_CHARACTERS
 
 
 @cache

@@ -225,7 +225,7 @@ def _assumptions(study: Study, left: pd.DataFrame, hardware: Hardware) -> list[s
         if stages and basis == estimate.MODEL and not hardware.gpus:
             times = listed([f"{stage} {estimate.CPU_TIMES.get(stage, 1.0):g}" for stage in stages])
             how += (
-                f"times {times}, as the embedded study took on two idle cores: how far that is off "
+                f"times {times}, as five studies took on two idle cores: how far that is off "
                 "on another CPU is not known before a run is finished"
             )
         elif stages and basis in (estimate.SCALED, estimate.MODEL):

@@ -522,3 +522,14 @@ def test_a_local_study_asks_no_hub(tmp_path, monkeypatch):
     monkeypatch.setattr(models, "hub_problem", lambda model: pytest.fail("the hub was asked"))
     monkeypatch.setenv("EDGE_EVAL_OUTPUTS", str(tmp_path / "outputs"))
     problems.require_possible(load_study(make_tiny_study(tmp_path)))
+
+
+@pytest.mark.parametrize("task", ["closedbook", "openbook", "summarization", "dialogue"])
+def test_shipped_examples_are_as_long_as_their_text(task):
+    """Tokens by SmolLM2's tokenizer, chat template included, of forty shipped examples each."""
+    counted = {"closedbook": (31, 40), "openbook": (77, 85), "summarization": (49, 63),
+               "dialogue": (55, 74)}  # fmt: skip
+    study = load_study("embedded")
+    assert estimate.example_tokens(study, task) == pytest.approx(counted[task], rel=0.35)
+    fetched = study.model_copy(update={"data": study.data.model_copy(update={"source": "hub"})})
+    assert estimate.example_tokens(fetched, task) == (64, 64)
