@@ -78,7 +78,7 @@ def load_words(loads: np.ndarray, usd: Mapping[str, np.ndarray]) -> str:
     known = ~np.isnan(table).all(axis=0)
     first = np.full(len(loads), -1)
     first[known] = np.nanargmin(table[:, known], axis=0)
-    said = []
+    said: list[str] = []
     for best, group in groupby(zip(first, loads, strict=True), key=lambda pair: pair[0]):
         begin = figures.number(next(group)[1], 2)
         name = names[best] if best >= 0 else "none fits"

@@ -192,7 +192,8 @@ def draw_cost(
         (times * pair.prompts[f"{side}_{currency}"].mean(), pair.prompts[f"{side}_correct"].mean())
         for side in ("local", "cloud")
     ]
-    mixed = np.linspace(*ends, 100)  # a straight line, but not on a logarithmic axis
+    begin, end = np.array(ends)
+    mixed = np.linspace(begin, end, 100)  # a straight line, but not on a logarithmic axis
     axis.plot(*mixed.T, color=figures.GREY, ls=":")
     _draw(axis, curves.assign(**{currency: times * curves[currency]}), currency, signals)
     for (x, y), side, aside in zip(ends, ("local", "cloud"), ((7, -4), (7, -11)), strict=True):

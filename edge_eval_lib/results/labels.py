@@ -66,7 +66,7 @@ def place(
 def _overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Whether each box (x0, y0, x1, y1) meets each of the others."""
     apart = (boxes[:, None, :2] > others[None, :, 2:]) | (boxes[:, None, 2:] < others[None, :, :2])
-    return ~apart.any(axis=2)
+    return np.logical_not(apart.any(axis=2))
 
 
 def _holds(boxes: np.ndarray, points: np.ndarray) -> np.ndarray:

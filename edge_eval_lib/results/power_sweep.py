@@ -11,6 +11,7 @@ import pandas as pd
 
 from edge_eval_lib.machine.knobs import KNOBS
 from edge_eval_lib.results import figures
+from edge_eval_lib.results.drawn import Drawn
 from edge_eval_lib.results.readable import write_table
 from edge_eval_lib.uncertainty import mean_interval, paired_bootstrap, paired_ratio_interval
 
@@ -175,7 +176,7 @@ def verdicts(found: pd.DataFrame) -> list[dict[str, object]]:
     return plain.where(plain.notna(), None).to_dict("records")
 
 
-def draw(runs: pd.DataFrame, knob: str, stamp: str = "", path: Path | None = None) -> figures.Drawn:
+def draw(runs: pd.DataFrame, knob: str, stamp: str = "", path: Path | None = None) -> Drawn:
     """Draw J/token and TPOT over the setting, with intervals, and where each rule's knee lies.
 
     A line is a knee of least J/token, dashes one of least J/token x TPOT, a band its interval.
