@@ -37,7 +37,7 @@ def inline(vega_lite: str | None, tables: bool) -> str:
 
 
 def vega(vega_lite: str) -> str:
-    """Return the script that draws charts of this version of Vega-Lite.
+    """Return the script that draws charts of this version of Vega-Lite; it sets `window.vegaEmbed`.
 
     Putting it together takes seconds, so that it is kept until the machine is started anew.
     """
@@ -45,7 +45,8 @@ def vega(vega_lite: str) -> str:
     if not kept.is_file():
         import vl_convert
 
-        bundle = vl_convert.javascript_bundle(None, vl_version=vega_lite)
+        own = "window.vegaEmbed = vegaEmbed;"
+        bundle = vl_convert.javascript_bundle(own, vl_version=vega_lite)
         text = f"/*! {VEGA_NOTICE} */\n{bundle}"
         handle, temporary = tempfile.mkstemp(dir=kept.parent, suffix=".js")
         with os.fdopen(handle, "w", encoding="utf-8") as file:
