@@ -15,8 +15,14 @@ hypothesis.settings.register_profile("shared machine", deadline=None)
 hypothesis.settings.load_profile("shared machine")
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """A process a core, and one more for slow tests, which wait for servers and schedulers."""
+    cores = os.cpu_count() or 1
+    return cores + 1 if config.option.markexpr == "slow" else cores
+
+
 # The files that take longest first, so that no process is left alone with one at the end.
-LONGEST = ("vllm", "notebooks", "by_hand", "experiments", "cascade_run", "agents_run",
+LONGEST = ("vllm", "workshop", "notebooks", "by_hand", "experiments", "cascade_run", "agents_run",
            "documented_run", "workshop", "new_compression", "try_a_model", "failures",
            "power_sweep_run", "slurm_jobs", "chain", "harness_run", "input", "stages", "imports",
            "ablation_run", "long_rows")  # fmt: skip
