@@ -175,7 +175,7 @@ def most_able(flips: pd.DataFrame) -> Exercise:
     part = flips.set_index("input")["total_order"].reindex(ASKED_OF).fillna(0.0)
     right = str(part.idxmax()) if part.max() > LEAST_PART else NOTHING
     said = {
-        name: f"{in_words(name).capitalize()} has a part of {value:.0%} in the flip"
+        name: f"The part of '{in_words(name)}' in the flip is {value:.0%}"
         for name, value in part.items()
     }
     more = "" if right == NOTHING else "; another one has more"

@@ -1,6 +1,7 @@
 """The workshop's notebooks: what each must have, and what a student's copy must not."""
 
 import re
+from itertools import pairwise
 
 import nbformat
 import pytest
@@ -36,6 +37,13 @@ def test_each_exercise_has_one_solution_that_asserts(notebook):
     assert len(solutions) == len(titles)
     for source in solutions:
         assert re.search(r"^assert task_\d\.check\(", source, re.MULTILINE)
+
+
+def test_prose_stands_before_each_cell_of_code(notebook):
+    cells = [cell for cell in notebook.cells if not is_solution(cell)]
+    for before, cell in pairwise(cells):
+        if cell.cell_type == "code":
+            assert before.cell_type == "markdown", cell.source
 
 
 def test_a_notebook_is_kept_without_outputs(notebook):
