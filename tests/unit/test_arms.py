@@ -1,5 +1,6 @@
 """Arms of an experiment: which grid they make, and what a correct answer takes."""
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -219,3 +220,24 @@ def test_a_curve_is_said_at_some_scores_the_best_arm_first():
     first, second, _ = said.split("; ")
     assert first.index("INT4 70 %") < first.index("FP16 60 %")
     assert second.index("FP16 50 %") < second.index("INT4 40 %")
+
+
+def test_bars_and_lines_are_drawn_of_arms_that_answered():
+    rows = pd.DataFrame(
+        [
+            dict(zip(VARIANT, arm, strict=True))
+            | {"correct_share": share, "correct_share_lo": 0.0, "correct_share_hi": 0.9}
+            | {"energy_per_correct_j": joules, "energy_per_correct_j_lo": 1.0}
+            | {"energy_per_correct_j_hi": np.inf, "adapt_energy_j": 100.0}
+            | {"compress_energy_j": np.nan}
+            for arm, share, joules in ((TAUGHT, 0.5, 4.0), (READING, 0.0, np.nan))
+        ]
+    )
+    _, (left, right) = plt.subplots(1, 2)
+    arms_shown.draw_bars(left, rows, "energy_per_correct_j", "energy [J]")
+    assert [text.get_text() for text in left.texts] == ["no correct answer"]
+    assert len(left.patches) == 1
+    legend = arms_shown.draw_crossover(right, rows, TAUGHT, READING)
+    assert list(legend) == ["closedbook, LoRA FP16"]
+    assert right.get_xlabel().endswith("[log]")
+    plt.close("all")
