@@ -149,7 +149,11 @@ def panels(
         .properties(
             title=alt.Title(title, subtitle=list(words), anchor="start"),
             background="white",
-            usermeta={"panels": len(order), "rows": "row" in marks},
+            usermeta={
+                "panels": len(order),
+                "rows": "row" in marks,
+                "names": [len(looks), max(map(len, looks))],  # how many, and the longest
+            },
         )
     )
     return chart.resolve_scale(x="independent") if own_x else chart
@@ -166,7 +170,7 @@ def _plain_log(axis: Any, marks: pd.DataFrame) -> Any:
     known = marks[[c for c in ends if c in marks]].to_numpy(dtype=float)
     known = known[np.isfinite(known) & (known > 0)]
     low, high = said["scale"].get("domain", [known.min() / 1.3, known.max() * 1.3])
-    steps = (1, 2, 5) if high / low < 30 else (1,)
+    steps = (1, 2, 5) if high / low < 100 else (1,)
     powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
     ticks = [step * 10.0**power for power in powers for step in steps]
     ticks = [tick for tick in ticks if low <= tick <= high]

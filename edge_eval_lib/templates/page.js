@@ -11,12 +11,14 @@ const words = { labelColor: text, titleColor: text, labelFontSize: 12.5 };
 function sized(written, room) {
   const spec = structuredClone(written);
   const narrow = room < 640;
+  const [count, longest] = spec.usermeta.names;
+  const fit = Math.floor((room - (spec.usermeta.rows ? 160 : 75)) / (7 * longest + 34)); // in a line
   delete spec.title; // stands above, where it wraps
   spec.background = "transparent";
   spec.config = { ...spec.config, font: style.fontFamily, axis, view: { stroke: null }, facet: { spacing: GAP },
     header: { ...words, labelFontWeight: "bold", labelAnchor: "start" },
     legend: { ...words, orient: "top", symbolSize: 90, labelLimit: 220,
-      columns: narrow ? (spec.usermeta.rows ? 1 : 2) : 0 } };
+      columns: fit < count ? Math.max(1, fit) : 0 } };
   if (narrow) spec.columns = 1;
   if (narrow) spec.resolve = { ...spec.resolve, axis: { ...spec.resolve?.axis, x: "independent" } };
   const columns = Math.min(spec.columns, spec.usermeta.panels);

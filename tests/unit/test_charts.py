@@ -129,3 +129,18 @@ def test_a_bundle_without_a_table_is_refused(monkeypatch, tmp_path):
 
 def test_nothing_to_sort_is_no_table_that_sorts():
     assert page.sortable("Nothing to show.") == "Nothing to show."
+
+
+@pytest.mark.parametrize(
+    ("highest", "ticks"), [(0.6, [0.2, 0.5]), (8.0, [0.2, 0.5, 1, 2, 5, 10]), (80, [1, 10, 100])]
+)
+def test_a_logarithmic_axis_has_few_plain_ticks(rows, highest, ticks):
+    x = alt.X("ipw:Q").title("IPW [1/J, log]").scale(type="log")
+    known = rows.drop(columns=["ipw_estimate_lo", "ipw_estimate_hi"])
+    known = known.assign(ipw=[0.2, highest, 0.3])
+    chart = charts.points(known, x, Y, "Good?", "right").to_dict()
+    axis = chart["spec"]["layer"][-1]["encoding"]["x"]
+    assert axis["axis"]["values"] == pytest.approx(ticks)
+    low, high = axis["scale"]["domain"]
+    assert low < 0.2
+    assert high > highest
