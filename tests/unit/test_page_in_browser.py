@@ -181,8 +181,9 @@ def test_the_table_sorts_by_value_and_filters_by_words(opened, width, scheme):
     heading = view.locator(".sortable th", has_text="N_break")
     column = f".sortable td:nth-child({1 + heading.evaluate('cell => cell.cellIndex')})"
     orders = []
-    for _ in range(2):
+    for way in ("ascending", "descending"):
         heading.click()
+        view.locator(f".sortable th[aria-sort={way}]", has_text="N_break").wait_for()
         texts = view.locator(column).all_inner_texts()
         orders.append([float(text.split()[0].replace(",", "")) for text in texts])
     assert orders[0] == sorted(orders[0])
