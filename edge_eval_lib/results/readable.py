@@ -212,8 +212,10 @@ def _cells(table: pd.DataFrame, column: str, digits: int) -> list[str]:
         return ["–" if pd.isna(v) else f"{v:,}" for v in values]
 
     def text(value: float) -> str:
-        if column.startswith("n_break") and 0 <= value < 1:
-            return "< 1"
+        if column.startswith("n_break"):
+            if 0 <= value < 1:
+                return "< 1"
+            value = float(f"{value:.{digits}g}")  # of millions no more digits than of ones
         return format_number(value, digits)
 
     cells = [text(v) for v in values]

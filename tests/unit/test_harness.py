@@ -18,7 +18,7 @@ from cells import run_cell
 from edge_eval_lib.economics import fit
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle import harness
-from edge_eval_lib.results import figures, tables
+from edge_eval_lib.results import described, figures, tables
 from edge_eval_lib.results import harness as harness_results
 from edge_eval_lib.runs import estimate, plan
 from edge_eval_lib.study import Study, load_study, read_yaml
@@ -235,7 +235,11 @@ def test_numbers_prompt_by_prompt_are_kept_and_other_things_left_out():
 def picture(table, directory):
     """The figure that notebook 05 draws of a table of scores."""
     space = {"figures": figures, "tables": tables, "asked": {"harness": table}, "harness": table}
-    space |= {"pictures": directory, "results": SimpleNamespace(stamp="A CPU")}
+    space |= {
+        "described": described,
+        "pictures": directory,
+        "results": SimpleNamespace(stamp="A CPU"),
+    }
     return run_cell("05_synthesis.ipynb", "harness-picture", space).figure
 
 

@@ -83,3 +83,10 @@ def test_a_note_is_reported_once_with_its_rows_and_those_of_other_columns_left_o
     assert "- IPW: no energy (2 of 3 rows)." in text
     assert "- TTFT, 95th percentile: of 2 requests; it takes 20 (1 of 3 rows)." in text
     assert "TTFT" not in notes(table, ["ipw"])
+
+
+def test_a_break_even_of_millions_has_no_more_digits_than_others():
+    table = pd.DataFrame({"n_break_full": [1_578_447.0, 5.4321], "requests": [1_578_447.0, 5.4321]})
+    text = readable(table)
+    assert text.iloc[:, 0].tolist() == ["1,580,000", "5.43"]
+    assert text["requests"].tolist() == ["1,578,447", "5.43"]
