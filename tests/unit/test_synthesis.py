@@ -469,8 +469,10 @@ def test_everything_is_written_and_stamped(whole, directory):
                  "it rose by 20 °C", "No run failed", "torch 2.13.0"):  # fmt: skip
         assert text in html
     assert html.index("Not a T4") < html.index("<nav")
-    assert html.count('<figure class="picture">') == 7
-    assert "<script" not in html
+    assert html.count('<figure class="picture">') == 8
+    assert html.count('<template class="chart">') == 4
+    assert html.count('<script type="module">') == 3  # charts, tables, and what sets them up
+    assert html.count('<div class="sortable">') == 2
     assert {p.stem for p in (directory / "tables").glob("*.csv")} == {
         "variants", "frontier", "adaptation", "serving", "reference", "cold_starts",
         "checks",
@@ -482,9 +484,9 @@ def test_everything_is_written_and_stamped(whole, directory):
 def test_every_picture_is_written_for_the_page_and_for_print(directory, tmp_path, monkeypatch):
     shutil.copytree(directory, tmp_path / "embedded")
     _, html, drawn = written(tmp_path, monkeypatch, pictures=True)
-    assert html.count('<figure class="picture">') == len(drawn) == 7
+    assert html.count('<figure class="picture">') == len(drawn) == 8
     pictures = sorted(p.name for p in (tmp_path / "embedded" / "figures").iterdir())
-    assert len(pictures) == 14
+    assert len(pictures) == 16
     assert {p.rsplit(".", 1)[1] for p in pictures} == {"png", "svg"}
 
 
