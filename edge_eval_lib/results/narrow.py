@@ -15,6 +15,7 @@ from edge_eval_lib.results import drawn
 
 WIDTH = 4.1  # inches: one point is then about one pixel and a quarter at 390 px
 WIDE = 5.0  # a picture that is no wider is legible as it is
+_ROW = 60  # characters of a row of the legend
 HEADLINE = "edge_eval_headline"  # the attribute in which a figure keeps its title and legend
 
 
@@ -85,7 +86,7 @@ def _words(
             texts.append((fig.text(0.01, 1.0, wrapped, ha="left", va="top", **look), used))
             used += size * 1.25 / 72 * (wrapped.count("\n") + 1) + 0.05
     if legend:
-        columns = 2 if len(legend) > 3 or max(map(len, legend)) > 14 else len(legend)
+        columns = max(1, min(len(legend), _ROW // (max(map(len, legend)) + 4)))
         marks = [plt.Line2D([], [], color=c, marker=m, ls="", ms=6) for c, m in legend.values()]
         drawn = fig.legend(marks, list(legend), loc="upper left", ncols=columns, frameon=False,
                            handletextpad=0.1, columnspacing=1.0, fontsize=8.5, borderaxespad=0,

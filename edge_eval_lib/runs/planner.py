@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -80,12 +80,12 @@ class Planner:
 
     def asking(self, **asked: Any) -> advise_choice.Choice:
         """Choose again with other inputs or needs, quickly: for sliders."""
-        need = {**vars(self.need), **{k: v for k, v in asked.items() if k in NEEDS}}
-        ranges = dict(self.inputs.ranges)
+        need = Need(**{**vars(self.need), **{k: v for k, v in asked.items() if k in NEEDS}})
+        ranges = {**self.inputs.ranges, **advise_inputs.of_score(need)}
         for name, value in asked.items():
             if name not in NEEDS:
                 ranges[name] = advise_inputs.parse(name, value, ranges[name])
-        return advise_choice.choose(self.options, Inputs(ranges, Need(**need)), draws=512)
+        return advise_choice.choose(self.options, Inputs(ranges, need), draws=512)
 
     @property
     def stamp(self) -> str:
@@ -240,19 +240,22 @@ def sliders(question: Planner) -> None:
     import ipywidgets as widgets
     from IPython.display import display
 
-    log, value = widgets.FloatLogSlider, question.inputs.value
+    value = question.inputs.value
+    look = {"style": {"description_width": "9rem"}, "layout": {"width": "32rem"}}
+    log = partial(widgets.FloatLogSlider, readout_format=",.3~g", **look)
     controls = {
         "requests_per_day": log(
-            value("requests_per_day"), min=1, max=7, description="requests a day"
+            value("requests_per_day"), min=1, max=7, description="requests a day",
+            readout_format=",.0f",
         ),
         "api_price_factor": log(
             value("api_price_factor"), min=-3, max=1, description="API price ×"
         ),
         "electricity_usd_per_kwh": widgets.FloatSlider(
-            value("electricity_usd_per_kwh"), min=0, max=1, step=0.01, description="USD/kWh"
+            value("electricity_usd_per_kwh"), min=0, max=1, step=0.01, description="USD/kWh", **look
         ),
         "ttft_ms": log(question.need.ttft_ms or 1000, min=1, max=4, description="first token, ms"),
-    }
+    }  # fmt: skip
 
     def again(**asked: float) -> None:
         try:

@@ -139,6 +139,10 @@ def test_sliders_ask_again_quickly(published_choice):
     fewer = published_choice.asking(requests_per_day=100, ttft_ms=2000)
     assert fewer.inputs.need.ttft_ms == 2000
     assert fewer.chosen["deployment"] == "API"
+    scores = published_choice.options["score"]
+    better = published_choice.asking(score=0.99 * scores.max())
+    assert better.chosen["deployment"] == "API" or better.chosen["score"] >= 0.99 * scores.max()
+    assert better.inputs.value("score_floor_share") == 1
 
 
 def test_on_other_hardware_speed_is_predicted_and_said_to_be():

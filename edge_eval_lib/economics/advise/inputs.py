@@ -201,6 +201,12 @@ def parse(name: str, text: str | float, known: Assumed) -> Assumed:
     )
 
 
+def of_score(need: Need) -> dict[str, Assumed]:
+    """Return the share of a score that options must reach where one was asked for: all of it."""
+    asked = need.score is not None
+    return {"score_floor_share": _fixed(1.0, "ratio", "a score was asked for")} if asked else {}
+
+
 def gather(
     options: pd.DataFrame,
     book: PriceBook,
@@ -238,8 +244,7 @@ def gather(
     ranges |= _of_prices(book, prices)
     ranges |= known
     ranges["energy_factor"] = _of_estimate(options)
-    if need.score is not None:
-        ranges["score_floor_share"] = _fixed(1.0, "ratio", "a score was asked for")
+    ranges |= of_score(need)
     asked = {name: text for name, text in (asked or {}).items() if text is not None}
     for name, text in asked.items():
         if name not in ranges:
