@@ -183,6 +183,8 @@ def _set_top(page: BeautifulSoup) -> None:
     """Set the answer, warnings and contents below the title and what stands with it."""
     first = page.find("h1")
     top = first.find_parent(class_="cell") if first else None
+    answers = [cell.extract() for cell in page.select(".cell.celltag_answer")]
+    _insert_below(page, top, answers)
     nav = page.new_tag("nav", attrs={"aria-label": "Contents"})
     listed = page.new_tag("ol")
     for number, section in enumerate(page.find_all("h2"), start=1):
@@ -198,6 +200,10 @@ def _set_top(page: BeautifulSoup) -> None:
         band.append(cell.extract())
     if band.get_text(strip=True):
         parts.insert(0, band)
-    parts = [cell.extract() for cell in page.select(".cell.celltag_answer")] + parts
+    _insert_below(page, answers[-1] if answers else top, parts)
+
+
+def _insert_below(page: BeautifulSoup, above: Tag | None, parts: list[Tag]) -> None:
+    """Insert parts below an element, or where there is none at the page's beginning."""
     for part in reversed(parts):
-        top.insert_after(part) if top else cast("Tag", page.main).insert(0, part)
+        above.insert_after(part) if above else cast("Tag", page.main).insert(0, part)

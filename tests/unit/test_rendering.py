@@ -67,6 +67,15 @@ def test_everything_is_in_the_one_file_without_a_script(rendered, tmp_path):
     assert '<html lang="en">' in html
 
 
+def test_contents_are_in_the_pages_order_the_answer_first(rendered):
+    heading = v4.new_markdown_cell("## Is it worth it?", metadata={"tags": ["answer"]})
+    html = rendered(*CELLS, heading, shown("say()", ["answer"], text_markdown="No."))
+    order = ["What was found</h1>", "Is it worth it?</h2>", "No.", "Not a T4.", "<nav"]
+    assert [html.index(part) for part in order] == sorted(html.index(part) for part in order)
+    listed = re.findall(r'<li><a href="#[^"]+">([^<]+)</a>', html)
+    assert listed == ["Is it worth it?", "When does it pay?", "Every variant &amp; all"]
+
+
 def test_code_is_folded_and_contents_come_from_headings(rendered):
     html = rendered(*CELLS)
     assert re.search(r"<details class=\"code\">.*study = .x &lt; y", html)
