@@ -12,6 +12,7 @@ import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from IPython.core.inputtransformer2 import TransformerManager
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch
 from tiny import tiny_study
@@ -419,8 +420,9 @@ def sources():
     for file in sorted((project_root() / "notebooks").rglob("*.ipynb")):
         cells = json.loads(file.read_text(encoding="utf-8"))["cells"]
         for cell in cells:
-            if cell["cell_type"] == "code" and not "".join(cell["source"]).startswith("%"):
-                yield f"{file.name} {cell.get('id')}", "".join(cell["source"])
+            if cell["cell_type"] == "code":
+                code = TransformerManager().transform_cell("".join(cell["source"]))  # of magics
+                yield f"{file.name} {cell.get('id')}", code
 
 
 def test_no_loader_may_run_a_models_own_code():
