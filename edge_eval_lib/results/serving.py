@@ -108,26 +108,24 @@ def per_request(requests: pd.DataFrame) -> pd.DataFrame:
     """
     if "call" not in requests:
         return requests
-    conversations = requests[requests["call"].notna()]
-    rows = []
-    for (window, prompt_id), calls in conversations.groupby(["window", "prompt_id"], sort=False):
-        calls = calls.sort_values("call")
-        first, last = calls.iloc[0], calls.iloc[-1]
-        waited_s = last["submitted_s"] - first["submitted_s"]
-        counted = ["input_tokens", "output_tokens", "natural_tokens"]
-        rows.append(
-            {
-                "window": window,
-                "prompt_id": prompt_id,
-                "submitted_s": first["submitted_s"],
-                **calls[counted].sum().to_dict(),
-                "ttft_ms": 1e3 * waited_s + last["ttft_ms"],
-                "tpot_ms": last["tpot_ms"],
-                "latency_s": waited_s + answered_in_s(calls.tail(1)).iloc[0],
-                "calls": len(calls),
-            }
-        )
-    return pd.concat([requests[requests["call"].isna()], pd.DataFrame(rows)], ignore_index=True)
+    conversations, key = requests[requests["call"].notna()], ["window", "prompt_id"]
+    calls = conversations.sort_values("call", kind="stable")
+    first, last = (calls.drop_duplicates(key, keep=end).set_index(key) for end in ("first", "last"))
+    counted = ["input_tokens", "output_tokens", "natural_tokens"]
+    waited_s = last["submitted_s"] - first["submitted_s"]
+    together = pd.DataFrame(
+        {
+            "submitted_s": first["submitted_s"],
+            **calls.groupby(key)[counted].sum(),
+            "ttft_ms": 1e3 * waited_s + last["ttft_ms"],
+            "tpot_ms": last["tpot_ms"],
+            "latency_s": waited_s + answered_in_s(last),
+            "calls": calls.groupby(key).size(),
+        }
+    )
+    asked = pd.MultiIndex.from_frame(conversations[key].drop_duplicates())
+    alone = requests[requests["call"].isna()]
+    return pd.concat([alone, together.loc[asked].reset_index()], ignore_index=True)
 
 
 def serving_figures(
