@@ -28,6 +28,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from edge_eval_lib import scraps
 from edge_eval_lib.results import drawn, narrow
 from edge_eval_lib.results.columns import (
     DOUBTFUL,
@@ -40,6 +41,8 @@ from edge_eval_lib.results.columns import (
     verdict,
 )
 from edge_eval_lib.results.readable import plain_name
+
+scraps.skip_uri_grammar()  # altair, by which charts are made, imports jsonschema
 
 STYLE = {
     **sns.axes_style("ticks"),

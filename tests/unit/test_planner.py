@@ -11,7 +11,7 @@ from test_advise import row
 from edge_eval_lib.__main__ import app
 from edge_eval_lib.economics.advise import choice as advise_choice
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.results import advice, decision
+from edge_eval_lib.results import advice, chosen, decision
 from edge_eval_lib.results.readable import write_table
 from edge_eval_lib.runs import own_machine, planner
 
@@ -175,12 +175,12 @@ inputs, need = {"requests_per_day": 5000}, {"ttft_ms": 500}
     assert table["rank"][0] == 1
     assert np.isfinite(table["usd_per_request"]).all()
     assert left["answer"][0].startswith("For 5,000 rag requests a day")
-    page = str(advice.of(study))
+    page = str(chosen.shown(study))
     assert "For 5,000 rag requests a day" in page
     assert "`planner.html`" in page
     now = pd.read_csv(study / "tables" / "variants.csv")
-    assert "have changed since" not in advice.of(study, now)
-    assert "have changed since" in advice.of(study, now.assign(tpot_ms=now["tpot_ms"] * 2))
+    assert "have changed since" not in chosen.shown(study, now)
+    assert "have changed since" in chosen.shown(study, now.assign(tpot_ms=now["tpot_ms"] * 2))
 
 
 @pytest.mark.parametrize("asked", [{"ttft_ms": 15}, {"machines": 0.5}])
@@ -196,7 +196,7 @@ inputs, need, deployments = {{}}, {asked!r}, ["on premises"]
 
 
 def test_a_report_says_how_to_choose_where_nobody_did(tmp_path):
-    assert "make advise" in advice.of(tmp_path)
+    assert "make advise" in chosen.shown(tmp_path)
 
 
 # --- the command ------------------------------------------------------------------------------
