@@ -22,8 +22,8 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 # The files that take longest first, so that no process is left alone with one at the end.
-LONGEST = ("vllm", "workshop_run", "notebooks", "by_hand", "experiments", "cascade_run", "agents_run",
-           "documented_run", "new_compression", "try_a_model", "failures",
+LONGEST = ("vllm", "workshop_run", "notebooks", "by_hand", "experiments", "cascade_run",
+           "agents_run", "documented_run", "new_compression", "try_a_model", "failures",
            "power_sweep_run", "slurm_jobs", "chain", "harness_run", "input", "stages", "imports",
            "ablation_run", "long_rows")  # fmt: skip
 
