@@ -242,19 +242,23 @@ def sliders(question: Planner) -> None:
 
     value = question.inputs.value
     look = {"style": {"description_width": "9rem"}, "layout": {"width": "32rem"}}
-    log = partial(widgets.FloatLogSlider, readout_format=",.3~g", **look)
+    log = partial(widgets.FloatLogSlider, **look)
     controls = {
         "requests_per_day": log(
             value("requests_per_day"), min=1, max=7, description="requests a day",
             readout_format=",.0f",
         ),
         "api_price_factor": log(
-            value("api_price_factor"), min=-3, max=1, description="API price ×"
+            value("api_price_factor"), min=-3, max=1, description="API price ×",
+            readout_format=".3f",
         ),
         "electricity_usd_per_kwh": widgets.FloatSlider(
             value("electricity_usd_per_kwh"), min=0, max=1, step=0.01, description="USD/kWh", **look
         ),
-        "ttft_ms": log(question.need.ttft_ms or 1000, min=1, max=4, description="first token, ms"),
+        "ttft_ms": log(
+            question.need.ttft_ms or 1000, min=1, max=4, description="first token, ms",
+            readout_format=",.0f",
+        ),
     }  # fmt: skip
 
     def again(**asked: float) -> None:

@@ -145,6 +145,11 @@ def test_sliders_ask_again_quickly(published_choice):
     assert better.inputs.value("score_floor_share") == 1
 
 
+def test_sliders_are_shown_with_the_answer(published_choice, capsys):
+    planner.sliders(published_choice)
+    assert "VBox" in capsys.readouterr().out
+
+
 def test_on_other_hardware_speed_is_predicted_and_said_to_be():
     asked = planner.begin("published", hardware="t4", deployments=["on premises"])
     measured = planner.begin("published", deployments=["on premises"]).options
