@@ -30,6 +30,7 @@ from edge_eval_lib.errors import UserError, nearest
 from edge_eval_lib.machine.declared import Hardware, load_hardware, load_hardware_file
 from edge_eval_lib.paths import outputs_root
 from edge_eval_lib.results import decision
+from edge_eval_lib.results.readable import Prose
 from edge_eval_lib.study import PUBLISHED, Study, find_beside, load_study
 
 LIKE_PUBLISHED = "paper_t4"  # the study that measures what was published
@@ -239,6 +240,7 @@ def sliders(question: Planner) -> None:
     """Show sliders that ask the same question at other loads, deadlines and prices."""
     import ipywidgets as widgets
     from IPython.display import display
+    from nbconvert.filters import markdown2html
 
     value = question.inputs.value
     look = {"style": {"description_width": "9rem"}, "layout": {"width": "32rem"}}
@@ -261,12 +263,17 @@ def sliders(question: Planner) -> None:
         ),
     }  # fmt: skip
 
-    def again(**asked: float) -> None:
-        try:
-            chosen = question.asking(**asked)
-        except UserError as error:
-            print(error)
-        else:
-            display(decision.sentences(decision.answer(chosen, question.machine)))
+    answer = widgets.HTML()  # no widget of outputs, which asks its notebook's client back
 
-    display(widgets.VBox(list(controls.values())), widgets.interactive_output(again, controls))
+    def again(_: object = None) -> None:
+        asked = {name: control.value for name, control in controls.items()}
+        try:
+            said = decision.sentences(decision.answer(question.asking(**asked), question.machine))
+        except UserError as error:
+            said = Prose(str(error))
+        answer.value = markdown2html(str(said))
+
+    for control in controls.values():
+        control.observe(again, names="value")
+    again()
+    display(widgets.VBox([*controls.values(), answer]))

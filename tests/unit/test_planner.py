@@ -145,9 +145,14 @@ def test_sliders_ask_again_quickly(published_choice):
     assert better.inputs.value("score_floor_share") == 1
 
 
-def test_sliders_are_shown_with_the_answer(published_choice, capsys):
+def test_sliders_answer_what_they_are_moved_to(published_choice, monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
     planner.sliders(published_choice)
-    assert "VBox" in capsys.readouterr().out
+    *controls, answer = shown[0].children
+    assert "on premises</strong>" in answer.value.partition("</p>")[0]
+    next(c for c in controls if c.description == "requests a day").value = 10
+    assert "take <strong>the API</strong>" in answer.value.partition("</p>")[0]
 
 
 def test_on_other_hardware_speed_is_predicted_and_said_to_be():
