@@ -17,11 +17,12 @@ from matplotlib.figure import Figure
 from edge_eval_lib.paper.analysis import Paper
 from edge_eval_lib.results import figures
 from edge_eval_lib.results.columns import configuration_name
-from edge_eval_lib.results.drawn import Drawn, lay_out, svg_of, write_png
+from edge_eval_lib.results.drawn import Drawn, keep, lay_out, svg_of, write_png
 
 STAMP = "Published figures of two Tesla T4 (arXiv 2604.19342); energy from NVML power, "
 STAMP += "load estimated"
 PHONE_INCHES = 3.9  # about 375 CSS pixels: a phone's text is then as large as the page's
+DPI = 130
 _INCH_CHARACTERS = {"title": 8.2, "reading": 14.5, "legend": 13.5}
 
 Legend = dict[str, tuple[str, str]]
@@ -35,17 +36,21 @@ class Picture:
     title: str
     alt: str
 
+    @property
+    def words(self) -> str:
+        """Its alternative text, which the title begins."""
+        return f"{self.title} {self.alt}"
+
     def write_png(self, file: Path) -> None:
         """Write it as PNG, whose description is the alternative text; makes the directory."""
-        write_png(self.figure, file, f"{self.title} {self.alt}", dpi=130)
+        write_png(self.figure, file, self.words, DPI)
 
     def shown(self, phone: Picture, path: Path | None = None) -> Drawn:
         """Show it, on a narrow screen its twin; keep it as PNG and SVG at `path`."""
         svg = svg_of(self.figure)
         if path is not None:
-            self.write_png(Path(f"{path}.png"))
-            Path(f"{path}.svg").write_text(svg, encoding="utf-8")
-        return Drawn(self.figure, svg, f"{self.title} {self.alt}", svg_of(phone.figure))
+            keep(self.figure, svg, path, self.words, DPI)
+        return Drawn(self.figure, svg, self.words, svg_of(phone.figure))
 
 
 def panels(

@@ -53,6 +53,12 @@ def write_png(figure: Figure, path: Path, alt: str = "", dpi: float | None = Non
     _save(figure, path, metadata={"Description": alt}, dpi=dpi)
 
 
+def keep(figure: Figure, svg: str, path: Path, alt: str = "", dpi: float | None = None) -> None:
+    """Write a laid-out figure as PNG and its SVG, to a path without the suffix."""
+    write_png(figure, Path(f"{path}.png"), alt, dpi)
+    Path(f"{path}.svg").write_text(svg, encoding="utf-8")
+
+
 def _save(figure: Figure, target: Path | io.StringIO, **form: Any) -> None:
     around = figure.get_tightbbox().padded(AROUND_INCHES)
     figure.savefig(target, facecolor="white", bbox_inches=around, **form)

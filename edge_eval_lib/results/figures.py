@@ -334,8 +334,7 @@ def finish(
         alt = alt or ": ".join(filter(None, words[:2]))
         svg = drawn.svg_of(fig)
         if path is not None:
-            drawn.write_png(fig, Path(f"{path}.png"), alt)
-            Path(f"{path}.svg").write_text(svg, encoding="utf-8")
+            drawn.keep(fig, svg, Path(path), alt)
         return drawn.Drawn(fig, svg, alt, narrow.narrow_svg(fig))
 
 

@@ -88,9 +88,9 @@ def _words(
     if legend:
         columns = max(1, min(len(legend), _ROW // (max(map(len, legend)) + 4)))
         marks = [plt.Line2D([], [], color=c, marker=m, ls="", ms=6) for c, m in legend.values()]
-        drawn = fig.legend(marks, list(legend), loc="upper left", ncols=columns, frameon=False,
+        shown = fig.legend(marks, list(legend), loc="upper left", ncols=columns, frameon=False,
                            handletextpad=0.1, columnspacing=1.0, fontsize=8.5, borderaxespad=0,
                            borderpad=0)  # fmt: skip
-        legends.append((drawn, used))
+        legends.append((shown, used))
         used += 0.19 * -(-len(legend) // columns) + 0.05
     return texts, legends, used
