@@ -13,6 +13,7 @@ from edge_eval_lib.results.agents import CONFIGURATION
 from edge_eval_lib.results.arms_shown import arm_name
 from edge_eval_lib.results.columns import VARIANT, configuration_name
 from edge_eval_lib.results.readable import Prose, show
+from edge_eval_lib.uncertainty import NORMAL_95
 
 PREFIX = {
     False: ("prefix computed anew", figures.COLOURS[0], "o"),
@@ -105,7 +106,7 @@ def draw_context(axis: Axes, steps: pd.DataFrame) -> dict[str, tuple[str, str]]:
         legend[name] = (figures.COLOURS[place % 10], figures.MARKERS[place % 10])
         colour, marker = legend[name]
         tokens = rows.groupby("call")["input_tokens"]
-        mean, error = tokens.mean(), 1.96 * tokens.sem().fillna(0.0)
+        mean, error = tokens.mean(), NORMAL_95 * tokens.sem().fillna(0.0)
         axis.plot(mean.index, mean, color=colour, marker=marker, ms=5)
         axis.fill_between(mean.index, mean - error, mean + error, color=colour, alpha=0.15, lw=0)
     axis.set(xlabel="call", ylabel="prompt tokens", ylim=(0, None))

@@ -20,19 +20,22 @@ def shown(outputs: Path, variants: pd.DataFrame | None = None) -> Prose:
     file = outputs / "tables" / "advice.csv"
     if not file.is_file():
         return Prose("Nothing was chosen yet: `make advise` does, for a load and needs of yours.")
-    from edge_eval_lib.results.advice import for_people  # late: choosing compiles, which takes long
+    # Late: what chooses is compiled when it is imported.
+    from edge_eval_lib.economics.advise.options import API
+    from edge_eval_lib.results.advice import for_people
 
     advice = pd.read_csv(file)
     parts = [f"{advice['question'].iloc[0]}.", for_people(advice, 10)]
-    if variants is not None and _is_older(advice, variants):
+    own = advice[advice["deployment"] != API]
+    if variants is not None and _is_older(own, variants):
         parts.append("**The figures have changed since**: `make advise` chooses anew.")
     parts.append("What it stands on, how sure it is and what would change it: `planner.html`.")
     return Prose("\n\n".join(parts))
 
 
-def _is_older(advice: pd.DataFrame, variants: pd.DataFrame) -> bool:
-    """Whether a variant's figures are others than the choice was made from."""
+def _is_older(options: pd.DataFrame, variants: pd.DataFrame) -> bool:
+    """Whether a variant's figures are others than the choice among the options was made from."""
     at = ["family", "size", "task", "method", "precision", "concurrency"]
-    both = advice[advice["deployment"] != "API"].merge(variants, on=at, suffixes=("_then", ""))
+    both = options.merge(variants, on=at, suffixes=("_then", ""))
     figures = {"score_then": "score", "measured_tpot_ms": "tpot_ms"}
     return not all(np.allclose(both[then], both[now]) for then, now in figures.items())

@@ -9,6 +9,7 @@ import matplotlib.patheffects as path_effects
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from scipy.stats import mannwhitneyu
 
 from edge_eval_lib.results import confidence, figures, routing
 from edge_eval_lib.results.escalation import ORACLE, Signal
@@ -101,14 +102,12 @@ def draw_signal(axis: Axes, pair: Pair, name: str, signal: Signal) -> None:
 def signals_words(pair: Pair, signals: Mapping[str, Signal]) -> str:
     """Say how often each signal sets a right answer above a wrong one; half is chance."""
     right = pair.prompts["local_correct"].to_numpy() >= 0.5
+    if right.all() or not right.any():
+        return "All local answers are right, or all wrong: no signal can tell them apart."
     said = []
     for name, signal in signals.items():
-        apart = signal.values[right][:, None] - signal.values[~right][None, :]
-        if apart.size:
-            share = float(np.mean((apart > 0) + 0.5 * (apart == 0)))
-            said.append(f"{name} {100 * share:.0f} %")
-    if not said:
-        return "All local answers are right, or all wrong: no signal can tell them apart."
+        above = mannwhitneyu(signal.values[right], signal.values[~right]).statistic
+        said.append(f"{name} {100 * above / (right.sum() * (~right).sum()):.0f} %")
     return (
         f"How often a right answer stands above a wrong one, 50 % by chance: {', '.join(said)}; "
         f"{right.sum()} right and {(~right).sum()} wrong answers."

@@ -22,6 +22,7 @@ CHAINS = {
     "disk_gb": "size on disk [GB]",
     "energy_per_request_j": "energy per request [J]",
 }
+_VERDICTS = {"the sum": "the sum", "more": "more than the sum", "less": "less than the sum"}
 JOINT = {
     "pruned alone": (figures.COLOURS[0], "s"),
     "quantised alone": (figures.COLOURS[1], "s"),
@@ -112,9 +113,6 @@ def joint_words(joint: pd.DataFrame) -> str:
         for _, row in joint.iterrows()
     ]
     return f"Nats a token lost: {'; '.join(said)}."
-
-
-_VERDICTS = {"the sum": "the sum", "more": "more than the sum", "less": "less than the sum"}
 
 
 def joint_for_people(joint: pd.DataFrame) -> pd.DataFrame:
