@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 # The stated model of time is `economics.roofline`; for vLLM on a GPU `economics.speed` carries the
 # published T4 figures by it. Here stands what is a run's own.
-# An example's tokens, where its text is at hand: those of five studies' tasks within a tenth.
+# An example's tokens, where its text is at hand: with its answer those of nine tasks within an
+# eighth; a short prompt alone is taken to be up to a third too long.
 TEMPLATE_TOKENS = 20  # of a chat template, with its system prompt
 TOKEN_CHARACTERS = 4
 HARNESS_REQUESTS = 4  # a prompt of lm-evaluation-harness: most tasks are of four choices
