@@ -19,7 +19,7 @@ from edge_eval_lib.results.readable import format_number, plain_name
 ELECTRICITY, EVERYTHING = "electricity alone (the paper's)", "everything counted"
 
 
-def break_even_shown(table: pd.DataFrame) -> str:
+def break_even_column(table: pd.DataFrame) -> str:
     """Return which break-even tells variants apart: the paper's, else that of everything counted.
 
     Where every one of the paper's lies below one request they say the same of all: it has paid

@@ -26,11 +26,11 @@ def rows(**columns) -> pd.DataFrame:
     ],
 )
 def test_the_break_even_that_is_drawn_tells_variants_apart(paper, counted, column):
-    assert described.break_even_shown(rows(n_break=paper, n_break_full=counted)) == column
+    assert described.break_even_column(rows(n_break=paper, n_break_full=counted)) == column
 
 
 def test_without_the_full_accounting_the_papers_is_drawn():
-    assert described.break_even_shown(rows(n_break=[0.1, 0.2])) == "n_break"
+    assert described.break_even_column(rows(n_break=[0.1, 0.2])) == "n_break"
 
 
 def test_quadrants_are_described_by_their_extremes_and_what_never_pays():
