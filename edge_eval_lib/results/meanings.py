@@ -257,7 +257,8 @@ def unit(column: str) -> str:
     name = stem(column)
     if name in COUNTS:
         return "count"
-    if name in SHARES or any(name in tasks.find(task).figures for task in tasks.names()):
+    scored = (name in tasks.find(task).figures for task in tasks.names())
+    if name in SHARES or (name not in _KEYS and any(scored)):  # a score is called precision, too
         return "0–1"
     found = re.search(r" \[(.+)\]$", heading(name))
     return found[1] if found else ""

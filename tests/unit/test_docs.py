@@ -25,6 +25,7 @@ def test_every_column_of_a_table_has_a_meaning_and_a_figure_a_unit():
     assert {meanings.unit(c) for c in ("ttft_p95_ms", "energy_per_request_j_lo")} == {"ms", "J"}
     assert meanings.unit("adapt_energy_lo_j") == "J"
     assert meanings.unit("rate_per_s") == "1/s"
+    assert (meanings.unit("precision"), meanings.unit("recall")) == ("", "0–1")
     assert meanings.meaning("no_such_column") is None
 
 

@@ -240,7 +240,14 @@ def test_set_up_shows_each_step_what_is_large_and_how_much_is_installed(place: P
     assert "small" not in done.stdout.replace("two small models", "")
     assert "index.invalid" not in done.stdout + done.stderr
     assert lines[-1].startswith("Done: .venv is set up, ")
-    assert lines[-1].endswith("Next: make all")
+    assert lines[-1].endswith(". Next: make all or make lab.")
+
+
+def test_set_up_on_the_way_to_something_else_does_not_say_what_is_next(place: Path):
+    done = make(place, "plan", f"PYTHON={pip_like(place)}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("Done: .venv is set up, ")
+    assert "Next" not in done.stdout
 
 
 def test_set_up_that_fails_in_its_third_step_stops_there(place: Path):
