@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 import yaml
 
 ALL_CONFIGURATIONS = (("lora", "fp16"), ("lora", "int8"), ("lora", "int4"), ("qlora", "int4"))
+SHORT = (("lora", "fp16"), ("lora", "int4"))  # of the study that is written from the command line
 TINY_SHAPE = {
     "vocab_size": 1024,
     "hidden_size": 64,
@@ -179,6 +181,12 @@ def make_all(path: Path, outputs: Path, **variables: str) -> subprocess.Complete
     )
 
 
+def runs_started(said: str) -> list[str]:
+    """`stage/name` of the runs of a study that a `make all` started, in their order."""
+    line = r"^(?:run \d+ of \d+|report(?!  paper))  (\S+)(?:  (\S+))?  \("
+    return [f"{stage}/{name or stage}" for stage, name in re.findall(line, said, re.MULTILINE)]
+
+
 def hashes(study: Any) -> dict[tuple[str, str], str]:
     """What identifies the settings of every run, by stage and name."""
     return {(run.stage, run.name): run.settings_hash for run in study.runs()}
@@ -263,4 +271,7 @@ if __name__ == "__main__":
     parser.add_argument("--architecture", choices=["llama", "qwen2"], default="llama")
     arguments = parser.parse_args()
     study_name = "tiny" if arguments.architecture == "llama" else f"tiny-{arguments.architecture}"
-    print(make_tiny_study(arguments.directory, arguments.architecture, name=study_name))
+    study = make_tiny_study(
+        arguments.directory, arguments.architecture, name=study_name, configurations=SHORT
+    )
+    print(study)

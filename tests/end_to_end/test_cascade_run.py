@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pandas as pd
 import pytest
+import yaml
 from endpoint import Replies, listening
 from hand import complaints, executed
-from tiny import make_all, make_tiny_study
+from tiny import make_all, make_tiny_study, runs_started
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.timeout(1800)]
 TASKS = ("onepassage", "oncloud", "sampled", "hybrid")
@@ -27,20 +30,25 @@ class Cloud(Replies):
             self.stream([" word"] * self.server.asked[-1]["max_tokens"])
 
 
-def cascade(directory, **changes):
-    """A study of the four arms."""
-    options = {
-        "name": "cascade",
-        "tasks": TASKS,
-        "configurations": (("lora", "int4"),),
-        "roles": {"cloud": {"method": "lora", "precision": "fp16"}},
-        "task_settings": {"hybrid": {"below": BELOW}},
-        "unadapted_base": False,
-        "notebook": "12_hybrid",
-        "correct_from": dict.fromkeys(TASKS, 0.8),
-        "data": {"evaluation_examples": 12},
-    }
-    return make_tiny_study(directory, **(options | changes))
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """A study of the four arms that was run to its end: its file and its outputs."""
+    directory = tmp_path_factory.mktemp("cascade")
+    path = make_tiny_study(
+        directory,
+        name="cascade",
+        tasks=TASKS,
+        configurations=(("lora", "int4"),),
+        roles={"cloud": {"method": "lora", "precision": "fp16"}},
+        task_settings={"hybrid": {"below": BELOW}},
+        unadapted_base=False,
+        notebook="12_hybrid",
+        correct_from=dict.fromkeys(TASKS, 0.8),
+        data={"evaluation_examples": 12},
+    )
+    done = make_all(path, directory / "outputs")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return path, directory / "outputs"
 
 
 def table(outputs, name):
@@ -48,13 +56,10 @@ def table(outputs, name):
 
 
 def test_four_arms_are_served_and_their_page_says_why_there_is_nothing_to_route(
-    tmp_path, monkeypatch
+    served, monkeypatch
 ):
     """A model of random weights answers nothing: no side is better, and every curve is empty."""
-    outputs = tmp_path / "outputs"
-    path = cascade(tmp_path)
-    done = make_all(path, outputs)
-    assert done.returncode == 0, done.stdout + done.stderr
+    path, outputs = served
     arms = table(outputs, "arms")
     assert set(arms["task"]) == set(TASKS)
     assert (arms["energy_per_request_j"] > 0).all()
@@ -75,18 +80,31 @@ def test_four_arms_are_served_and_their_page_says_why_there_is_nothing_to_route(
     assert complaints(notebook) == ""
 
 
-def test_a_cloud_that_refuses_requests_costs_those_alone(tmp_path):
-    outputs = tmp_path / "outputs"
-    roles = {"cloud": {"method": "none", "precision": "fp16", "engine": "openai"}}
+def test_a_cloud_that_refuses_requests_costs_those_alone(served, tmp_path):
+    """The arms that no cloud answers are those of the finished study."""
+    local, finished = served
+    outputs = shutil.copytree(finished, tmp_path / "outputs")
+    (outputs / "cascade" / "study.json").unlink()  # it names the other's file
+    study = yaml.safe_load(local.read_text())
+    study["roles"] = {"cloud": {"method": "none", "precision": "fp16", "engine": "openai"}}
+    study["models"][0]["location"] = str(local.parent / "llama")
+    path = tmp_path / "cascade.yaml"
+    path.write_text(yaml.safe_dump(study))
     with listening(Cloud, asked=[]) as server:
         done = make_all(
-            cascade(tmp_path, roles=roles),
+            path,
             outputs,
             OPENAI_BASE_URL=f"http://127.0.0.1:{server.server_port}/v1",
             OPENAI_API_KEY="secret",
             NO_PROXY="127.0.0.1",
         )
     assert done.returncode == 0, done.stdout + done.stderr
+    again = [
+        run for run in runs_started(done.stdout) if run.startswith(("adapt", "compress", "serve"))
+    ]
+    assert sorted(again) == [
+        f"serve/tinyllama-0.1M_{task}_lora_int4_r01" for task in ("hybrid", "oncloud")
+    ]
     page = (outputs / "cascade" / "experiment.html").read_text(encoding="utf-8")
     assert "HTTP 503" in page
     assert "secret" not in page
