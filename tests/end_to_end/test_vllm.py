@@ -299,6 +299,7 @@ def embedded_study(directory: Path, **changes) -> Path:
 def make_all(python: str, study: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "EDGE_EVAL"))}
     kept |= {"EDGE_EVAL_OUTPUTS": str(study.parent / "outputs"), "NO_PROXY": "127.0.0.1"}
+    kept["EDGE_EVAL_NOTEBOOKS"] = os.environ["EDGE_EVAL_NOTEBOOKS"]  # without the paper's
     return subprocess.run(
         [python, "-m", "edge_eval_lib", "all", str(study)],
         env=kept | environment,
