@@ -10,8 +10,10 @@ from pathlib import Path
 import nbformat
 import nbformat.v4 as nb
 import pytest
+from checkout import change, make_checkout
 from hand import OF_A_RUN, complaints
 from nbclient import NotebookClient
+from ruamel.yaml import YAML
 
 from edge_eval_lib.paths import project_root
 from edge_eval_lib.workshop.copies import SOLUTION
@@ -53,9 +55,22 @@ def test_all_solutions_hold(outputs: Path):
         assert complaints(notebook) == ""
 
 
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout whose embedded model is a tiny one: what is measured is not what is asked here."""
+    directory = make_checkout(tmp_path_factory.mktemp("small"), max_position_embeddings=4096)
+    file = directory / "params" / "embedded.yaml"
+    training = YAML(typ="safe", pure=True).load(file)["training"]
+    change(file, {"training": training | {"max_tokens": 512}})  # it has more tokens for a text
+    return directory
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_a_students_copy_goes_through_unanswered(name: str, outputs: Path, monkeypatch):
-    monkeypatch.setenv("EDGE_EVAL_OUTPUTS", str(outputs))
+def test_a_students_copy_goes_through_unanswered(
+    name: str, outputs: Path, small: Path, monkeypatch
+):
+    monkeypatch.setenv("EDGE_EVAL_OUTPUTS", str(small / "outputs"))
+    monkeypatch.setenv("PYTHONPATH", str(small))
     for variable in OF_A_RUN:
         monkeypatch.delenv(variable, raising=False)
     copy = outputs / "workshop" / "student" / name
