@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from edge_eval_lib.paper.analysis import Paper
 from edge_eval_lib.results import figures
 from edge_eval_lib.results.columns import configuration_name
-from edge_eval_lib.results.drawn import Drawn, keep, lay_out, svg_of, write_png
+from edge_eval_lib.results.drawn import Drawn, LaidOut, keep, lay_out, svg_of, write_png
 
 STAMP = "Published figures of two Tesla T4 (arXiv 2604.19342); energy from NVML power, "
 STAMP += "load estimated"
@@ -32,9 +32,14 @@ Legend = dict[str, tuple[str, str]]
 class Picture:
     """A drawn picture and what it says, in words made from its numbers."""
 
-    figure: Figure
+    laid_out: LaidOut
     title: str
     alt: str
+
+    @property
+    def figure(self) -> Figure:
+        """What it is drawn on."""
+        return self.laid_out.figure
 
     @property
     def words(self) -> str:
@@ -43,14 +48,14 @@ class Picture:
 
     def write_png(self, file: Path) -> None:
         """Write it as PNG, whose description is the alternative text; makes the directory."""
-        write_png(self.figure, file, self.words, DPI)
+        write_png(self.laid_out, file, self.words, DPI)
 
     def shown(self, phone: Picture, path: Path | None = None) -> Drawn:
         """Show it, on a narrow screen its twin; keep it as PNG and SVG at `path`."""
-        svg = svg_of(self.figure)
+        svg = svg_of(self.laid_out)
         if path is not None:
-            keep(self.figure, svg, path, self.words, DPI)
-        return Drawn(self.figure, svg, self.words, svg_of(phone.figure))
+            keep(self.laid_out, svg, path, self.words, DPI)
+        return Drawn(self.figure, svg, self.words, svg_of(phone.laid_out))
 
 
 def panels(
@@ -106,9 +111,9 @@ def finish(
             ).set_in_layout(False)  # fmt: skip
         foot = textwrap.fill(STAMP, int(width * _INCH_CHARACTERS["reading"] * 1.1))
         fig.supxlabel(foot, x=0.01, ha="left", fontsize=8, color=figures.GREY)
-        lay_out(fig)
+        picture = lay_out(fig)
     plt.close(fig)
-    return Picture(fig, title, alt)
+    return Picture(picture, title, alt)
 
 
 def _rows(names: list[str], width: int) -> list[list[str]]:

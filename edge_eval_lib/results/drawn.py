@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from edge_eval_lib.results import page
 
@@ -32,33 +33,42 @@ class Drawn:
         return self.alt
 
 
-def lay_out(figure: Figure) -> None:
+@dataclass(frozen=True)
+class LaidOut:
+    """A figure whose layout is final, and how much of the paper it takes, inches."""
+
+    figure: Figure
+    around: Bbox
+
+
+def lay_out(figure: Figure) -> LaidOut:
     """Lay a figure out for good: layouts are most of what drawing costs, so there is one."""
-    figure.draw_without_rendering()
-    figure.set_layout_engine(None)
+    if engine := figure.get_layout_engine():
+        engine.execute(figure)
+        figure.set_layout_engine(None)
+    return LaidOut(figure, figure.get_tightbbox().padded(AROUND_INCHES))
 
 
-def svg_of(figure: Figure) -> str:
-    """Write a laid-out figure as SVG whose words are text, in the reader's typeface."""
+def svg_of(picture: LaidOut) -> str:
+    """Write a picture as SVG whose words are text, in the reader's typeface."""
     buffer = io.StringIO()
     with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "edge-eval"}):
         # No date: the same table gives the same file.
-        _save(figure, buffer, format="svg", metadata={"Date": None})
+        _save(picture, buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
 
 
-def write_png(figure: Figure, path: Path, alt: str = "", dpi: float | None = None) -> None:
-    """Write a laid-out figure as PNG, whose description says what it shows; makes the directory."""
+def write_png(picture: LaidOut, path: Path, alt: str = "", dpi: float | None = None) -> None:
+    """Write a picture as PNG, whose description says what it shows; makes the directory."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    _save(figure, path, metadata={"Description": alt}, dpi=dpi)
+    _save(picture, path, metadata={"Description": alt}, dpi=dpi)
 
 
-def keep(figure: Figure, svg: str, path: Path, alt: str = "", dpi: float | None = None) -> None:
-    """Write a laid-out figure as PNG and its SVG, to a path without the suffix."""
-    write_png(figure, Path(f"{path}.png"), alt, dpi)
+def keep(picture: LaidOut, svg: str, path: Path, alt: str = "", dpi: float | None = None) -> None:
+    """Write a picture as PNG and its SVG, to a path without the suffix."""
+    write_png(picture, Path(f"{path}.png"), alt, dpi)
     Path(f"{path}.svg").write_text(svg, encoding="utf-8")
 
 
-def _save(figure: Figure, target: Path | io.StringIO, **form: Any) -> None:
-    around = figure.get_tightbbox().padded(AROUND_INCHES)
-    figure.savefig(target, facecolor="white", bbox_inches=around, **form)
+def _save(picture: LaidOut, target: Path | io.StringIO, **form: Any) -> None:
+    picture.figure.savefig(target, facecolor="white", bbox_inches=picture.around, **form)

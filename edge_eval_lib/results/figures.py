@@ -329,12 +329,12 @@ def finish(
     """
     with plt.rc_context(STYLE):
         _foot(fig, stamp, rows, cautions)
-        drawn.lay_out(fig)
+        picture = drawn.lay_out(fig)
         words = getattr(fig, narrow.HEADLINE, (fig.get_suptitle().strip(), ""))
         alt = alt or ": ".join(filter(None, words[:2]))
-        svg = drawn.svg_of(fig)
+        svg = drawn.svg_of(picture)
         if path is not None:
-            drawn.keep(fig, svg, Path(path), alt)
+            drawn.keep(picture, svg, Path(path), alt)
         return drawn.Drawn(fig, svg, alt, narrow.narrow_svg(fig))
 
 

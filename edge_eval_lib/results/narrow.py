@@ -53,8 +53,7 @@ def narrow_svg(fig: Figure) -> str | None:
         legend.set_bbox_to_anchor((0.0, 1 - inches / height), transform=fig.transFigure)
     if bottom:
         fig.text(0.01, 0.0, bottom, ha="left", va="bottom", fontsize=7, color="#666666")
-    drawn.lay_out(fig)
-    return drawn.svg_of(fig)
+    return drawn.svg_of(drawn.lay_out(fig))
 
 
 def _restore_labels(axes: list[Axes]) -> None:
