@@ -12,7 +12,7 @@ from edge_eval_lib.results import described, figures
 from edge_eval_lib.results.agents import CONFIGURATION
 from edge_eval_lib.results.arms_shown import arm_name
 from edge_eval_lib.results.columns import VARIANT, configuration_name
-from edge_eval_lib.results.readable import Prose, show
+from edge_eval_lib.results.readable import Prose, bounded, show
 from edge_eval_lib.uncertainty import NORMAL_95
 
 PREFIX = {
@@ -142,10 +142,10 @@ def conclusions(
         alone = shares[tuple(row[VARIANT].where(pd.Series(VARIANT, VARIANT) != "task", single))]
         text = (
             f"{name}: in steps {_percent(shares[arm])} are solved, by one call {_percent(alone)}; "
-            f"a task takes {_times(row, 'energy_times')} the energy"
+            f"a task takes {bounded(row, 'energy_times')} times the energy"
         )
         if np.isfinite(row["solved_energy_times"]):
-            text += f", a solved one {_times(row, 'solved_energy_times')}"
+            text += f", a solved one {bounded(row, 'solved_energy_times')} times"
         sentences.append(f"{text}.")
     for _, row in (reuse[reuse["task"] != single] if len(reuse) else reuse).iterrows():
         name = configuration_name(row["method"], row["precision"])
@@ -167,8 +167,3 @@ def conclusions(
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
-
-
-def _times(row: pd.Series, column: str) -> str:
-    value, low, high = (figures.number(row[column + end], 2) for end in ("", "_lo", "_hi"))
-    return f"{value} times [{low}, {high}]"

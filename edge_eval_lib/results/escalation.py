@@ -20,6 +20,7 @@ from edge_eval_lib.results import confidence, routing
 from edge_eval_lib.results.arms import correct_answers, share_interval
 from edge_eval_lib.results.hybrid import CURRENCIES, Pair, Used, arm, requests_used
 from edge_eval_lib.results.observations import Results
+from edge_eval_lib.results.readable import bounded
 
 ORACLE = "oracle"
 FOLDS = 5  # of the cross-validation of a router
@@ -319,7 +320,7 @@ def summary(pair: Pair, areas: pd.DataFrame, judged: pd.DataFrame) -> list[str]:
     ordered = areas[areas["signal"] != ORACLE].dropna(subset=["area"])
     if len(ordered):
         best = ordered.loc[ordered["area"].idxmax()]
-        figure = f"{best['area']:.2f} [{best['area_lo']:.2f}, {best['area_hi']:.2f}]"
+        figure = bounded(best, "area")
         apart = "is" if best["area_lo"] > 0 else "is not"
         lines.append(
             f"Of the signals, {best['signal']} orders the questions best: {figure}, where choosing "

@@ -33,6 +33,13 @@ OVER_RUNS = {
     "throughput_tok_s": "throughput_change_pct",
     "memory_gb": "memory_change_pct",
 }
+_ENDS = ("", "_lo", "_hi")
+# What each table has, also where no chain stands beside FP16.
+_SAVED = [*VARIANT, "paired_runs", *(f"{c}{end}" for c in OVER_RUNS.values() for end in _ENDS)]
+_JOINT = [*VARIANT, "figure", "prompts", "first", "second", "first_loss", "second_loss",
+          "joint_loss", *(f"beyond_sum{end}" for end in _ENDS), "verdict"]  # fmt: skip
+_SPEED_UPS = [*VARIANT, "concurrency", "paired_runs", *(f"speed_up{end}" for end in _ENDS),
+              "predicted", "agrees", "prediction_basis"]  # fmt: skip
 
 
 def pruned_arms(results: Results, prices: Prices) -> pd.DataFrame:
@@ -78,7 +85,7 @@ def saved(results: Results) -> pd.DataFrame:
             ratio = paired_ratio_interval(own[figure].astype(float), whole[figure].astype(float))
             row |= named(name, [100 * (value - 1) for value in ratio])
         rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=_SAVED)
 
 
 # --- is the joint loss the sum of the single ones? ----------------------------------------------
@@ -126,7 +133,7 @@ def joint_losses(results: Results) -> pd.DataFrame:
             row |= named("beyond_sum", (float(beyond.mean()), low, high))
             row["verdict"] = "more" if low > 0 else "less" if high < 0 else "the sum"
             rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=_JOINT)
 
 
 def _bootstrap(values: np.ndarray) -> tuple[float, float]:
@@ -172,7 +179,7 @@ def speed_ups(results: Results) -> pd.DataFrame:
         known = np.isfinite(ratio[1])
         row["agrees"] = bool(ratio[1] <= row["predicted"] <= ratio[2]) if known else None
         rows.append(row | {"prediction_basis": basis})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=_SPEED_UPS)
 
 
 def _calibrated(results: Results, shapes: Mapping, device: roofline.Device) -> tuple[Any, str]:

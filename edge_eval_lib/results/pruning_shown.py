@@ -13,7 +13,7 @@ from edge_eval_lib.results import figures
 from edge_eval_lib.results.columns import DOUBTFUL, configuration_name, doubtful_checks, verdict
 from edge_eval_lib.results.observations import Results
 from edge_eval_lib.results.pruning import WHOLE, prompts_of
-from edge_eval_lib.results.readable import format_number, plain_name
+from edge_eval_lib.results.readable import bounded, format_number, plain_name
 from edge_eval_lib.uncertainty import mean_interval
 
 LINEAR_TO = 0.2  # nats a token, beyond which the axis is logarithmic
@@ -150,13 +150,13 @@ def _brought_back(arms: pd.DataFrame) -> list[str]:
         said.append(
             f"Distilling brings back {100 * (1 - loss / cut):.0f} % of what {plain[1]} loses: "
             f"{format_number(cut, 2)} nats a token of the gold answers' likelihood become "
-            f"{_bounded(row, 'gold_nll_loss')}."
+            f"{bounded(row, 'gold_nll_loss')}."
         )
     return said
 
 
 def _joined(joint: pd.DataFrame) -> list[str]:
-    own = joint[joint["figure"] == "gold_nll"] if len(joint) else joint
+    own = joint[joint["figure"] == "gold_nll"]
     if own.empty:
         return []
     said = []
@@ -172,10 +172,9 @@ def _joined(joint: pd.DataFrame) -> list[str]:
 
 def _faster(speed: pd.DataFrame) -> list[str]:
     said = []
-    paired = speed[speed["paired_runs"] > 1] if len(speed) else speed
-    for chain, rows in paired.groupby("precision", sort=False) if len(paired) else ():
+    for chain, rows in speed[speed["paired_runs"] > 1].groupby("precision", sort=False):
         each = [
-            f"{_bounded(row, 'speed_up')} times with {row['concurrency']} at a time (the planner's "
+            f"{bounded(row, 'speed_up')} times with {row['concurrency']} at a time (the planner's "
             f"{format_number(row['predicted'], 2)} is {'within' if row['agrees'] else 'outside'})"
             for _, row in rows.iterrows()
         ]
@@ -183,14 +182,9 @@ def _faster(speed: pd.DataFrame) -> list[str]:
     return said
 
 
-def _bounded(row: pd.Series, figure: str) -> str:
-    value, low, high = (format_number(row[figure + end], 2) for end in ("", "_lo", "_hi"))
-    return f"{value} [{low}, {high}]"
-
-
 def _changed(changed: pd.DataFrame) -> list[str]:
     said = []
-    for _, row in (changed[changed["paired_runs"] > 1] if len(changed) else changed).iterrows():
+    for _, row in changed[changed["paired_runs"] > 1].iterrows():
         value, low, high = (row[f"energy_change_pct{end}"] for end in ("", "_lo", "_hi"))
         shown = (
             "saves energy" if high < 0 else "takes more energy" if low > 0 else "shows no saving"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ _UNITS = {
     "_tok_s": "tok/s",
     "_per_kwh": "1/kWh",
     "_per_s": "1/s",
+    "_mhz": "MHz",
     "_j": "J",
     "_ms": "ms",
     "_s": "s",
@@ -64,7 +66,7 @@ _ENDINGS = {
     "_difference": "difference",
     "_difference_no_model": "difference to no model",
 }
-_SPELLINGS = {"lora": "LoRA", "qlora": "QLoRA", "usd": "USD"}
+_SPELLINGS = {"lora": "LoRA", "qlora": "QLoRA", "usd": "USD", "tpot": "TPOT", "sm": "SM"}
 _SPELT = re.compile(rf"\b({'|'.join(_SPELLINGS)})\b")
 _NEXT_NOTE = r"; (?!it takes )"  # a reason may hold a semicolon
 _NAMED = re.compile(r"(?:^|(?<=; ))(score|ipw|[a-z0-9]+(?:_[a-z0-9]+)+)(?=: )")
@@ -140,8 +142,8 @@ def readable(
     """The table as text for people: rounded, units in the headings, intervals in the same cell.
 
     `<column>_lo`/`_hi` become `value [lo, hi]`, `<column>_least`/`_most` (or, without these, the
-    range of an estimate) `value (least to most)`, a missing value a dash, and a break-even below
-    one request `< 1`.
+    range of an estimate) `value (least to most)`, a missing value a dash, a break-even below one
+    request `< 1`, and a percentage is not rounded to tens.
 
     Args:
         table: Any table of results.
@@ -204,6 +206,18 @@ def format_number(value: float, digits: int = 3) -> str:
     return text.replace("-", "−")
 
 
+def bounded(row: Mapping[str, Any] | pd.Series, column: str, digits: int = 2) -> str:
+    """A figure in a sentence, `value [low, high]`; the value alone where it has no interval."""
+    value, *ends = (float(row[column + end]) for end in ("", "_lo", "_hi"))
+    text = format_number(value, digits)
+    if np.isnan(ends).any():
+        return text
+    if np.isinf(ends).all():
+        return f"{text} [unbounded]"
+    low, high = ("∞" if np.isposinf(end) else format_number(end, digits) for end in ends)
+    return f"{text} [{low}, {high}]"
+
+
 def _cells(table: pd.DataFrame, column: str, digits: int) -> list[str]:
     values = table[column]
     if not pd.api.types.is_numeric_dtype(values):
@@ -211,11 +225,15 @@ def _cells(table: pd.DataFrame, column: str, digits: int) -> list[str]:
     if pd.api.types.is_integer_dtype(values):
         return ["–" if pd.isna(v) else f"{v:,}" for v in values]
 
+    per_cent = "[%" in heading(column)
+
     def text(value: float) -> str:
         if column.startswith("n_break"):
             if 0 <= value < 1:
                 return "< 1"
             value = float(f"{value:.{digits}g}")  # of millions no more digits than of ones
+        if per_cent and 10**digits <= abs(value) < np.inf:
+            return f"{value:,.0f}".replace("-", "−")  # 103 % are not 100 %
         return format_number(value, digits)
 
     cells = [text(v) for v in values]

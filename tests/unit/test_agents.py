@@ -266,9 +266,9 @@ def test_conclusions_say_what_was_found():
         agents.solved_table(TABLE), inflation, reuse, dearer, "twopassages"
     )
     assert said[0].startswith(
-        "LoRA FP16: in steps 100 % are solved, by one call 50 %; a task takes 3 times"
+        "LoRA FP16: in steps 100 % are solved, by one call 50 %; a task takes 3.0 [3.0, 3.0] times"
     )
-    assert "a solved one 1.5 times" in said[0]
+    assert "a solved one 1.5 [1.0, 2.0] times" in said[0]
     assert "solved one" not in said[1]  # of none that is solved
     assert "computed once a task takes 0.70 times the energy; 50 %" in said[2]
     assert "in 1 of 3 pairs" in said[3]

@@ -94,6 +94,15 @@ def test_speed_ups_are_paired_and_set_beside_the_prediction():
     assert table.loc["magnitude50-fp16", "agrees"] is None
 
 
+def test_without_a_chain_that_is_served_beside_fp16_the_tables_are_empty_and_nothing_is_said():
+    observed = runs({"int4": [50.0, 51.0]}, 8)
+    made = results({"int4": WHOLE_NLL}, closed_loop=observed, headline=observed)
+    empty = [pruning.joint_losses(made), pruning.speed_ups(made), pruning.saved(made)]
+    assert [len(table) for table in empty] == [0, 0, 0]
+    assert empty[1]["agrees"].map({True: "yes"}).empty  # as the notebook shows it
+    assert pruning_shown.summary(arms_of({"int4": 0.1}), *empty) == []
+
+
 def test_a_student_has_a_size_of_its_own():
     precisions = ["fp16", "int4", "depth20-distil-int4", "int4-depth20", "magnitude50-fp16"]
     table = pd.DataFrame([dict(zip(VARIANT, (*MODEL, p), strict=True)) for p in precisions])
@@ -176,7 +185,8 @@ def test_the_answer_says_what_is_brought_back_faster_and_saved():
              "energy_change_pct_lo": -39.0, "energy_change_pct_hi": 65.0},
         ]
     )  # fmt: skip
-    back, fast, saves, none = pruning_shown.summary(ARMS, pd.DataFrame(), speed, changed)
+    joint = pruning.joint_losses(results({"fp16": WHOLE_NLL}))
+    back, fast, saves, none = pruning_shown.summary(ARMS, joint, speed, changed)
     assert back.startswith("Distilling brings back 80 % of what depth20-fp16 loses")
     assert fast.startswith("depth20-fp16 is as fast as FP16 1.2 [1.1, 1.4] times with 8 at a time")
     assert fast.endswith("(the planner's 1.2 is within).")

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from edge_eval_lib.results.readable import format_number, heading, notes, readable, show
+from edge_eval_lib.results.readable import bounded, format_number, heading, notes, readable, show
 
 TABLE = pd.DataFrame(
     {
@@ -90,3 +90,24 @@ def test_a_break_even_of_millions_has_no_more_digits_than_others():
     text = readable(table)
     assert text.iloc[:, 0].tolist() == ["1,580,000", "5.43"]
     assert text["requests"].tolist() == ["1,578,447", "5.43"]
+
+
+def test_a_percentage_is_not_rounded_to_tens():
+    table = pd.DataFrame({"q_ret_pct": [103.2, 96.71, np.inf, np.nan], "load_energy_j": 103.2})
+    table = table.assign(q_ret_pct_lo=99.2, q_ret_pct_hi=[107.4, 101.0, np.nan, np.nan])
+    text = readable(table, digits=2)
+    assert text["Q_ret [%]"].tolist() == ["103 [99, 107]", "97 [99, 101]", "never", "–"]
+    assert text["load energy [J]"].tolist() == ["100"] * 4
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "text"),
+    [
+        (1.049, 1.351, "1.2 [1.0, 1.4]"),
+        (-np.inf, np.inf, "1.2 [unbounded]"),
+        (1.049, np.inf, "1.2 [1.0, ∞]"),
+        (np.nan, np.nan, "1.2"),
+    ],
+)
+def test_a_figure_stands_in_a_sentence_with_its_interval(low, high, text):
+    assert bounded({"ratio": 1.2, "ratio_lo": low, "ratio_hi": high}, "ratio") == text
