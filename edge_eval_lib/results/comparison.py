@@ -28,7 +28,7 @@ from edge_eval_lib.results.columns import VARIANT
 from edge_eval_lib.results.differences import Difference, of_rows, of_settings
 from edge_eval_lib.results.drawn import Drawn
 from edge_eval_lib.results.exchange import ResultRow, read, rows_of
-from edge_eval_lib.results.readable import format_number, write_table
+from edge_eval_lib.results.readable import bounded, format_number, write_table
 from edge_eval_lib.results.variants import variants_table
 from edge_eval_lib.study import PUBLISHED, load_study
 from edge_eval_lib.uncertainty import (
@@ -261,7 +261,7 @@ def draw(table: pd.DataFrame, a: str, b: str, path: Path) -> Drawn:
     """Draw the ratios: a row a variant, a panel a figure, a line where both are alike."""
     drawn = [figure for figure in COMPARED if (table["figure"] == figure).any()]
     names = [columns.variant_name(row) for _, row in table.iterrows()]
-    table = table.assign(variant=[figures.short_name(name) for name in names])
+    table = table.assign(variant=figures.short_names(names))
     variants = list(dict.fromkeys(table["variant"]))
     size = (2.6 + 2.2 * len(drawn), 2.2 + 0.3 * len(variants))
     with plt.rc_context(figures.STYLE):
@@ -283,11 +283,23 @@ def draw(table: pd.DataFrame, a: str, b: str, path: Path) -> Drawn:
         reading = (
             "B divided by A. Bars are 95 % intervals, where there is more than one observation."
         )
-        figures.headline(fig, f"B, {b}, against A, {a}", reading)
+        title = f"B, {b}, against A, {a}"
+        figures.headline(fig, title, reading)
         cautions = _cautions(table)
         if cautions:
             cautions = ["Hollow markers are not of like with like:", *cautions]
-        return figures.finish(fig, path, cautions=cautions)
+        alt = f"{title}, B divided by A: {_in_words(table)}."
+        return figures.finish(fig, path, cautions=cautions, alt=alt)
+
+
+def _in_words(table: pd.DataFrame) -> str:
+    """Say the ratios of each figure by their median and their ends."""
+    each = table.groupby("figure")["ratio"]
+    return "; ".join(
+        f"{heading.partition(' (')[0]} {_spread(each.get_group(figure))}"
+        for figure, heading in COMPARED.items()
+        if figure in each.groups
+    )
 
 
 def _ratio_scale(axis: Axes, rows: pd.DataFrame) -> None:
@@ -346,14 +358,14 @@ def _as_text(table: pd.DataFrame, a: Side, b: Side) -> str:
         basis = f"; intervals of the ratio over {stands}" if stands else "; one observation each"
         ratios = rows["ratio"].dropna()
         if len(ratios):
-            middle, least, most = (format_number(v, 2) for v in _middle(ratios))
-            heading += f": B / A {middle} as the median of {len(ratios)}, {least} to {most}{basis}"
+            heading += f": B / A {_spread(ratios)}{basis}"
         lines += ["", heading, text]
     return "\n".join(lines)
 
 
-def _middle(ratios: pd.Series) -> tuple[float, float, float]:
-    return ratios.median(), ratios.min(), ratios.max()
+def _spread(ratios: pd.Series) -> str:
+    middle, least, most = (format_number(v, 2) for v in ratios.quantile([0.5, 0, 1]))
+    return f"{middle} as the median of {len(ratios)}, {least} to {most}"
 
 
 def _described(side: Side) -> str:
@@ -380,11 +392,5 @@ def _range(values: pd.Series) -> str:
 
 
 def _cell(row: pd.Series, name: str) -> str:
-    value, lo, hi = (row[f"{name}{end}"] for end in ("", "_lo", "_hi"))
-    known = not math.isnan(lo)
-    text = format_number(value, 3 if known else 2)  # no more than one run's scatter leaves
-    if not known:
-        return text
-    if math.isinf(lo):
-        return f"{text} [unbounded]"
-    return f"{text} [{format_number(lo)}, {format_number(hi)}]"
+    known = not math.isnan(row[f"{name}_lo"])
+    return bounded(row, name, 3 if known else 2)  # no more than one run's scatter leaves

@@ -116,6 +116,14 @@ def short_name(name: str) -> str:
     return f"{parts[0]}  {parts[1]}  {configuration_name(parts[2], parts[3])}"
 
 
+def short_names(names: Sequence[str]) -> list[str]:
+    """`short_name` of each, without the model where all are of one."""
+    short = [short_name(name) for name in names]
+    models = {name.partition("  ")[0] for name in short}
+    alone = [name.partition("  ")[2] for name in short]
+    return alone if len(models) == 1 and all(alone) else short
+
+
 def plain_log(axis: Axis, least: str | None = None) -> None:
     """Set a logarithmic scale whose ticks are plain numbers; `least` stands for 1 and below."""
     owner = axis.axes

@@ -177,7 +177,8 @@ def test_latencies_show_every_request(one_model):
     figure = latencies(requests)
     dots = [c for c in figure.axes[0].collections if len(c.get_offsets())]
     assert sum(len(c.get_offsets()) for c in dots) == len(requests)
-    assert "llama-1B  rag  LoRA INT4" in texts(figure)
+    assert "rag  LoRA INT4" in texts(figure)
+    assert "llama-1B  rag" not in texts(figure)  # of one model, which need not be repeated
     assert "[ms]" in figure.axes[0].get_xlabel()
 
 
@@ -190,6 +191,15 @@ def test_few_requests_are_dots_without_a_box(count, boxes):
     assert bool(figure.axes[0].lines) == boxes
     assert sum(len(c.get_offsets()) for c in figure.axes[0].collections) == count
     assert ("whiskers" in texts(figure)) == boxes
+
+
+def test_a_name_says_the_model_only_where_there_are_several():
+    one = ["llama-1B_rag_lora_int4", "llama-1B_dialogue_none_fp16"]
+    assert figures.short_names(one) == ["rag  LoRA INT4", "dialogue  base FP16"]
+    several = figures.short_names([*one, "qwen-7B_rag_lora_int4"])
+    assert several[0] == "llama-1B  rag  LoRA INT4"
+    assert figures.short_names(["API"]) == ["API"]
+    assert figures.short_names([]) == []
 
 
 def test_no_requests_is_said():
