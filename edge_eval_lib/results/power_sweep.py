@@ -12,7 +12,7 @@ import pandas as pd
 from edge_eval_lib.machine.knobs import KNOBS
 from edge_eval_lib.results import figures
 from edge_eval_lib.results.drawn import Drawn
-from edge_eval_lib.results.readable import write_table
+from edge_eval_lib.results.readable import bounded, write_table
 from edge_eval_lib.uncertainty import mean_interval, paired_bootstrap, paired_ratio_interval
 
 QUANTITIES = ["energy_per_token_j", "tpot_ms", "ttft_ms", "throughput_tok_s", "power_w"]
@@ -24,6 +24,7 @@ RULES = {
     "least J/token x TPOT": ["energy_per_token_j", "tpot_ms"],
 }
 RESAMPLES = 9999
+_ASIDE = 0.012  # of the range of settings, between two concurrencies in the picture
 
 
 def by_setting(runs: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
@@ -141,7 +142,8 @@ def drift(runs: pd.DataFrame, confidence: float = 0.95) -> pd.DataFrame:
                     {"concurrency": concurrency, "quantity": name, "repetitions": len(pairs)}
                     | {"ratio": ratio, "ratio_lo": low, "ratio_hi": high}
                 )
-    return pd.DataFrame(rows)
+    columns = ["concurrency", "quantity", "repetitions", "ratio", "ratio_lo", "ratio_hi"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def sentences(found: pd.DataFrame, knob: str) -> list[str]:
@@ -155,18 +157,12 @@ def sentences(found: pd.DataFrame, knob: str) -> list[str]:
             continue
         where = f"{knee['setting']:g} {unit} [{knee['setting_lo']:g}, {knee['setting_hi']:g}]"
         saved = (
-            f"J/token {_ratio(knee, 'energy_per_token_ratio')} and TPOT "
-            f"{_ratio(knee, 'tpot_ratio')} of those at the highest setting"
+            f"J/token {bounded(knee, 'energy_per_token_ratio', 3)} times and TPOT "
+            f"{bounded(knee, 'tpot_ratio', 3)} times those at the highest setting"
         )
         verdict = "a knee" if knee["verdict"] == "knee" else knee["why"]
         said.append(f"{begin}{verdict}; least at {where}, where it takes {saved}.")
     return said
-
-
-def _ratio(knee: dict[str, float], name: str) -> str:
-    low, high = knee[f"{name}_lo"], knee[f"{name}_hi"]
-    bounds = f"{low:.3g}, {high:.3g}" if np.isfinite([low, high]).all() else "unbounded"
-    return f"{knee[name]:.3g} [{bounds}] times"
 
 
 def verdicts(found: pd.DataFrame) -> list[dict[str, object]]:
@@ -188,13 +184,13 @@ def draw(runs: pd.DataFrame, knob: str, stamp: str = "", path: Path | None = Non
     with plt.rc_context(figures.STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharex=True, layout="constrained")
     for axis, (name, label) in zip(axes, headings.items(), strict=True):
+        aside = _ASIDE * np.ptp(table["setting"])  # or bars of one setting hide each other
         for place, (concurrency, part) in enumerate(table.groupby("concurrency")):
             colour, marker = figures.COLOURS[place], figures.MARKERS[place]
+            at = part["setting"] + aside * (place - (table["concurrency"].nunique() - 1) / 2)
             legend[f"{concurrency} at a time"] = (colour, marker)
             bars = part[[f"{name}_lo", f"{name}_hi"]].sub(part[name], axis=0).abs().fillna(0)
-            axis.errorbar(
-                part["setting"], part[name], yerr=bars.to_numpy().T, marker=marker, color=colour
-            )
+            axis.errorbar(at, part[name], yerr=bars.to_numpy().T, marker=marker, color=colour)
             own = found[(found["concurrency"] == concurrency) & (found["verdict"] == "knee")]
             for knee in own.itertuples():
                 dashed = "-" if knee.rule == "least J/token" else "--"
