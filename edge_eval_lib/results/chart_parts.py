@@ -1,4 +1,4 @@
-"""Parts of charts: marks with intervals, what they tell, panels, a legend that hides and shows."""
+"""Parts of charts: marks with intervals, what they tell, panels, series that a page hides."""
 
 from __future__ import annotations
 
@@ -15,14 +15,22 @@ if TYPE_CHECKING:
 
 Look = tuple[str, str]  # colour and matplotlib's marker
 
-_SHAPES = {
-    "o": "circle", "s": "square", "D": "diamond", "^": "triangle-up", "v": "triangle-down",
-    "<": "triangle-left", ">": "triangle-right", "P": "cross",
+_SHAPES = {  # in a square from -1 to 1
+    "o": "M1,0A1,1,0,1,1,-1,0A1,1,0,1,1,1,0Z",
+    "s": "M-1,-1L1,-1L1,1L-1,1Z",
+    "D": "M0,-1L1,0L0,1L-1,0Z",
+    "^": "M0,-.87L1,.87L-1,.87Z",
+    "v": "M0,.87L-1,-.87L1,-.87Z",
+    "<": "M-.87,0L.87,-1L.87,1Z",
+    ">": "M.87,0L-.87,-1L-.87,1Z",
+    "P": "M-1,-.4L-.4,-.4L-.4,-1L.4,-1L.4,-.4L1,-.4L1,.4L.4,.4L.4,1L-.4,1L-.4,.4L-1,.4Z",
     "X": "M-1,-.5L-.5,-1L0,-.5L.5,-1L1,-.5L.5,0L1,.5L.5,1L0,.5L-.5,1L-1,.5L-.5,0Z",
     "h": "M0,-1L.87,-.5L.87,.5L0,1L-.87,.5L-.87,-.5Z",
     "*": "M0,-1L.25,-.3L1,-.3L.4,.12L.6,.85L0,.42L-.6,.85L-.4,.12L-1,-.3L-.25,-.3Z",
 }  # fmt: skip
-_HIDDEN = 0.03  # opacity of a series that was clicked away: its place stays
+HIDDEN = "hidden"  # the signal that names the series that a reader took away
+_PALE = 0.03  # their opacity: their place stays
+SIZE = 75  # of a mark, square pixels
 GREY = "#aaaaaa"
 
 
@@ -74,12 +82,15 @@ def panels(
     height: int,
     below: Sequence[alt.Chart] = (),
     own_x: bool = False,
+    joined: bool = False,
+    columns: int | None = None,
+    told_as: str = "variant",
 ) -> alt.FacetChart:
     """Put a chart together.
 
     Args:
         marks: A row a mark: `panel`, `series`, `variant`, `doubtful`, the columns of both axes
-            with their bounds, and of `tips`.
+            with their bounds, and of `tips`; `size` where marks differ by it.
         x: The axis to the right.
         y: The axis upwards.
         looks: Each series with its colour and marker.
@@ -89,24 +100,28 @@ def panels(
         height: Of a panel, pixels.
         below: Layers that stand below the marks.
         own_x: Whether each panel has its own scale to the right.
+        joined: Whether a line goes through the marks of a series, in the order of `place`.
+        columns: Of panels beside each other; by default all of them.
+        told_as: What the `variant` of a mark is called.
     """
     import altair as alt
 
-    x, y = _plain_log(x, marks), _plain_log(y, marks)
-    names = [{"series": name} for name in looks]
-    shown = alt.selection_point(
-        name="shown", fields=["series"], bind="legend", value=names, toggle="true"
-    )
+    x, y = _plain_log(x, marks, own_x), _plain_log(y, marks)
     colours = alt.Scale(domain=list(looks), range=[colour for colour, _ in looks.values()])
     shapes = alt.Scale(domain=list(looks), range=[_SHAPES[marker] for _, marker in looks.values()])
     stroke = alt.Stroke("series:N", title=None, scale=colours)
-    told = [alt.Tooltip("variant:N", title="variant"), alt.Tooltip("series:N", title="mark")]
+    told = [alt.Tooltip("variant:N", title=told_as), alt.Tooltip("series:N", title="mark")]
     if marks["variant"].str.endswith(tuple(looks)).all():  # which says the series too
         del told[1]
     told += [alt.Tooltip(f"{column}:N", title=name) for column, name in tips.items()]
 
-    visible = alt.condition(shown, alt.value(1), alt.value(_HIDDEN))
+    hidden = alt.param(name=HIDDEN, value=[])
+    seen = f"indexof({HIDDEN}, datum.series) < 0"
+    visible = alt.condition(seen, alt.value(1), alt.value(_PALE))
     layers = list(below)
+    if joined:
+        line = alt.Chart().transform_filter("isValid(datum.series)").mark_line(strokeWidth=1.6)
+        layers.append(line.encode(x, y, order="place:Q", stroke=stroke, opacity=visible))
     for low, high, width, share in (("_least", "_most", 4, 0.22), ("_lo", "_hi", 1.4, 0.9)):
         for axis, other, second in ((x, y, alt.X2), (y, x, alt.Y2)):
             ends = [f"{column_of(axis)}{end}" for end in (low, high)]
@@ -125,9 +140,10 @@ def panels(
                     )
                 )
     hollow = alt.condition("datum.doubtful", alt.value(0), alt.value(1))
+    sized = {"size": alt.Size("size:Q").scale(None).legend(None)} if "size" in marks else {}
     layers.append(
         alt.Chart()
-        .mark_point(size=75, strokeWidth=1.5)
+        .mark_point(size=SIZE, strokeWidth=1.5)
         .encode(
             x,
             y,
@@ -137,35 +153,41 @@ def panels(
             fillOpacity=hollow,
             fill=alt.Fill("series:N", title=None, scale=colours),
             shape=alt.Shape("series:N", title=None, scale=shapes),
+            **sized,
         )
     )
-    first = len(below)  # of those that the legend is made of: what it binds must stand there
-    layers[first] = layers[first].add_params(shown)
     order = list(dict.fromkeys(marks["panel"]))
     chart = (
         alt.layer(*layers, data=alt.Data(values=_records(marks)))
+        .add_params(hidden)
         .properties(height=height)
-        .facet(alt.Facet("panel:N", title=None, sort=order), columns=len(order))
+        .facet(alt.Facet("panel:N", title=None, sort=order), columns=columns or len(order))
         .properties(
             title=alt.Title(title, subtitle=list(words), anchor="start"),
             background="white",
             usermeta={
                 "panels": len(order),
-                "rows": "row" in marks,
-                "names": [len(looks), max(map(len, looks))],  # how many, and the longest
+                "series": [[name, colour, _SHAPES[mark]] for name, (colour, mark) in looks.items()],
             },
         )
     )
     return chart.resolve_scale(x="independent") if own_x else chart
 
 
-def _plain_log(axis: Any, marks: pd.DataFrame) -> Any:
-    """A logarithmic axis as wide as its marks, its ticks plain numbers; another as it is."""
+def _plain_log(axis: Any, marks: pd.DataFrame, own: bool = False) -> Any:
+    """A logarithmic axis as wide as its marks, its ticks plain numbers; another as it is.
+
+    Each panel finds its `own` width from its marks.
+    """
     import altair as alt
 
     said = axis.to_dict()
     if said.get("scale", {}).get("type") != "log":
         return axis
+    if own:
+        scale = alt.Scale(**(said["scale"] | {"nice": False, "padding": 12}))
+        ticks = alt.Axis(**({"format": ",.6~r", "tickCount": 4} | said.get("axis", {})))
+        return again(axis, column_of(axis), axis=ticks, scale=scale)
     ends = [f"{column_of(axis)}{end}" for end in ("", "_lo", "_hi", "_least", "_most")]
     known = marks[[c for c in ends if c in marks]].to_numpy(dtype=float)
     known = known[np.isfinite(known) & (known > 0)]

@@ -3,8 +3,8 @@
     static = figures.finish(fig, path, stamp, rows)
     charts.beside(static, charts.points(rows, alt.X("ipw:Q").title("IPW [1/J]"), alt.Y(...), ...))
 
-Hovering a mark shows its variant with values and intervals; a click on a name in the legend hides
-it or shows it again. Colour, marker, hollow and pale mean what they mean in the picture.
+Hovering a mark shows its variant with values and intervals; a name of the legend hides its marks or
+shows them again. Colour, marker, hollow and pale mean what they mean in the picture.
 """
 
 from __future__ import annotations
@@ -72,6 +72,8 @@ def points(
     lines: Sequence[str] = (),
     stamp: str | None = None,
     digits: int = 3,
+    panel: str = "task",
+    own_x: bool = False,
 ) -> alt.FacetChart | None:
     """Chart two columns, a panel for each task and a mark a variant, with intervals and ranges.
 
@@ -81,12 +83,15 @@ def points(
         y: The column upwards, likewise.
         title: The question that it answers.
         reading: How to read it, in a line.
-        told: What a mark tells under the pointer, by the index of `rows`; by default `rows`.
+        told: What a mark tells under the pointer, by the index of `rows`; by default `rows`. An
+            axis whose column it lacks is not told.
         also: Columns that it tells beside those of both axes.
         lines: Columns whose median is a line across all panels; or `front`, a column that says
             which rows a line of steps goes through.
         stamp: The host and where its energy comes from.
         digits: Significant digits of what is told.
+        panel: The column whose values have a panel each.
+        own_x: Whether each panel has its own scale to the right.
 
     Returns:
         The chart; None where no row has both columns.
@@ -97,13 +102,13 @@ def points(
     known = sort_variants(named(rows.assign(at=rows.index).dropna(subset=columns)))
     if known.empty:
         return None
-    tells = list(dict.fromkeys([*columns, *also]))
-    texts = readable((rows if told is None else told).loc[known["at"]], tells, digits)
+    told = rows if told is None else told
+    tells = [column for column in dict.fromkeys([*columns, *also]) if column in told]
+    texts = readable(told.loc[known["at"]], tells, digits)
     tips = {f"t{number}": name for number, name in enumerate(texts)}
     texts = texts.set_axis(list(tips), axis=1).set_axis(known.index)
-    marks = _identified(known, known["configuration"]).join(
-        [texts, *(with_bounds(known, column) for column in columns)]
-    )
+    marks = _identified(known, known["configuration"]).assign(panel=known[panel])
+    marks = marks.join([texts, *(with_bounds(known, column) for column in columns)])
     below = []
     for axis, column in zip((x, y), columns, strict=True):
         if column in lines:
@@ -124,7 +129,7 @@ def points(
     pairs = known[["method", "precision"]].drop_duplicates().itertuples(index=False)
     looks = {configuration_name(*pair): figures.look(*pair) for pair in pairs}
     words = [reading, *_foot(known, stamp)]
-    return panels(marks, x, y, looks, tips, title, words, _HEIGHT, below)
+    return panels(marks, x, y, looks, tips, title, words, _HEIGHT, below, own_x)
 
 
 def strips(

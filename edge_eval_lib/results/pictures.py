@@ -13,7 +13,7 @@ _FONT = re.compile(r"font: (?:(italic|oblique) )?(?:(bold|\d+) )?([\d.]+px) [^;\
 _HEAD = re.compile(r"<svg [^>]*?width=\"([\d.]+)pt\"[^>]*?viewBox=\"([^\"]+)\"[^>]*>", re.DOTALL)
 _ROOM = re.compile(r"^.*?(?=<svg )", re.DOTALL)
 _ID = re.compile(r'(id="|href="#|url\(#)([^")]+)')
-HOW = "Hover or tap a mark for its values; a click on a name hides it or shows it again."
+HOW = "Hover or tap a mark for its values; a name below hides its marks, or shows them again."
 _PAPER, _INK = (0x16, 0x18, 0x1C), (0xE4, 0xE6, 0xEA)
 
 
@@ -43,14 +43,27 @@ def _chart(chart: dict[str, Any], alt: str) -> str:
     """A chart, which stands in a page unseen until a script draws it."""
     title = chart["title"]
     reading, *foot = title["subtitle"]
+    reading = reading[:1].upper() + reading[1:]
     written = json.dumps(chart | {"description": alt}, ensure_ascii=False, separators=(",", ":"))
     written = _QUOTED.sub(lambda m: f'"light-dark({m[1]}, {_dark(m[1])})"', written)
     written = written.replace("<", "\\u003c")  # no text of it ends the element
+    series = "".join(_button(*each) for each in chart["usermeta"]["series"])
     return (
         f'<template class="chart"><p><b>{escape(title["text"])}</b><br>{escape(reading)}. '
-        f'<span class="how">{HOW}</span></p><div class="plot"></div>'
+        f'<span class="how">{HOW}</span></p>'
+        f'<div class="legend" role="group" aria-label="Shown">{series}</div>'
+        '<div class="plot"></div>'
         f"<p><small>{'<br>'.join(map(escape, foot))}</small></p>"
         f'<script type="application/json">{written}</script></template>'
+    )
+
+
+def _button(name: str, colour: str, shape: str) -> str:
+    """A series in a chart's legend: pressed as long as its marks are shown."""
+    mark = f'<path d="{shape}" style="fill: light-dark({colour}, {_dark(colour)})"/>'
+    return (
+        f'<button type="button" aria-pressed="true" value="{escape(name)}">'
+        f'<svg viewBox="-1.1 -1.1 2.2 2.2" aria-hidden="true">{mark}</svg>{escape(name)}</button>'
     )
 
 

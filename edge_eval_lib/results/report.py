@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 LONG_CELL = 40
 WIDE_TABLE = 4  # columns: more of them scroll on a phone
 KEYS = 2  # columns that stay in view while others scroll
+WIDEST = 1150  # pixels that a table may take beside each other on a desk
 _UNDESCRIBED = "No description has been provided for this image"  # nbconvert's
 _TITLE = re.compile(r"^# (.+)", re.MULTILINE)
 _FILE = re.compile(r"[\w./-]+\.(?:csv|png|svg|html|json)")
@@ -119,12 +120,26 @@ def _keep_keys_in_view(page: BeautifulSoup, table: Tag) -> None:
     frame.insert_before(hint)
     _add_class(table, "wide-table")
     columns = [[row[at] for row in rows if len(row) > at] for at in range(widest)]
+    if sum(map(_pixels, columns)) > WIDEST:
+        _add_class(hint, "always")
     words = list(itertools.takewhile(lambda column: not _has_numbers(column), columns))
     words = words or columns[:1]
     differing = [column for column in words if len({cell.get_text() for cell in column[1:]}) > 1]
     for number, column in enumerate((differing or words)[:KEYS], start=1):
         for cell in column:
             _add_class(cell, f"key{number}")
+    for heading, *cells in [column for column in words if differing and column not in differing]:
+        said = page.new_tag("span", attrs={"class": "same"})
+        said.string = f"{heading.get_text(strip=True)}: {cells[0].get_text(strip=True)}. "
+        hint.insert(len(hint.contents) - 1, said)
+        for cell in (heading, *cells):  # on a phone it stands above alone
+            _add_class(cell, "same")
+
+
+def _pixels(column: list[Tag]) -> int:
+    """About as wide as a column is on a desk: its longest cell, long words wrapped."""
+    letters = [min(len(cell.get_text(strip=True)), LONG_CELL) for cell in column[1:]]
+    return 7 * max([*letters, 9]) + 16
 
 
 def _has_numbers(cells: list[Tag]) -> bool:

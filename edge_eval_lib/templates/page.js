@@ -6,25 +6,23 @@ const quiet = "var(--quiet)", line = "var(--line)", text = "var(--text)";
 const GAP = 32; // between panels, pixels
 const axis = { labelColor: quiet, titleColor: text, tickColor: line, domainColor: quiet, gridColor: line,
   labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal", labelLimit: 260, labelFlush: false };
-const words = { labelColor: text, titleColor: text, labelFontSize: 12.5 };
 
 function sized(written, room) {
   const spec = structuredClone(written);
   const narrow = room < 640;
-  const [count, longest] = spec.usermeta.names;
-  const fit = Math.floor((room - (spec.usermeta.rows ? 160 : 75)) / (7 * longest + 34)); // in a line
   delete spec.title; // stands above, where it wraps
   spec.background = "transparent";
   spec.config = { ...spec.config, font: style.fontFamily, axis, view: { stroke: null }, facet: { spacing: GAP },
-    header: { ...words, labelFontWeight: "bold", labelAnchor: "start" },
-    legend: { ...words, orient: "top", symbolSize: 90, labelLimit: 220,
-      columns: fit < count ? Math.max(1, fit) : 0 } };
+    header: { labelColor: text, labelFontSize: 12.5, labelFontWeight: "bold", labelAnchor: "start" },
+    legend: { disable: true } }; // its buttons stand above
   if (narrow) spec.columns = 1;
   if (narrow) spec.resolve = { ...spec.resolve, axis: { ...spec.resolve?.axis, x: "independent" } };
   const columns = Math.min(spec.columns, spec.usermeta.panels);
   spec.spec.width = Math.floor((room - GAP * (columns - 1)) / columns);
   return [spec, columns];
 }
+
+const hidden = (figure) => [...figure.querySelectorAll(".legend [aria-pressed=false]")].map(({ value }) => value);
 
 async function draw(figure) {
   const plot = figure.querySelector(".plot");
@@ -36,12 +34,23 @@ async function draw(figure) {
   const target = document.createElement("div");
   target.style.visibility = "hidden"; // until it has its size
   figure.view?.finalize();
+  figure.view = null;
   plot.replaceChildren(target);
   const { view } = await vegaEmbed(target, spec, options);
   const over = target.querySelector("svg").width.baseVal.value - room + 3; // axes and their words
   view.signal("child_width", Math.max(60, spec.spec.width - Math.ceil(over / columns)));
-  figure.view = await view.resize().runAsync();
+  await view.signal("hidden", hidden(figure)).resize().runAsync();
+  if (!target.isConnected) return view.finalize(); // drawn anew meanwhile
+  figure.view = view;
   target.style.visibility = "";
+}
+
+function toggle({ target, currentTarget }) {
+  const name = target.closest("button");
+  if (!name) return;
+  name.setAttribute("aria-pressed", name.getAttribute("aria-pressed") !== "true");
+  const figure = currentTarget.parentElement;
+  figure.view?.signal("hidden", hidden(figure)).runAsync();
 }
 
 // A finger neither hovers nor meets a mark exactly: a tap points at the nearest one.
@@ -65,6 +74,7 @@ for (const template of document.querySelectorAll("template.chart")) {
   figure.spec = JSON.parse(figure.querySelector("script").textContent);
   figure.classList.add("charted");
   figure.querySelector(".plot").addEventListener("click", tap);
+  figure.querySelector(".legend").addEventListener("click", toggle);
   new ResizeObserver(() => draw(figure)).observe(figure);
 }
 

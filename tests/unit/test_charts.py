@@ -1,6 +1,7 @@
 """Charts of a page: what they hold is the table's; their script is of installed packages."""
 
 import json
+import re
 import sys
 
 import altair as alt
@@ -55,12 +56,15 @@ def test_where_nothing_is_known_the_picture_stands_alone(rows):
     assert charts.beside(static, None) is static
 
 
-def test_a_legend_shows_every_series_and_a_click_takes_one_away(rows):
+def test_every_series_is_shown_and_has_a_name_that_takes_it_away(rows):
     chart = charts.points(rows, X, Y, "Good?", "right").to_dict()
-    (shown,) = [p for p in chart["params"] if p["name"] == "shown"]
-    assert shown["bind"] == "legend"
-    assert shown["select"]["toggle"] == "true"
-    assert [entry["series"] for entry in shown["value"]] == ["LoRA FP16", "LoRA INT4"]
+    assert {"name": "hidden", "value": []} in chart["params"]
+    marks = chart["spec"]["layer"][-1]["encoding"]["opacity"]
+    assert "indexof(hidden, datum.series) < 0" in marks["condition"]["test"]
+    assert [name for name, *_ in chart["usermeta"]["series"]] == ["LoRA FP16", "LoRA INT4"]
+    text = pictures.inline({"alt": "words"}, SVG, 0, chart)
+    buttons = re.findall(r'<button type="button" aria-pressed="true" value="([^"]+)">', text)
+    assert buttons == ["LoRA FP16", "LoRA INT4"]
 
 
 def test_the_median_is_of_all_panels(rows):

@@ -10,7 +10,13 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from edge_eval_lib.results import confidence, escalation, escalation_shown, hybrid
+from edge_eval_lib.results import (
+    confidence,
+    escalation,
+    escalation_chart,
+    escalation_shown,
+    hybrid,
+)
 from edge_eval_lib.results.escalation import Signal
 
 PROMPTS = 120
@@ -100,6 +106,30 @@ def test_a_cloud_that_is_no_better_leaves_every_curve_empty(signals):
     said = escalation.summary(alike, areas, judged)
     assert said[0].startswith("The local system answered 50 %")
     assert len(said) == 1 + len(hybrid.CURRENCIES)
+
+
+def test_the_chart_has_a_mark_for_each_threshold_and_both_sides_in_every_currency(pair, signals):
+    asked = "Which?", "dotted: a random mix", "a machine"
+    curves = escalation.curves(pair, signals)
+    chart = escalation_chart.cost_chart(pair, curves, signals, *asked).to_dict()
+    marks = pd.DataFrame(chart["data"]["values"])
+    assert marks["panel"].nunique() == len(pair.currencies)
+    useless = marks[(marks["series"] == "useless") & marks["panel"].str.startswith("energy")]
+    curve = curves[curves["signal"] == "useless"]
+    assert useless["value"].to_numpy() == pytest.approx(curve["energy_j"].to_numpy(), rel=1e-5)
+    assert useless["correct"].to_numpy() == pytest.approx(curve["correct"].to_numpy(), rel=1e-5)
+    assert useless.iloc[0][["sent", "below", "takes"]].tolist() == ["0 %", "–", "2.00 J"]
+    assert useless.iloc[-1]["sent"] == "100 %"
+    sides = marks[marks["series"].isin(["all answered here", "all sent to the cloud"])]
+    assert len(sides) == 2 * len(pair.currencies)
+    named = [name for name, *_ in chart["usermeta"]["series"]]
+    assert set(named) == set(marks["series"].dropna())
+
+
+def test_where_the_cloud_is_no_better_there_is_no_chart(signals):
+    same = np.tile([0.0, 1.0], PROMPTS // 2)
+    curves = escalation.curves(pair_of(same, same), signals)
+    assert escalation_chart.cost_chart(pair_of(same, same), curves, signals, "", "", "") is None
 
 
 def test_what_a_signal_takes_is_never_taken_for_nothing(pair):

@@ -15,7 +15,7 @@ from nbformat import v4
 
 from edge_eval_lib.economics import published
 from edge_eval_lib.economics.prices import load_price_book
-from edge_eval_lib.results import charts, figures, page, tables
+from edge_eval_lib.results import charts, figures, page, pictures, tables
 from edge_eval_lib.results.readable import show
 from edge_eval_lib.results.report import render
 
@@ -92,6 +92,11 @@ def marks(view):
     return view.locator(".plot .mark-symbol.role-mark path")
 
 
+def shown(view):
+    seen = "paths => paths.filter(p => p.getAttribute('opacity') == 1).length"
+    return marks(view).evaluate_all(seen)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
 def test_nothing_is_loaded_nor_wider_than_the_page(opened, report, width, scheme):
@@ -120,8 +125,8 @@ def test_without_script_the_table_is_plain_and_nothing_of_a_chart_is_seen(opened
     view = opened(width, script=False)
     view.click("summary:has-text('All variants')")
     assert view.locator(".sortable tbody tr").count() == 72
-    assert "click on a name" not in view.inner_text("body")
-    assert view.locator(".tools, .plot").count() == 0
+    assert pictures.HOW not in view.inner_text("body")
+    assert view.locator(".tools, .plot, .legend").count() == 0
 
 
 def test_on_paper_the_picture_stands_in_place_of_the_chart(opened):
@@ -161,15 +166,49 @@ def test_a_mark_tells_its_variant_with_the_interval(opened, width, scheme, touch
 @pytest.mark.parametrize("width", [390, 1280])
 def test_a_click_on_a_name_hides_its_marks_and_another_shows_them(opened, width, scheme):
     view = opened(width, scheme)
-    seen = "paths => paths.filter(p => p.getAttribute('opacity') == 1).length"
     marks(view).first.wait_for()
-    name = view.locator(".plot .role-legend-label text", has_text="LoRA INT8")
-    counts = [marks(view).evaluate_all(seen)]
+    counts = [shown(view)]
     for _ in range(2):
-        name.click(force=True)  # vega reads where it was, on its picture
+        view.click(".legend button:has-text('LoRA INT8')")
         view.wait_for_timeout(200)
-        counts.append(marks(view).evaluate_all(seen))
+        counts.append(shown(view))
     assert counts == [72, 54, 72]
+    assert view.errors == []
+
+
+def test_a_name_is_reached_and_pressed_by_keys_alone(opened):
+    view = opened(1280)
+    marks(view).first.wait_for()
+    view.focus("summary:has-text('All variants')")
+    for _ in range(20):
+        view.keyboard.press("Tab")
+        if view.evaluate("document.activeElement.value") == "LoRA INT8":
+            break
+    name = view.locator(".legend button:focus-visible")
+    assert name.inner_text() == "LoRA INT8"
+    assert name.evaluate("b => getComputedStyle(b).outlineStyle") == "solid"
+    counts = []
+    for key, pressed in (("Enter", "false"), ("Space", "true")):
+        view.keyboard.press(key)
+        assert name.get_attribute("aria-pressed") == pressed
+        view.wait_for_timeout(200)
+        counts.append(shown(view))
+    assert counts == [54, 72]
+
+
+def test_what_was_taken_away_stays_away_when_the_width_changes(opened):
+    view = opened(1280)
+    marks(view).first.wait_for()
+    view.click(".legend button:has-text('LoRA INT8')")
+    for width in (390, 1280):
+        view.set_viewport_size({"width": width, "height": 800})
+        view.wait_for_timeout(600)
+        drawn = view.locator(".plot svg").bounding_box()
+        assert width / 2 < drawn["width"] <= width
+        assert shown(view) == 54
+    view.click(".legend button:has-text('LoRA INT8')")
+    view.wait_for_timeout(200)
+    assert shown(view) == 72
     assert view.errors == []
 
 
