@@ -15,7 +15,7 @@ from edge_eval_lib.results.columns import configuration_name
 from edge_eval_lib.results.decision import in_words, option_name, question, short_name
 from edge_eval_lib.results.readable import Prose, format_number, plain_name, readable
 
-SHOWN = ["rank", "option", "deployment", "at_once", "usd_per_1000_requests", "ttft_ms",
+SHOWN = ["option", "deployment", "rank", "at_once", "usd_per_1000_requests", "ttft_ms",
          "energy_per_request_j", "carbon_g_per_request", "score", "best_in_pct", "fits_in_pct",
          "regret_pct", "binding"]  # fmt: skip
 HEADINGS = {

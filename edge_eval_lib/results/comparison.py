@@ -283,7 +283,7 @@ def draw(table: pd.DataFrame, a: str, b: str, path: Path) -> Drawn:
         reading = (
             "B divided by A. Bars are 95 % intervals, where there is more than one observation."
         )
-        title = f"B, {b}, against A, {a}"
+        title = f"B, {b}, against A, {a}" if a != b else f"B against A, both {a}"
         figures.headline(fig, title, reading)
         cautions = _cautions(table)
         if cautions:
@@ -309,8 +309,8 @@ def _ratio_scale(axis: Axes, rows: pd.DataFrame) -> None:
     low, high = min(0.75, ends.min() / 1.15), max(1.33, ends.max() * 1.15)
     axis.set_xscale("log")
     axis.set_xlim(low, high)
-    wide = high / low > 40
-    steps = (0.01, 0.1, 1.0, 10.0, 100.0) if wide else (0.2, 0.5, 0.8, 1.0, 1.25, 2.0, 5.0)
+    fine = (0.2, 0.5, 1.0, 2.0, 5.0) if high / low > 4 else (0.5, 0.8, 1.0, 1.25, 2.0)
+    steps = (0.01, 0.1, 1.0, 10.0, 100.0) if high / low > 40 else fine
     axis.set_xticks([step for step in steps if low <= step <= high], minor=False)
     axis.set_xticks([], minor=True)
     axis.xaxis.set_major_formatter(lambda value, _: figures.number(value))

@@ -222,7 +222,7 @@ def _most_able(flips: pd.DataFrame) -> list[str]:
 
 def in_words(name: str) -> str:
     """An input's name for people."""
-    return _WORDS.get(name) or name.replace("_", " ")
+    return _WORDS.get(name) or name.replace("_", " ").replace("usd", "USD")
 
 
 def _none(choice: Choice, machine: str) -> list[str]:

@@ -34,7 +34,7 @@ from edge_eval_lib.results.means import (
     refuse_repeats,
     scores,
 )
-from edge_eval_lib.results.readable import Prose, plain_name, readable, show
+from edge_eval_lib.results.readable import Prose, heading, plain_name, readable, show
 from edge_eval_lib.uncertainty import all_of_one_ratio, mean_interval
 
 DEAR = "the API costs no more than serving here"
@@ -219,7 +219,8 @@ class Variants:
     def fold(self, name: str, digits: int = 3) -> Prose:
         """Show the same folded, below a line with their number and range."""
         values = self._table[name].dropna()
-        found = f": {span(values, digits)}" if len(values) else ", not known"
+        whole = max(digits, 3) if "[%" in heading(name) else digits  # 103 % are not 100
+        found = f": {span(values, whole)}" if len(values) else ", not known"
         line = f"{plain_name(name)} of {len(self._table)} variants{found}"
         return page.fold(line, self.show(name, digits))
 

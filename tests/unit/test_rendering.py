@@ -191,3 +191,16 @@ def test_a_wide_table_says_that_it_scrolls_and_holds_its_words_in_view(rendered)
     assert html.select_one(".scroll")["tabindex"] == "0"
     narrow = rendered(shown("t", text_markdown=str(show(wide[["model", "x"]]))))
     assert not BeautifulSoup(narrow, "html.parser").select(".hint, td.key1")
+
+
+def test_words_that_every_row_shares_are_said_above_a_wide_table_on_a_phone(rendered):
+    wide = pd.DataFrame({"model": ["a", "a"], "task": ["rag", "dialogue"]})
+    wide = wide.assign(**{f"x{n}": [1.0, 2.0] for n in range(4)}, why=["same", "same"])
+    html = BeautifulSoup(rendered(shown("t", text_markdown=str(show(wide)))), "html.parser")
+    assert html.select_one(".hint .same").text == "model: a. "
+    assert [cell.text for cell in html.select("th.same, td.same")] == ["model", "a", "a"]
+    assert [cell.text for cell in html.select("td.key1")] == ["rag", "dialogue"]
+    assert "always" not in html.select_one(".hint")["class"]
+    wider = wide.assign(**{f"y{n}": [1e6, 2e6] for n in range(12)})
+    html = BeautifulSoup(rendered(shown("t", text_markdown=str(show(wider)))), "html.parser")
+    assert "always" in html.select_one(".hint")["class"]

@@ -472,6 +472,13 @@ def test_the_interval_of_another_function_is_its_own(function, low):
     assert row["mine"] == pytest.approx(function(a.mean(), b.mean()))
 
 
+def test_a_line_says_the_range_of_what_is_folded_percentages_not_by_tens():
+    rows = [observation(1, precision=p, score=s) for p, s in (("fp16", 0.6), ("int8", 0.619))]
+    variants = tables.Variants(pd.DataFrame(rows), None)
+    variants.compare("q_ret_pct", lambda one, whole: 100 * one / whole, column="score")
+    assert "Q_ret of 2 variants: 100 to 103" in variants.fold("q_ret_pct", 2)
+
+
 def test_the_range_of_an_estimate_reaches_the_metrics():
     ranges = {
         f"{name}_energy_{end}_j": factor * value
