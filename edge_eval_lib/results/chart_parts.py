@@ -111,7 +111,7 @@ def panels(
     shapes = alt.Scale(domain=list(looks), range=[_SHAPES[marker] for _, marker in looks.values()])
     stroke = alt.Stroke("series:N", title=None, scale=colours)
     told = [alt.Tooltip("variant:N", title=told_as), alt.Tooltip("series:N", title="mark")]
-    if marks["variant"].str.endswith(tuple(looks)).all():  # which says the series too
+    if marks["variant"].dropna().str.endswith(tuple(looks)).all():  # which says the series too
         del told[1]
     told += [alt.Tooltip(f"{column}:N", title=name) for column, name in tips.items()]
 

@@ -124,6 +124,8 @@ def test_the_chart_has_a_mark_for_each_threshold_and_both_sides_in_every_currenc
     assert len(sides) == 2 * len(pair.currencies)
     named = [name for name, *_ in chart["usermeta"]["series"]]
     assert set(named) == set(marks["series"].dropna())
+    told = [each["title"] for each in chart["spec"]["layer"][-1]["encoding"]["tooltip"]]
+    assert told[:2] == ["signal", "sent where below"]  # and not the signal once more
 
 
 def test_where_the_cloud_is_no_better_there_is_no_chart(signals):
