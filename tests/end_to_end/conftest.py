@@ -1,9 +1,11 @@
 """What end-to-end tests share: finished grids, and the project's notebooks without the paper's."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import nbformat
 import pytest
 from grids import Grid, write_notebooks
 
@@ -19,6 +21,40 @@ def _without_the_paper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
     for file in (project_root() / "notebooks").glob("*.ipynb"):
         if file.name != NOTEBOOKS["paper"]:
             (directory / file.name).symlink_to(file)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGE_EVAL_NOTEBOOKS", str(directory))
+        yield
+
+
+TABLES = """
+from edge_eval_lib.results import observations, tables
+from edge_eval_lib.runs import synthesis
+
+made = synthesis.begin(study)
+results = made.results
+_, prices = observations.prices_of(results.study)
+variants = tables.variants_table(results.headline, results.answers, prices)
+for name, table in {"variants": variants, "checks": results.checks}.items():
+    tables.write_table(table, made.outputs / "tables" / f"{name}.csv")
+made.finish()
+"""
+
+
+@pytest.fixture(scope="module")
+def _tables_alone(_without_the_paper: None, tmp_path_factory: pytest.TempPathFactory):
+    """A synthesis that writes two tables and draws nothing, for tests of when it is made: pictures
+    take a sixth of a minute. That its table of variants is notebook 05's, test_synthesis.py holds.
+    """
+    directory = tmp_path_factory.mktemp("tables_alone")
+    for file in Path(os.environ["EDGE_EVAL_NOTEBOOKS"]).iterdir():
+        if file.name != NOTEBOOKS["synthesis"]:
+            (directory / file.name).symlink_to(file)
+    cell = nbformat.v4.new_code_cell
+    parameters = cell("study = None", metadata={"tags": ["parameters"]})
+    notebook = nbformat.v4.new_notebook(cells=[parameters, cell(TABLES.strip())])
+    python = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook.metadata["kernelspec"] = python
+    nbformat.write(notebook, directory / NOTEBOOKS["synthesis"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGE_EVAL_NOTEBOOKS", str(directory))
         yield

@@ -18,7 +18,7 @@ from slurm_cluster import slurm as running_slurm
 
 from edge_eval_lib.runs import slurm
 
-pytestmark = pytest.mark.end_to_end
+pytestmark = [pytest.mark.end_to_end, pytest.mark.usefixtures("_tables_alone")]
 
 MAKE_ALL_WITHIN_S = 400
 CONFIGURATIONS = (("lora", "fp16"), ("lora", "int4"))
@@ -28,7 +28,6 @@ EVERY_RUN = {
     "preflight/preflight",
     f"adapt/{ADAPTER}",
     f"compress/{ADAPTER}",
-    "serve/tinyllama-0.1M_rag_none_fp16_r01",
     f"serve/{ADAPTER}_fp16_r01",
     CANCELLED,
     "score/score",
@@ -68,7 +67,7 @@ def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 @pytest.mark.timeout(2 * MAKE_ALL_WITHIN_S + 60)
 def test_a_study_survives_the_loss_of_a_job_and_loses_nothing_finished(environment, tmp_path):
-    study = tiny.make_tiny_study(tmp_path, configurations=CONFIGURATIONS)
+    study = tiny.make_tiny_study(tmp_path, configurations=CONFIGURATIONS, unadapted_base=False)
     outputs = tmp_path / "outputs" / "tiny"
     command = [sys.executable, "-m", "edge_eval_lib", "all", str(study), "--profile", "slurm"]
 

@@ -319,11 +319,20 @@ def test_another_formula_in_a_cell_is_what_the_tables_hold(directory, tmp_path, 
     assert frontier["rho_sys"].tolist() == pytest.approx([variants.loc[int4, "rho_sys"].mean()])
 
 
-@pytest.mark.slow  # executes the whole notebook
-def test_a_cell_that_somebody_adds_to_it_is_in_the_report(directory, tmp_path, monkeypatch):
-    shutil.copytree(directory, tmp_path / "embedded")
+@pytest.fixture(scope="module")
+def laid_out(directory, tmp_path_factory):
+    """Where the whole study's pictures were laid out too, and its page, which has one cell more."""
+    root = tmp_path_factory.mktemp("laid_out")
+    shutil.copytree(directory, root / "embedded")
     added = "show(table[['task']].assign(mine=42).head(1))"
-    _, html, _ = written(tmp_path, monkeypatch, added=[added])
+    with pytest.MonkeyPatch.context() as patch:
+        _, html, drawn = written(root, patch, pictures=True, added=[added])
+    return root / "embedded", html, drawn
+
+
+@pytest.mark.slow  # executes the whole notebook
+def test_a_cell_that_somebody_adds_to_it_is_in_the_report(laid_out):
+    _, html, _ = laid_out
     assert "<td>42</td>" in html.replace(' class="number"', "")
 
 
@@ -481,11 +490,10 @@ def test_everything_is_written_and_stamped(whole, directory):
 
 
 @pytest.mark.slow  # lays out every picture
-def test_every_picture_is_written_for_the_page_and_for_print(directory, tmp_path, monkeypatch):
-    shutil.copytree(directory, tmp_path / "embedded")
-    _, html, drawn = written(tmp_path, monkeypatch, pictures=True)
+def test_every_picture_is_written_for_the_page_and_for_print(laid_out):
+    root, html, drawn = laid_out
     assert html.count('<figure class="picture">') == len(drawn) == 8
-    pictures = sorted(p.name for p in (tmp_path / "embedded" / "figures").iterdir())
+    pictures = sorted(p.name for p in (root / "figures").iterdir())
     assert len(pictures) == 16
     assert {p.rsplit(".", 1)[1] for p in pictures} == {"png", "svg"}
 
