@@ -341,7 +341,7 @@ def clean(study: StudyName = "embedded", model: Model = None) -> None:
     """Delete what a study's runs made."""
     from edge_eval_lib.runs.claims import remove_outputs
 
-    remove_outputs(_opened(study, model=model))
+    print(remove_outputs(_opened(study, model=model)))
 
 
 class Interrupted(BaseException):

@@ -30,7 +30,7 @@ def write(studies: Sequence[Study], docs: Path, data: Path) -> Path:
     for study in studies:
         if not place(study, "synthesis", "synthesis").notebook.is_file():
             raise UserError(
-                f"{study.name} has no tables yet; run `make tables STUDY={study.argument}` first."
+                f"{study.name} has no tables yet; run `make all STUDY={study.argument}` first."
             )
     serving = [pd.read_csv(study.directory / "tables" / "serving.csv") for study in studies]
     hosts = sorted({host for table in serving for host in table["host"].dropna()})

@@ -163,7 +163,7 @@ def make(study: Study, directory: Path | None = None) -> ResultsFile:
     directory = directory or study.directory
     path = directory / "tables" / "variants.csv"
     if not path.is_file():
-        raise UserError(f"There is no {path}; run `make tables STUDY={study.argument}` first.")
+        raise UserError(f"There is no {path}; run `make all STUDY={study.argument}` first.")
     variants = pd.read_csv(path, float_precision="round_trip")
     runs = scraps.collect(directory / "runs").dropna(subset=["provenance"])  # not of pages
     repetitions = int(variants["repetitions"].max())

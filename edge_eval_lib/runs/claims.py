@@ -79,11 +79,13 @@ def locked(study: Study) -> Iterator[None]:
         lock.release()
 
 
-def remove_outputs(study: Study) -> None:
-    """Delete what a study's runs made."""
-    if study.directory.is_dir():
-        with locked(study):
-            shutil.rmtree(study.directory)
+def remove_outputs(study: Study) -> str:
+    """Delete what a study's runs made; says what was deleted."""
+    if not study.directory.is_dir():
+        return f"There is nothing to delete: no {study.directory}."
+    with locked(study):
+        shutil.rmtree(study.directory)
+    return f"Deleted: {study.directory}"
 
 
 def no_space(study: Study) -> str:

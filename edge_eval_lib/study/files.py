@@ -76,7 +76,9 @@ def study_on(path_or_name: str | Path, model: str) -> Path:
     content = read_yaml(origin)
     if not isinstance(content, dict) or not isinstance(content.get("name"), str):
         load_study(origin)  # which says what is wrong with it
-    content["name"] = f"{content['name']}-{stanza['family']}-{stanza['size']}"
+    model_name = f"{stanza['family']}-{stanza['size']}"
+    content["description"] = _on(content["name"], model_name)
+    content["name"] = f"{content['name']}-{model_name}"
     content["models"] = [{field: value for field, value in stanza.items() if value is not None}]
     target = outputs_root() / content["name"] / "study.yaml"
     heading = f"# {origin} on {stanza['location']}; written by MODEL=, read it or copy it.\n"
@@ -84,6 +86,11 @@ def study_on(path_or_name: str | Path, model: str) -> Path:
         raise UserError(f"{target} is a study of another model or from another file; remove it.")
     _write(content, target, heading, origin)
     return target
+
+
+def _on(study: str, model: str) -> str:
+    """Describe a study on another model: its own description may name its model."""
+    return f"The study {study} on the model {model}."
 
 
 def write_study(study: Study, target: Path, what: str) -> None:
@@ -116,18 +123,20 @@ def trial(
     that there is not.
     """
     known = {stanza.name: stanza for stanza in study.models}
+    name, description = study.name, study.description
     if model in known:
-        chosen, name = known[model], study.name
+        chosen = known[model]
     else:
         chosen = validate(Model, resolve_model(model, study.path), study.path)
-        same = next((stanza for stanza in study.models if stanza == chosen), None)
-        name = study.name if same else f"{study.name}-{chosen.name}"
+        if chosen not in study.models:
+            name, description = f"{study.name}-{chosen.name}", _on(study.name, chosen.name)
     precisions = [c.precision for c in study.configurations if c.method == method]
     if precision is not None:
         precisions = [precision]
     precisions = precisions or list(dict.fromkeys(c.precision for c in study.configurations))
     tried = study.changed(
         name=name,
+        description=description,
         models=[chosen.model_dump()],
         tasks=[task],
         configurations=[{"method": method, "precision": p} for p in precisions],

@@ -30,6 +30,15 @@ def test_every_study_can_be_planned(call_here, study: str):
     assert done.stdout.startswith(f"{study}: ")
 
 
+def test_clean_says_what_it_deleted(call_here, tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGE_EVAL_OUTPUTS", str(tmp_path))
+    made = tmp_path / "embedded"
+    assert call_here("clean").stdout == f"There is nothing to delete: no {made}.\n"
+    (made / "runs").mkdir(parents=True)
+    assert call_here("clean").stdout == f"Deleted: {made}\n"
+    assert not made.exists()
+
+
 MISTAKES = [
     (("plan", "embeded"), 1, "did you mean 'embedded'?"),
     (("run", "embedded", "serve", "nothing"), 1, "has no serve run 'nothing'"),

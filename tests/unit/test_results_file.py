@@ -199,5 +199,5 @@ def test_a_new_column_of_the_table_is_in_the_file_and_reads_back(made, tmp_path,
 
 def test_without_tables_there_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv("EDGE_EVAL_OUTPUTS", str(tmp_path))
-    with pytest.raises(UserError, match=r"no .*variants\.csv; run `make tables STUDY=embedded`"):
+    with pytest.raises(UserError, match=r"no .*variants\.csv; run `make all STUDY=embedded` first"):
         results_file.make(STUDY)

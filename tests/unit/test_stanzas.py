@@ -165,7 +165,8 @@ def test_a_study_on_another_model_is_a_file_in_its_outputs(tmp_path: Path, outpu
     study, embedded = load_study(path), load_study("embedded")
     assert [model.location for model in study.models] == [str(directory)]
     assert study.directory == path.parent
-    changed = {"name", "models"}
+    assert study.description == "The study embedded on the model mine-0.14M."  # not SmolLM2's
+    changed = {"name", "models", "description"}
     assert study.model_dump(exclude=changed) == embedded.model_dump(exclude=changed)
     before = path.read_text()
     assert study_on("embedded", str(directory)) == path
@@ -198,6 +199,7 @@ def test_a_trial_is_a_study_in_memory(tmp_path: Path):
     assert run.settings == embedded.run("compress", run.name).settings
     study, model = trial(embedded, str(written(tmp_path / "mine")), "dialogue", "qlora", "int8")
     assert (study.name, model.name) == ("embedded-mine-0.14M", "mine-0.14M")
+    assert study.description == "The study embedded on the model mine-0.14M."
     assert study.run("serve", "mine-0.14M_dialogue_qlora_int8_r01")
     with pytest.raises(UserError, match=r"'tasks.0' is 'ragg'"):
         trial(embedded, "smollm2-135M", "ragg", "lora")
