@@ -252,7 +252,8 @@ def provenance_of(runs: pd.DataFrame, variants: pd.DataFrame) -> Provenance:
 
 
 def write(file: ResultsFile, target: Path) -> Path:
-    """Write the file as JSON."""
+    """Write the file as JSON; makes its directory."""
+    target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(orjson.dumps(file.model_dump(), option=orjson.OPT_INDENT_2) + b"\n")
     return target
 

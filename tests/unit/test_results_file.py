@@ -112,7 +112,7 @@ def test_an_unreached_break_even_survives_json(file, tmp_path):
     row = file.variants[0]
     never = row.model_copy(update={"figures": row.figures | {"n_break": "inf"}})
     changed = file.model_copy(update={"variants": [never, *file.variants[1:]]})
-    again = results_file.read(results_file.write(changed, tmp_path / "f.json"))
+    again = results_file.read(results_file.write(changed, tmp_path / "results" / "f.json"))
     assert float(again.variants[0].figures["n_break"]) == math.inf
 
 
