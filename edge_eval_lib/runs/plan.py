@@ -29,6 +29,7 @@ from edge_eval_lib.runs.problems import (
     variant_of,
 )
 from edge_eval_lib.study import STAGES, Run, Study, find_beside
+from edge_eval_lib.study.files import THIS_MACHINE
 from edge_eval_lib.tasks import find as find_task
 from edge_eval_lib.units import duration, energy
 
@@ -105,7 +106,7 @@ def describe(study: Study) -> str:
         [_stage_table(table, hardware)],
         _left_lines(study, left, hardware),
         _assumptions(study, left, hardware) if len(left) else [],
-        [f"Declared hardware: {study.hardware} ({_hardware_text(hardware)})."],
+        _hardware_lines(study, hardware),
         _fit_lines(study, hardware),
         [f"  - {sentence}" for sentence in missing] or ["Nothing is missing."],
     ]
@@ -340,6 +341,17 @@ def _text(table: pd.DataFrame) -> str:
     named = ("stage", "model", "step", "basis", "verdict")
     align = ["left" if column in named else "right" for column in table]
     return table.to_markdown(index=False, tablefmt="simple", colalign=align, disable_numparse=True)
+
+
+def _hardware_lines(study: Study, hardware: Hardware) -> list[str]:
+    """Say what the plan is judged by, and whether this machine is another kind of it."""
+    lines = [f"Declared hardware: {study.hardware} ({_hardware_text(hardware)})."]
+    if hardware.gpus and not load_hardware(THIS_MACHINE).gpus:
+        lines.append(
+            "This machine has no GPU: unless a profile takes runs to one that has, they compute on "
+            "the processor, and take far longer."
+        )
+    return lines
 
 
 def _hardware_text(hardware: Hardware) -> str:

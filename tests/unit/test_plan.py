@@ -437,6 +437,20 @@ def test_bfloat16_on_a_t4_is_refused(tmp_path):
     assert not problems.problems(study_with(tmp_path, **on_a100))
 
 
+def test_a_study_for_gpus_is_not_planned_in_silence_where_there_is_none(monkeypatch):
+    said = "This machine has no GPU"
+    here = load_hardware("this-machine")
+    for gpus in (0, 1):
+        own = here.model_copy(update={"gpus": gpus})
+        monkeypatch.setattr(
+            plan,
+            "load_hardware",
+            lambda name, own=own: own if name == "this-machine" else load_hardware(name),
+        )
+        assert (said in plan.describe(load_study("t4_free"))) == (gpus == 0)
+    assert said not in plan.describe(load_study("embedded"))
+
+
 def test_a_model_that_does_not_fit_is_named_with_the_way_out(tmp_path):
     study = study_with(tmp_path, models=["phi3-14B-random"])
     found = problems.problems(study)
