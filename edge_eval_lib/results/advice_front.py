@@ -77,7 +77,7 @@ def chart(rows: pd.DataFrame, stamp: str) -> alt.FacetChart | None:
     return charts.points(
         rows,
         x=alt.X("value:Q").title(None).scale(type="log"),
-        y=alt.Y("score:Q").title(_SCORE).scale(zero=False),
+        y=alt.Y("score:Q").title(_SCORE).scale(zero=False, padding=10),
         title=TITLE,
         reading=_READING,
         told=rows.drop(columns="value"),

@@ -126,8 +126,10 @@ def points(
         steps: Literal["step-after", "linear"] = "step-after" if "front" in lines else "linear"
         line = line.mark_line(color=GREY, strokeWidth=1, interpolate=steps)
         below.append(line.encode(x, y, detail="joined:N", order="place:Q"))
-    pairs = known[["method", "precision"]].drop_duplicates().itertuples(index=False)
-    looks = {configuration_name(*pair): figures.look(*pair) for pair in pairs}
+    pairs = sort_variants(known[["method", "precision"]].drop_duplicates())
+    looks = {
+        configuration_name(*pair): figures.look(*pair) for pair in pairs.itertuples(index=False)
+    }
     words = [reading, *_foot(known, stamp)]
     return panels(marks, x, y, looks, tips, title, words, _HEIGHT, below, own_x)
 

@@ -54,7 +54,7 @@ def cost_chart(
     looks = {name: (figures.COLOURS[place], "o") for place, name in enumerate(signals)}
     looks |= {name: (_DARK, marker) for name, marker in ALONE.values()}
     x = alt.X("value:Q").title(None).scale(type="log")
-    y = alt.Y("correct:Q").title("correct answers [share]").scale(zero=False)
+    y = alt.Y("correct:Q").title("correct answers [share]").scale(zero=False, padding=10)
     mix = (
         alt.Chart().mark_line(color=GREY, strokeDash=[2, 3]).transform_filter("isValid(datum.mix)")
     )

@@ -70,6 +70,9 @@ def test_picture_and_chart_hold_the_same_marks_with_their_ranges(choice, tmp_pat
     assert marks[0][told["USD per 1000 requests"]] == "0.10 (0.050 to 0.20)"
     assert marks[0][told["deployment"]] == "cloud"
     assert "value" not in told
+    assert [name for name, *_ in chart["usermeta"]["series"]] == [
+        "LoRA FP16", "LoRA INT8", "LoRA INT4",
+    ]  # fmt: skip
 
 
 def test_without_a_variant_nothing_is_drawn(choice, tmp_path):
