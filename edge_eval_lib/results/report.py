@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 LONG_CELL = 40
 WIDE_TABLE = 4  # columns: more of them scroll on a phone
-KEYS = 2  # columns that stay in view while others scroll
+KEYS = 3  # columns at most that stay in view on a phone while others scroll
+KEYS_REM, KEY_REM, ONLY_KEY_REM = 14.2, 6.9, 9.0  # what all may take, one of several, a single one
 WIDEST = 1150  # pixels that a table may take beside each other on a desk
 _UNDESCRIBED = "No description has been provided for this image"  # nbconvert's
 _TITLE = re.compile(r"^# (.+)", re.MULTILINE)
@@ -125,15 +126,32 @@ def _keep_keys_in_view(page: BeautifulSoup, table: Tag) -> None:
     words = list(itertools.takewhile(lambda column: not _has_numbers(column), columns))
     words = words or columns[:1]
     differing = [column for column in words if len({cell.get_text() for cell in column[1:]}) > 1]
-    for number, column in enumerate((differing or words)[:KEYS], start=1):
+    keys = _keys(differing or words)
+    table["style"] = "; ".join(f"--w{n}: {rem:.1f}rem" for n, (_, rem) in enumerate(keys, start=1))
+    for number, (column, _) in enumerate(keys, start=1):
         for cell in column:
-            _add_class(cell, f"key{number}")
+            _add_class(cell, f"key key{number}" + " last" * (number == len(keys)))
     for heading, *cells in [column for column in words if differing and column not in differing]:
         said = page.new_tag("span", attrs={"class": "same"})
         said.string = f"{heading.get_text(strip=True)}: {cells[0].get_text(strip=True)}. "
         hint.insert(len(hint.contents) - 1, said)
         for cell in (heading, *cells):  # on a phone it stands above alone
             _add_class(cell, "same")
+
+
+def _keys(columns: list[list[Tag]]) -> list[tuple[list[Tag], float]]:
+    """As many of the columns as a phone has room for, each with its width, rem."""
+    room = KEYS_REM
+    keys = []
+    for column in columns[:KEYS]:
+        letters = max(len(cell.get_text(strip=True)) for cell in column)
+        most = ONLY_KEY_REM if len(columns) == 1 else KEY_REM
+        width = min(0.5 * letters + 0.8, most)
+        if width > room:
+            break
+        room -= width
+        keys.append((column, width))
+    return keys
 
 
 def _pixels(column: list[Tag]) -> int:

@@ -193,6 +193,21 @@ def test_a_wide_table_says_that_it_scrolls_and_holds_its_words_in_view(rendered)
     assert not BeautifulSoup(narrow, "html.parser").select(".hint, td.key1")
 
 
+def test_as_many_columns_of_words_stay_in_view_as_a_phone_has_room_for(rendered):
+    numbers = {f"x{n}": [1.0, 2.0] for n in range(4)}
+    short = {"family": ["a", "b"], "size": ["1B", "2B"], "task": ["rag", "dialogue"]}
+    long = {"signal": ["the router", "some other signal"], "known": ["long before it", "after"]}
+    kept = []
+    for words in (short, long | {"more": ["p", "q"]}, {"configuration": ["a b", "c d"]}):
+        text = str(show(pd.DataFrame(words | numbers)))
+        html = BeautifulSoup(rendered(shown("t", text_markdown=text)), "html.parser")
+        kept.append([cell.text for cell in html.select("th.key")])
+        widths = re.findall(r"--w\d: ([\d.]+)rem", html.table["style"])
+        assert len(widths) == len(kept[-1])
+        assert sum(map(float, widths)) <= 14.3
+    assert kept == [["family", "size", "task"], ["signal", "known"], ["configuration"]]
+
+
 def test_words_that_every_row_shares_are_said_above_a_wide_table_on_a_phone(rendered):
     wide = pd.DataFrame({"model": ["a", "a"], "task": ["rag", "dialogue"]})
     wide = wide.assign(**{f"x{n}": [1.0, 2.0] for n in range(4)}, why=["same", "same"])
