@@ -186,8 +186,8 @@ def _plain_log(axis: Any, marks: pd.DataFrame, own: bool = False) -> Any:
         return axis
     if own:
         scale = alt.Scale(**(said["scale"] | {"nice": False, "padding": 12}))
-        ticks = alt.Axis(**({"format": ",.6~r", "tickCount": 4} | said.get("axis", {})))
-        return again(axis, column_of(axis), axis=ticks, scale=scale)
+        plain = alt.Axis(**({"format": ",.6~r", "tickCount": 4} | said.get("axis", {})))
+        return again(axis, column_of(axis), axis=plain, scale=scale)
     ends = [f"{column_of(axis)}{end}" for end in ("", "_lo", "_hi", "_least", "_most")]
     known = marks[[c for c in ends if c in marks]].to_numpy(dtype=float)
     known = known[np.isfinite(known) & (known > 0)]

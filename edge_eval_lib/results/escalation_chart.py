@@ -94,6 +94,6 @@ def _panel(pair: Pair, curves: pd.DataFrame, currency: str) -> pd.DataFrame:
         right=[f"{100 * share:.0f} %" for share in rows["correct"]],
         takes=[f"{format_number(each)} {unit}" for each in value],
     )
-    ends = sides[[currency, "correct"]].to_numpy() * [times, 1]
-    mixed = pd.DataFrame(np.linspace(*ends, 25), columns=["mix", "mix_correct"])
+    here, there = sides[[currency, "correct"]].to_numpy() * [times, 1]
+    mixed = pd.DataFrame(np.linspace(here, there, 25), columns=["mix", "mix_correct"])
     return pd.concat([marks, mixed]).assign(panel=label.replace("]", ", log]"))
