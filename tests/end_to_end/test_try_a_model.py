@@ -1,18 +1,14 @@
-"""Any model in one line: in a notebook's parameters cell, and with --model (MODEL=)."""
+"""Any model in one line in a notebook's parameters cell; test_chain.py says it with --model."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from hand import by_hand, folder_of
-from tiny import make_tiny_model, make_tiny_study
+from tiny import make_tiny_model, write_tiny_study
 
 from edge_eval_lib import scraps
-from edge_eval_lib.paths import project_root
 
 pytestmark = pytest.mark.end_to_end
 
@@ -24,7 +20,7 @@ def study(tmp_path_factory) -> Path:
     """A study of another model, and `Granite_tiny` beside it, which no file names."""
     directory = tmp_path_factory.mktemp("try")
     make_tiny_model(directory / "Granite_tiny", "granite")
-    return make_tiny_study(directory, configurations=(("lora", "fp16"), ("lora", "int8")))
+    return write_tiny_study(directory, configurations=(("lora", "fp16"), ("lora", "int8")))
 
 
 @pytest.mark.timeout(1800)
@@ -52,25 +48,3 @@ def test_a_model_and_a_rank_are_tried_by_hand_and_set_side_by_side(study, tmp_pa
     assert set(variants["family"]) == {"granite-tiny"}
     assert variants["energy_per_request_j"].gt(0).all()
     assert [path.name for path in tmp_path.iterdir() if path.name not in ("lab", "models")] == []
-
-
-@pytest.mark.timeout(1800)
-def test_a_study_is_run_on_another_model(study, tmp_path):
-    def call(command: str) -> str:
-        model = f"--model={study.parent / 'Granite_tiny'}"
-        done = subprocess.run(
-            [sys.executable, "-m", "edge_eval_lib", command, model, str(study)],
-            env={**os.environ, "EDGE_EVAL_OUTPUTS": str(tmp_path)},
-            cwd=project_root(),
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    call("all")
-    outputs = tmp_path / "tiny-granite-tiny-0.14M"
-    assert (outputs / "report.html").is_file()
-    assert set(pd.read_csv(outputs / "tables" / "variants.csv")["family"]) == {"granite-tiny"}
-    assert "7 of 7 runs are done" in call("status")
-    assert "run 1 of" not in call("all")
