@@ -5,10 +5,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
-from tiny import VARIANT_COLUMNS, make_tiny_study
+from hand import complaints
+from tiny import (
+    VARIANT_COLUMNS,
+    make_tiny_model,
+    make_tiny_study,
+    runs_started,
+    write_tiny_study,
+)
 
 from edge_eval_lib import scraps
 from edge_eval_lib.paths import project_root
@@ -30,29 +38,31 @@ def command(*arguments: str, outputs: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def run_study(directory: Path, **options) -> tuple[Path, Path]:
-    """Run a tiny study; its outputs directory and its file."""
-    path = make_tiny_study(directory, **options)
-    done = command("all", str(path), outputs=directory / "outputs")
+def run_study(*arguments: str, outputs: Path) -> None:
+    done = command("all", *arguments, outputs=outputs)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
-    return directory / "outputs" / options.get("name", "tiny"), path
 
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory):
-    return run_study(tmp_path_factory.mktemp("llama"))
+    """A tiny study that was run: its outputs and its file."""
+    directory = tmp_path_factory.mktemp("llama")
+    path = make_tiny_study(directory)
+    run_study(str(path), outputs=directory / "outputs")
+    return directory / "outputs" / "tiny", path
 
 
 @pytest.fixture(scope="module")
 def qwen2(tmp_path_factory):
-    return run_study(
-        tmp_path_factory.mktemp("qwen2"),
-        name="tiny-qwen2",
-        architecture="qwen2",
-        tasks=("dialogue",),
-        configurations=(("lora", "fp16"), ("qlora", "int4")),
-    )
+    """Another tiny study, run on a model that no file names."""
+    directory = tmp_path_factory.mktemp("qwen2")
+    configurations = (("lora", "fp16"), ("qlora", "int4"))
+    path = write_tiny_study(directory, tasks=("dialogue",), configurations=configurations)
+    model = make_tiny_model(directory / "Other_tiny", "qwen2")
+    run_study(f"--model={model}", str(path), outputs=directory / "outputs")
+    (outputs,) = (directory / "outputs").glob("tiny-*")
+    return outputs, outputs / "study.yaml"
 
 
 @pytest.fixture(params=["llama", pytest.param("qwen2", marks=pytest.mark.slow)])
@@ -141,6 +151,11 @@ def test_pictures_and_report_stand_alone(study):
     assert page.select("link, iframe") == []
 
 
+def test_the_report_complains_of_nothing(study):
+    report = nbformat.read(study[0] / "runs" / "synthesis" / "synthesis.ipynb", as_version=4)
+    assert complaints(report) == ""
+
+
 def test_every_stage_notebook_was_executed_and_keeps_its_raw_data(study):
     outputs, path = study
     runs = load_study(path).runs()
@@ -178,6 +193,20 @@ def test_nothing_runs_again_when_nothing_changed(llama):
     done = command("all", str(path), outputs=outputs.parent)
     assert done.returncode == 0, done.stderr
     assert {p: p.stat().st_mtime_ns for p in (outputs / "runs").rglob("*")} == before
+
+
+@pytest.mark.slow
+def test_a_study_is_run_on_another_model(qwen2):
+    outputs, _ = qwen2
+    directory = outputs.parents[1]
+    assert outputs.name.startswith("tiny-other-tiny-")
+    assert set(pd.read_csv(outputs / "tables" / "variants.csv")["family"]) == {"other-tiny"}
+    arguments = (f"--model={directory / 'Other_tiny'}", str(directory / "tiny.yaml"))
+    status = command("status", *arguments, outputs=outputs.parent)
+    assert "9 of 9 runs are done" in status.stdout
+    again = command("all", *arguments, outputs=outputs.parent)
+    assert again.returncode == 0, again.stderr
+    assert runs_started(again.stdout) == []
 
 
 def test_a_price_changes_the_tables_alone(llama):

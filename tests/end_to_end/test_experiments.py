@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 
 import nbformat
 import pandas as pd
 import pytest
 from hand import complaints, executed
-from tiny import make_all, make_tiny_model, make_tiny_study
+from tiny import make_all, make_tiny_model, make_tiny_study, runs_started
 
 from edge_eval_lib.paths import project_root
 from edge_eval_lib.study import load_study
@@ -92,7 +91,7 @@ def test_a_page_that_fails_leaves_everything_else(facts, tmp_path, monkeypatch):
 
 def started(done: subprocess.CompletedProcess) -> list[str]:
     assert done.returncode == 0, done.stdout + done.stderr
-    return re.findall(r"^(?:run \d+ of \d+|report(?!  paper))  (\S+)", done.stdout, re.MULTILINE)
+    return [run.partition("/")[0] for run in runs_started(done.stdout)]
 
 
 def test_pruned_and_distilled_students_are_served_and_told_on_a_page(tmp_path, monkeypatch):
