@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge_eval_lib.errors import UserError, one_line
+from edge_eval_lib.machine import heap
 from edge_eval_lib.models import weights
 from edge_eval_lib.tensors import read_config
 
@@ -94,6 +95,7 @@ def load_model(
         **asked,
     )
     keep_compute_dtype(model)
+    heap.give_back()  # or peaks of memory would hold what loading happened to leave
     return model
 
 
