@@ -111,7 +111,8 @@ def _keep_keys_in_view(page: BeautifulSoup, table: Tag) -> None:
     rows = [row.find_all(["td", "th"]) for row in table.find_all("tr")]
     widest = max((len(row) for row in rows), default=0)
     frame = page.new_tag("div", attrs={"class": "scroll", "tabindex": "0", "role": "region"})
-    above = table.find_previous(["summary", "h3", "h2", "h1"])
+    fold = table.find_parent("details")
+    above = fold.summary if fold else table.find_previous(["h3", "h2", "h1"])
     frame["aria-label"] = "Table" + (f": {above.get_text(strip=True)}" if above else "")
     table.wrap(frame)
     if widest <= WIDE_TABLE:

@@ -181,6 +181,10 @@ def test_a_folded_table_is_a_table_below_its_summary(rendered):
     folded = html.select_one("details:not(.code)")
     assert folded.summary.text == "All <1> rows"
     assert [cell.text for cell in folded.find_all("td")] == ["a", "1.00"]
+    assert folded.select_one(".scroll")["aria-label"] == "Table: All <1> rows"
+    cells = v4.new_markdown_cell("## Variants"), cell, shown("u", text_markdown=str(table))
+    plain = BeautifulSoup(rendered(*cells), "html.parser")
+    assert plain.select(".scroll")[-1]["aria-label"] == "Table: Variants"
 
 
 def test_a_wide_table_says_that_it_scrolls_and_holds_its_words_in_view(rendered):
