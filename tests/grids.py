@@ -27,13 +27,13 @@ from edge_eval_lib.study import NOTEBOOKS
 MISDEEDS = """
 import os, resource, signal, struct, time
 from edge_eval_lib import scraps
-from edge_eval_lib.study import load_study
 
 def make_artefacts(run, misdeed):
     # Adapter and weights of a few bytes, the same every time unless they are to be others.
     stage, name = run.split("/")
     if stage not in ("adapt", "compress"):
         return
+    from edge_eval_lib.study import load_study  # half of what a run takes here
     loaded = load_study(study)
     for path in loaded.run(stage, name).artefacts:
         content = (path + " other" * (misdeed == "other")).encode()
@@ -125,7 +125,8 @@ class Grid:
         return self.directory / "outputs" / "small"
 
     def write_study(self, **changes: object) -> None:
-        content = tiny_study(self.directory, "small", configurations=CONFIGURATIONS, **changes)
+        options = {"configurations": CONFIGURATIONS} | changes
+        content = tiny_study(self.directory, "small", **options)
         # No notebook here loads it: of random weights no file needs to be there.
         content["models"][0] |= {"source": "random", "location": "llama", "config": TINY_LLAMA}
         self.study.write_text(yaml.safe_dump(content), encoding="utf-8")

@@ -20,6 +20,7 @@ import pytest
 import tiny
 import yaml
 from grids import Grid, wait_for
+from tiny import runs_started
 
 from edge_eval_lib import scraps
 from edge_eval_lib.runs import devices
@@ -39,14 +40,6 @@ EVERY_RUN = {
     "score/score",
     "synthesis/synthesis",
 }
-
-
-def executed(output: str) -> list[str]:
-    """`stage/name` of the runs that a `make all` started, in order."""
-    lines = re.findall(
-        r"^(?:run \d+ of \d+|report(?!  paper))  (\S+)(?:  (\S+))?  \(", output, re.MULTILINE
-    )
-    return [f"{stage}/{name or stage}" for stage, name in lines]
 
 
 def assert_told_without_traceback(output: str) -> None:
@@ -82,23 +75,21 @@ def test_a_finished_grid_has_every_run_and_does_nothing_again(grid: Grid):
     assert_nothing_half_made(grid)
     again = grid.all()
     assert again.returncode == 0
-    assert executed(again.stdout) == []
+    assert runs_started(again.stdout) == []
 
 
-@pytest.mark.parametrize(
-    "failing",
-    [
-        {INT8: ("kill", "The kernel was killed by SIGKILL.")},
-        {
-            INT8: ("memory", "MemoryError"),
-            BASE: ("raise", "ValueError: the first line and a second one"),
-        },
-    ],
-)
-def test_failed_runs_stop_no_other_and_are_retried_alone(
-    grid: Grid, failing: dict[str, tuple[str, str]]
-):
-    grid.misbehave(**{f"serve__{name}": misdeed for name, (misdeed, _) in failing.items()})
+def assert_reason_told(
+    grid: Grid, failed: subprocess.CompletedProcess[str], run: str, reason: str
+) -> None:
+    assert reason in failed.stderr
+    record = json.loads((grid.outputs / "failed" / f"{run}.json").read_text())
+    assert record["reason"].startswith(reason)
+    assert reason in grid.call("status", str(grid.study)).stdout
+
+
+def test_failed_runs_stop_no_other_and_are_retried_alone(grid: Grid):
+    failing = {INT8: "The kernel was killed by SIGKILL.", BASE: "MemoryError"}
+    grid.misbehave(**{f"serve__{INT8}": "kill", f"serve__{BASE}": "memory"})
     for name in failing:
         grid.forget("serve", name)
     grid.forget("score", "score")
@@ -109,19 +100,15 @@ def test_failed_runs_stop_no_other_and_are_retried_alone(
     assert set(grid.published()) == EVERY_RUN - serving
     assert_nothing_half_made(grid)
     # What there is was scored and reported all the same.
-    *first, score, synthesis = executed(failed.stdout)
+    *first, score, synthesis = runs_started(failed.stdout)
     assert (set(first), score, synthesis) == (serving, "score/score", "synthesis/synthesis")
-    status = grid.call("status", str(grid.study)).stdout
-    for name, (_, reason) in failing.items():
-        assert reason in failed.stderr
-        record = json.loads((grid.outputs / "failed" / "serve" / f"{name}.json").read_text())
-        assert record["reason"].startswith(reason)
-        assert reason in status
+    for name, reason in failing.items():
+        assert_reason_told(grid, failed, f"serve/{name}", reason)
 
     grid.misbehave()
     mended = grid.all()
     assert mended.returncode == 0
-    *first, score, synthesis = executed(mended.stdout)
+    *first, score, synthesis = runs_started(mended.stdout)
     assert (set(first), score, synthesis) == (serving, "score/score", "synthesis/synthesis")
     assert set(grid.published()) == EVERY_RUN
     assert not list(grid.outputs.glob("failed/*/*"))
@@ -145,7 +132,11 @@ def test_rerun_keeps_each_finished_run_until_a_new_one_takes_its_place(grid: Gri
     grid.misbehave(**{f"adapt__{ADAPTER}": "raise"})
     failed = grid.all("--rerun", "adapt")
     assert failed.returncode == 1
-    assert executed(failed.stdout) == [f"adapt/{ADAPTER}", "synthesis/synthesis"]  # to report it
+    assert_reason_told(
+        grid, failed, f"adapt/{ADAPTER}", "ValueError: the first line and a second one"
+    )
+    to_report_it = "synthesis/synthesis"
+    assert runs_started(failed.stdout) == [f"adapt/{ADAPTER}", to_report_it]
     kept = EVERY_RUN - {"synthesis/synthesis"}
     assert {run for run in EVERY_RUN if grid.published()[run] == before[run]} == kept
     assert_nothing_half_made(grid)
@@ -167,7 +158,7 @@ def test_the_same_adapter_made_again_leaves_what_was_made_from_it(grid: Grid):
     mended = grid.all()
     assert mended.returncode == 0, mended.stderr
     assert f"adapt  {ADAPTER} is damaged: artefacts/adapters/{ADAPTER}" in mended.stdout
-    assert executed(mended.stdout) == [f"adapt/{ADAPTER}", "synthesis/synthesis"]
+    assert runs_started(mended.stdout) == [f"adapt/{ADAPTER}", "synthesis/synthesis"]
     assert damaged.read_bytes() == content
     after = grid.published()
     made = {f"adapt/{ADAPTER}", "synthesis/synthesis"}
@@ -202,14 +193,14 @@ def test_code_of_a_notebook_makes_its_runs_again_and_prose_does_not(grid: Grid):
     notebook.cells[2].source += "\n# and that is all"
     nbformat.write(notebook, path)
     again = grid.all()
-    assert (again.returncode, executed(again.stdout)) == (0, [])
+    assert (again.returncode, runs_started(again.stdout)) == (0, [])
 
     notebook.cells[2].source += "\nmore = True"
     nbformat.write(notebook, path)
     sentence = "3 serve runs are out of date: each was made by other code in 03_serve.ipynb"
     assert sentence in grid.call("plan", str(grid.study)).stdout
     kept = grid.all("--keep", "serve")
-    assert (kept.returncode, executed(kept.stdout)) == (0, ["synthesis/synthesis"])
+    assert (kept.returncode, runs_started(kept.stdout)) == (0, ["synthesis/synthesis"])
     assert sentence not in grid.call("plan", str(grid.study)).stdout
 
     notebook.cells[2].source += "\nmore = False"
@@ -217,8 +208,8 @@ def test_code_of_a_notebook_makes_its_runs_again_and_prose_does_not(grid: Grid):
     made = grid.all()
     assert sentence in made.stdout
     serving = {run for run in EVERY_RUN if run.startswith("serve/")}
-    assert set(executed(made.stdout)) == serving | {"score/score", "synthesis/synthesis"}
-    assert executed(grid.all().stdout) == []
+    assert set(runs_started(made.stdout)) == serving | {"score/score", "synthesis/synthesis"}
+    assert runs_started(grid.all().stdout) == []
 
 
 def test_corrupt_executed_notebooks_are_made_again(grid: Grid):
@@ -231,7 +222,7 @@ def test_corrupt_executed_notebooks_are_made_again(grid: Grid):
     mended = grid.all()
     assert mended.returncode == 0
     assert mended.stdout.count("damaged") >= len(damaged)
-    *first, score, synthesis = executed(mended.stdout)
+    *first, score, synthesis = runs_started(mended.stdout)
     assert set(first) == {f"serve/{name}" for name in damaged}
     assert (score, synthesis) == ("score/score", "synthesis/synthesis")
     assert set(grid.published()) == EVERY_RUN
@@ -252,7 +243,7 @@ def test_whatever_is_damaged_is_made_again(grid: Grid):
     made = {f"compress/{ADAPTER}", f"serve/{INT8}", "score/score", "synthesis/synthesis"}
     after = grid.published()
     assert {run for run in EVERY_RUN if after[run] != before[run]} == made
-    assert executed(grid.all().stdout) == []
+    assert runs_started(grid.all().stdout) == []
 
 
 def kill_runner(grid: Grid, run: str) -> None:

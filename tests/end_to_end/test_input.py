@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -47,25 +48,44 @@ def endpoint() -> Iterator[ThreadingHTTPServer]:
         yield server
 
 
-def measure(directory: Path, server: ThreadingHTTPServer) -> subprocess.CompletedProcess[str]:
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of an endpoint whose preflight is done; its file, with its outputs beside it."""
+    directory = tmp_path_factory.mktemp("begun")
     study = tiny.make_tiny_study(
         directory,
         configurations=(("none", "fp16"),),
         workload={"engine": "openai", "concurrency": [1, 2], "headline_concurrency": 2},
     )
+    told = {"OPENAI_API_KEY": KEY, "EDGE_EVAL_OUTPUTS": directory / "outputs"}
+    done = call("run", study, "preflight", "preflight", **told)
+    assert done.returncode == 0, done.stderr
+    return study
+
+
+def call(*arguments: object, **variables: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "edge_eval_lib", "all", str(study)],
-        env=os.environ
-        | {
-            "OPENAI_BASE_URL": f"http://127.0.0.1:{server.server_port}/v1",
-            "OPENAI_API_KEY": KEY,
-            "NO_PROXY": "127.0.0.1",
-            "EDGE_EVAL_OUTPUTS": str(directory / "outputs"),
-            "XDG_RUNTIME_DIR": str(directory),
-        },
+        [sys.executable, "-m", "edge_eval_lib", *map(str, arguments)],
+        env=os.environ | {name: str(value) for name, value in variables.items()},
         capture_output=True,
         text=True,
         timeout=600,
+    )
+
+
+def measure(
+    study: Path, directory: Path, server: ThreadingHTTPServer
+) -> subprocess.CompletedProcess[str]:
+    """`make all` of a study that was begun, with outputs of its own in a directory."""
+    shutil.copytree(study.parent / "outputs", directory / "outputs")
+    return call(
+        "all",
+        study,
+        OPENAI_BASE_URL=f"http://127.0.0.1:{server.server_port}/v1",
+        OPENAI_API_KEY=KEY,
+        NO_PROXY="127.0.0.1",
+        EDGE_EVAL_OUTPUTS=directory / "outputs",
+        XDG_RUNTIME_DIR=directory,
     )
 
 
@@ -83,26 +103,26 @@ def assert_nowhere(key: str, directory: Path, *screens: str) -> None:
         assert key[4:-4] not in pd.read_parquet(file).to_json(), file
 
 
-def test_a_key_that_an_endpoint_refuses_and_repeats_is_written_nowhere(endpoint, tmp_path):
+def test_a_key_that_an_endpoint_refuses_and_repeats_is_written_nowhere(endpoint, begun, tmp_path):
     endpoint.refuses = True
-    done = measure(tmp_path, endpoint)
+    done = measure(begun, tmp_path, endpoint)
     assert done.returncode != 0
     assert "HTTP 401" in done.stderr + done.stdout
     assert list(tmp_path.glob("outputs/tiny/failed/serve/*.json"))
     assert_nowhere(KEY, tmp_path / "outputs", done.stdout, done.stderr)
 
 
-def test_a_key_that_an_endpoint_answers_with_is_written_nowhere(endpoint, tmp_path):
-    done = measure(tmp_path, endpoint)
+def test_a_key_that_an_endpoint_answers_with_is_written_nowhere(endpoint, begun, tmp_path):
+    done = measure(begun, tmp_path, endpoint)
     assert done.returncode == 0, done.stdout + done.stderr
     answers = pd.read_parquet(next(tmp_path.glob("outputs/tiny/runs/serve/*.answers.parquet")))
     assert answers["answer"].str.contains("[redacted]", regex=False).all()
     assert_nowhere(KEY, tmp_path / "outputs", done.stdout, done.stderr)
 
 
-def test_a_key_among_an_endpoint_s_models_is_not_shown(endpoint, tmp_path):
+def test_a_key_among_an_endpoint_s_models_is_not_shown(endpoint, begun, tmp_path):
     endpoint.models = ["another"]
-    done = measure(tmp_path, endpoint)
+    done = measure(begun, tmp_path, endpoint)
     assert done.returncode != 0
     assert f"offers no model '{NAME}' but another" in done.stderr + done.stdout
     (tmp_path / "outputs" / "something").mkdir(parents=True, exist_ok=True)
@@ -113,7 +133,7 @@ def test_a_key_among_an_endpoint_s_models_is_not_shown(endpoint, tmp_path):
 def test_a_study_s_path_is_never_a_command(tmp_path):
     grid = Grid(tmp_path)
     write_notebooks(tmp_path / "notebooks")
-    grid.write_study()
+    grid.write_study(configurations=(("lora", "fp16"),), unadapted_base=False)
     grid.misbehave()
     odd = (
         tmp_path / "it's {x} {wildcards.name}" / '$(touch pwned); `touch pwned` "a" \\n %41 -q.yaml'
@@ -122,7 +142,7 @@ def test_a_study_s_path_is_never_a_command(tmp_path):
     grid.study.rename(odd)
     done = grid.call("all", str(odd))
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "all 7 runs are done" in done.stdout
+    assert "all 5 runs are done" in done.stdout
     assert not list(Path.cwd().rglob("pwned")) + list(tmp_path.rglob("pwned"))
     again = grid.call("all", "--", str(odd))
     assert "run 1" not in again.stdout
