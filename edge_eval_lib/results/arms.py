@@ -65,7 +65,7 @@ def correct_answers(
         )
     least = answers["task"].map(correct_from)
     right = (answers[figure] >= least - 1e-9).astype(float).where(answers[figure].notna())
-    table = per_prompt(answers.assign(correct=right))["correct"]
+    table = per_prompt(answers[[*VARIANT, "prompt_id"]].assign(correct=right))["correct"]
     return table.unstack(VARIANT).sort_index()
 
 
