@@ -1,6 +1,7 @@
 """Makes tests/tiny.py importable as `tiny` from every test, and keeps tests and studies apart."""
 
 import os
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -22,10 +23,18 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 # The files that take longest first, so that no process is left alone with one at the end.
-LONGEST = ("vllm", "workshop_run", "notebooks", "by_hand", "experiments", "cascade_run",
-           "agents_run", "documented_run", "new_compression", "try_a_model", "failures",
-           "power_sweep_run", "slurm_jobs", "chain", "harness_run", "input", "stages", "imports",
-           "ablation_run", "long_rows")  # fmt: skip
+LONGEST = ("vllm", "notebooks", "failures", "experiments", "workshop_run", "by_hand", "slurm_jobs",
+           "documented_run", "cascade_run", "harness_run", "chain", "imports", "synthesis", "input",
+           "agents_run", "power_sweep_run", "families", "try_a_model", "whole_weights",
+           "ablation_run", "broken_meter", "claims", "stages", "long_rows")  # fmt: skip
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out, of the slow tests alone, unit tests' files without one: imports take seconds."""
+    if config.option.markexpr != "slow" or collection_path.parent.name != "unit":
+        return None
+    is_test = collection_path.name.startswith("test_")
+    return True if is_test and "mark.slow" not in collection_path.read_text("utf-8") else None
 
 
 @pytest.hookimpl(trylast=True)

@@ -300,39 +300,39 @@ def test_the_notebooks_variants_are_the_librarys(whole, results):
     pd.testing.assert_frame_equal(whole[0]["table"], by_library, check_exact=True)
 
 
-@pytest.mark.slow  # executes the whole notebook
-def test_another_formula_in_a_cell_is_what_the_tables_hold(directory, tmp_path, monkeypatch):
-    shutil.copytree(directory, tmp_path / "embedded")
+@pytest.fixture(scope="module")
+def edited(directory, tmp_path_factory):
+    """What notebook 05 leaves that somebody edited, with another formula and one cell more: the
+    study's outputs, its page and its pictures, which were laid out too."""
+    root = tmp_path_factory.mktemp("edited")
+    shutil.copytree(directory, root / "embedded")
     notebook = orjson.loads((project_root() / "notebooks" / "05_synthesis.ipynb").read_bytes())
     (cell,) = [c for c in notebook["cells"] if c["id"] == "rho"]
     cell["source"] = ["".join(cell["source"]).replace("metrics.system_density", "difference")]
     cell["source"].insert(0, "def difference(speed, memory):\n    return speed - memory\n\n\n")
-    (tmp_path / "notebooks").mkdir()
-    (tmp_path / "notebooks" / "05_synthesis.ipynb").write_bytes(orjson.dumps(notebook))
-    monkeypatch.setattr("cells.project_root", lambda: tmp_path)
-    written(tmp_path, monkeypatch)
-    variants = pd.read_csv(tmp_path / "embedded" / "tables" / "variants.csv")
-    expected = variants["throughput_tok_s"] - variants["memory_gb"]
-    assert variants["rho_sys"].tolist() == pytest.approx(expected.tolist())
-    frontier = pd.read_csv(tmp_path / "embedded" / "tables" / "frontier.csv")
-    int4 = variants["precision"] == "int4"
-    assert frontier["rho_sys"].tolist() == pytest.approx([variants.loc[int4, "rho_sys"].mean()])
-
-
-@pytest.fixture(scope="module")
-def laid_out(directory, tmp_path_factory):
-    """Where the whole study's pictures were laid out too, and its page, which has one cell more."""
-    root = tmp_path_factory.mktemp("laid_out")
-    shutil.copytree(directory, root / "embedded")
+    (root / "notebooks").mkdir()
+    (root / "notebooks" / "05_synthesis.ipynb").write_bytes(orjson.dumps(notebook))
     added = "show(table[['task']].assign(mine=42).head(1))"
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cells.project_root", lambda: root)
         _, html, drawn = written(root, patch, pictures=True, added=[added])
     return root / "embedded", html, drawn
 
 
 @pytest.mark.slow  # executes the whole notebook
-def test_a_cell_that_somebody_adds_to_it_is_in_the_report(laid_out):
-    _, html, _ = laid_out
+def test_another_formula_in_a_cell_is_what_the_tables_hold(edited):
+    outputs, _, _ = edited
+    variants = pd.read_csv(outputs / "tables" / "variants.csv")
+    expected = variants["throughput_tok_s"] - variants["memory_gb"]
+    assert variants["rho_sys"].tolist() == pytest.approx(expected.tolist())
+    frontier = pd.read_csv(outputs / "tables" / "frontier.csv")
+    int4 = variants["precision"] == "int4"
+    assert frontier["rho_sys"].tolist() == pytest.approx([variants.loc[int4, "rho_sys"].mean()])
+
+
+@pytest.mark.slow  # executes the whole notebook
+def test_a_cell_that_somebody_adds_to_it_is_in_the_report(edited):
+    _, html, _ = edited
     assert "<td>42</td>" in html.replace(' class="number"', "")
 
 
@@ -490,10 +490,10 @@ def test_everything_is_written_and_stamped(whole, directory):
 
 
 @pytest.mark.slow  # lays out every picture
-def test_every_picture_is_written_for_the_page_and_for_print(laid_out):
-    root, html, drawn = laid_out
+def test_every_picture_is_written_for_the_page_and_for_print(edited):
+    outputs, html, drawn = edited
     assert html.count('<figure class="picture">') == len(drawn) == 8
-    pictures = sorted(p.name for p in (root / "figures").iterdir())
+    pictures = sorted(p.name for p in (outputs / "figures").iterdir())
     assert len(pictures) == 16
     assert {p.rsplit(".", 1)[1] for p in pictures} == {"png", "svg"}
 
