@@ -22,8 +22,8 @@ MISSING = {"missing": True}  # scrapbook's schema has no null
 recorded: dict[str, Any] = {}  # by this process, for the lab; `notebook.begin` empties it
 
 
-def record(name: str, value: Any) -> None:
-    """Keep `value` under `name` in the executed notebook.
+def record(name: str, value: Any, shown: bool = True) -> None:
+    """Keep `value` under `name` in the executed notebook; only for the lab where not `shown`.
 
     Takes None, booleans, text, numbers (NumPy's too), and lists and mappings of these. Raises
     ValueError for NaN, infinity or a type that would not come back as it went in.
@@ -31,7 +31,8 @@ def record(name: str, value: Any) -> None:
     from IPython.display import display
 
     plain = recorded[name] = _plain(value, name)
-    display(_output(name, plain), raw=True)
+    if shown:
+        display(_output(name, plain), raw=True)
 
 
 def _output(name: str, value: Any) -> dict[str, Any]:
@@ -51,10 +52,10 @@ def skip_uri_grammar() -> None:
     sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
 
-def record_all(values: dict[str, Any]) -> None:
+def record_all(values: dict[str, Any], shown: bool = True) -> None:
     """`record` every item of a mapping."""
     for name, value in values.items():
-        record(name, value)
+        record(name, value, shown)
 
 
 def complete() -> None:

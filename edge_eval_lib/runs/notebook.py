@@ -82,7 +82,8 @@ class Stage:
         Args:
             record: A model of results/records.py; its `as_scraps()` are what tables read.
         """
-        scraps.record_all(record.as_scraps())
+        # JupyterLab hides what a cell says after 50 outputs, such as where the run is kept.
+        scraps.record_all(record.as_scraps(), shown=not self.by_hand)
         finish(self)
 
     def adapter_target(self) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -50,6 +51,20 @@ def test_what_was_executed_makes_the_folder(study, tmp_path: Path):
     assert table["nothing"].isna().all()
     assert load_study(other.directory / "study.yaml").models == study.models
     assert list((tmp_path / "lab").glob(".*")) == []
+
+
+def test_where_a_run_is_kept_is_among_the_outputs_that_jupyterlab_shows(study, monkeypatch, capsys):
+    displayed = []
+    monkeypatch.setattr("IPython.display.display", lambda output, raw: displayed.append(output))
+    monkeypatch.setattr(scraps, "recorded", {"stage": "adapt", "run": NAME})
+    run = notebook.Stage(study, study.run("adapt", NAME), study.models[0])
+    run.raw.mkdir(parents=True, exist_ok=True)
+    values = {f"value_{number}": number for number in range(60)}
+    run.record(SimpleNamespace(as_scraps=lambda: values))
+    assert len(displayed) < 50  # of a cell's outputs, JupyterLab hides further ones
+    assert "kept in " in capsys.readouterr().out
+    (at,) = lab.lab_runs("adapt", NAME)
+    assert values.items() <= scraps.read_scraps(at.notebook).items()
 
 
 def test_the_newest_adapter_is_used_and_weights_must_be_made_of_it(study, capsys):
