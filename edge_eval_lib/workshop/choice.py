@@ -22,9 +22,8 @@ def choice(answer: str, says: Mapping[str, str], hint_text: str, solution_text: 
     if answer not in says:
         raise ValueError(f"the answer {answer!r} is none of {', '.join(says)}")
     wrong = (Mistake(word, message) for word, message in says.items() if word != answer)
-    return Exercise(
-        answer, f"one of {', '.join(says)}. {hint_text}", solution_text, mistakes=tuple(wrong)
-    )
+    words = ", ".join(f'"{word}"' for word in says)  # as they are written into the cell
+    return Exercise(answer, f"one of {words}. {hint_text}", solution_text, mistakes=tuple(wrong))
 
 
 def larger(one: float, other: float, words: tuple[str, str, str], same_share: float = 0.1) -> str:

@@ -86,7 +86,8 @@ class Exercise:
             found = QUANTITY.fullmatch(given)
             units = UNITS.get(self.unit, {self.unit: 1.0})
             if not found or (found[2] and found[2] not in units):
-                raise ValueError(f"write a number, with one of the units {', '.join(units)}.")
+                with_unit = f", with one of the units {', '.join(units)}" if self.unit else ""
+                raise ValueError(f"write a number{with_unit}.")
             given = float(found[1]) * units.get(found[2], 1.0)
         if isinstance(given, bool) or not isinstance(given, Real) or math.isnan(given):
             raise ValueError("write a number.")

@@ -92,6 +92,16 @@ def test_what_differs_by_little_is_the_same():
         choice("no", {"yes": "..."}, "", "")
 
 
+def test_what_to_write_is_said_as_it_is_written(capsys):
+    words = measuring.batch_energy(0.3, 0.1)
+    assert words.hint_text.startswith('one of "falls", "stays", "rises". ')
+    assert not measuring.tokens_read(17, TEXT).check("many")
+    assert not measuring.energy_with_idle(7.5, 20, 60).check("half a kJ")
+    plain, with_unit = capsys.readouterr().out.splitlines()
+    assert plain == "Not readable: write a number."
+    assert with_unit == "Not readable: write a number, with one of the units mJ, J, kJ, Wh, kWh."
+
+
 def test_the_median_of_requests_and_the_joules_of_a_token():
     requests = [Generation([1], 0.0, [2, 3], [first, first + 0.1]) for first in (0.3, 0.5, 9.0)]
     assert measuring.median_ms(requests) == pytest.approx((500, 100))
