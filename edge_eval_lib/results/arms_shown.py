@@ -179,8 +179,10 @@ def difference(compared: pd.DataFrame, arm: Sequence[str], than: str) -> str:
     name = arm_name(dict(zip(VARIANT, arm, strict=True)))
     low, high = 100 * row["difference_lo"], 100 * row["difference_hi"]
     points = f"{100 * row['difference']:+.0f} points [{low:+.0f}, {high:+.0f}]"
-    verdict = "more than" if low > 0 else "fewer than" if high < 0 else "not told apart from"
-    return f"{name} answers {verdict} {than}: {points} over {row['prompts']:.0f} questions."
+    verdict = "is not told apart from"
+    if low > 0 or high < 0:
+        verdict = f"answers {'more' if low > 0 else 'fewer'} than"
+    return f"{name} {verdict} {than}: {points} over {row['prompts']:.0f} questions."
 
 
 def paid(crossing: pd.DataFrame, arm: Sequence[str], than: str) -> list[str]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bs4 import BeautifulSoup, Tag
 
 LONG_CELL = 40
-WIDE_TABLE = 4  # columns: more of them scroll on a phone
+WIDE_TABLE, PHONE = 4, 345  # columns, pixels: what is wider scrolls on a phone
 KEYS = 3  # columns at most that stay in view on a phone while others scroll
 KEYS_REM, KEY_REM, ONLY_KEY_REM = 14.2, 6.9, 9.0  # what all may take, one of several, a single one
 WIDEST = 1150  # pixels that a table may take beside each other on a desk
@@ -115,13 +115,13 @@ def _keep_keys_in_view(page: BeautifulSoup, table: Tag) -> None:
     above = fold.summary if fold else table.find_previous(["h3", "h2", "h1"])
     frame["aria-label"] = "Table" + (f": {above.get_text(strip=True)}" if above else "")
     table.wrap(frame)
-    if widest <= WIDE_TABLE:
+    columns = [[row[at] for row in rows if len(row) > at] for at in range(widest)]
+    if widest <= WIDE_TABLE and sum(map(_least_pixels, columns)) <= PHONE:
         return
     hint = page.new_tag("p", attrs={"class": "hint"})
     hint.string = f"{widest} columns: the table scrolls sideways →"
     frame.insert_before(hint)
     _add_class(table, "wide-table")
-    columns = [[row[at] for row in rows if len(row) > at] for at in range(widest)]
     if sum(map(_pixels, columns)) > WIDEST:
         _add_class(hint, "always")
     words = list(itertools.takewhile(lambda column: not _has_numbers(column), columns))
@@ -159,6 +159,13 @@ def _pixels(column: list[Tag]) -> int:
     """About as wide as a column is on a desk: its longest cell, long words wrapped."""
     letters = [min(len(cell.get_text(strip=True)), LONG_CELL) for cell in column[1:]]
     return 7 * max([*letters, 9]) + 16
+
+
+def _least_pixels(column: list[Tag]) -> int:
+    """About as narrow as a column can be: words wrap, numbers do not."""
+    heading, *cells = (cell.get_text(strip=True) for cell in column)
+    texts = cells if _has_numbers(column) else [word for text in cells for word in text.split()]
+    return 7 * max(len(text) for text in [*heading.split(), *texts, ""]) + 14
 
 
 def _has_numbers(cells: list[Tag]) -> bool:

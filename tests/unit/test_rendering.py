@@ -197,6 +197,17 @@ def test_a_wide_table_says_that_it_scrolls_and_holds_its_words_in_view(rendered)
     assert not BeautifulSoup(narrow, "html.parser").select(".hint, td.key1")
 
 
+def test_a_few_columns_of_long_numbers_scroll_too_and_of_short_ones_do_not(rendered):
+    ends = {"": [0.123, 0.234], "_lo": [0.111, 0.222], "_hi": [0.135, 0.246]}
+    bounds = {f"{name}{end}": values for name in ("x", "y") for end, values in ends.items()}
+    rows = pd.DataFrame({"model": ["a", "b"], "configuration": ["base FP16", "LoRA FP16"]})
+    wide = []
+    for table in (rows.assign(**bounds), rows.assign(x=[1.0, 2.0], y=[1.0, 2.0])):
+        html = rendered(shown("t", text_markdown=str(show(table))))
+        wide.append(bool(BeautifulSoup(html, "html.parser").select(".hint")))
+    assert wide == [True, False]
+
+
 def test_as_many_columns_of_words_stay_in_view_as_a_phone_has_room_for(rendered):
     numbers = {f"x{n}": [1.0, 2.0] for n in range(4)}
     short = {"family": ["a", "b"], "size": ["1B", "2B"], "task": ["rag", "dialogue"]}
