@@ -162,9 +162,10 @@ def _pixels(column: list[Tag]) -> int:
 
 
 def _least_pixels(column: list[Tag]) -> int:
-    """About as narrow as a column can be: words wrap, numbers do not."""
+    """About as narrow as a column can be: words wrap, very long ones within; numbers do not."""
     heading, *cells = (cell.get_text(strip=True) for cell in column)
-    texts = cells if _has_numbers(column) else [word for text in cells for word in text.split()]
+    words = [word for text in [heading, *cells] for word in text.split()]
+    texts = cells if _has_numbers(column) else [word[: LONG_CELL // 2] for word in words]
     return 7 * max(len(text) for text in [*heading.split(), *texts, ""]) + 14
 
 

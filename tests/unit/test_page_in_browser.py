@@ -138,6 +138,14 @@ def test_on_paper_the_picture_stands_in_place_of_the_chart(opened):
     assert not view.locator(".plot").is_visible()
 
 
+def test_on_paper_no_column_of_a_wide_table_is_cut_off(opened):
+    view = opened(720)  # about as many pixels as a page of A4 has
+    view.click("summary:has-text('All variants')")
+    view.emulate_media(media="print")
+    assert view.locator(".sortable table").is_visible()
+    assert view.evaluate("document.documentElement.scrollWidth") <= 720
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(("width", "touch"), [(390, True), (1280, False)])
 def test_a_mark_tells_its_variant_with_the_interval(opened, width, scheme, touch):
