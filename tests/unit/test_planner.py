@@ -180,7 +180,7 @@ inputs, need = {"requests_per_day": 5000}, {"ttft_ms": 500}
     written = {file.name for file in (study / "tables").iterdir()}
     assert {"advice.csv", "requirements.csv", "prediction_errors.csv"} < written
     assert {f"advice_{name}.csv" for name in ("savings", "years", "carbon")} < written
-    assert len(list((study / "figures").glob("advice_*.svg"))) == 5
+    assert len(list((study / "figures").glob("advice_*.svg"))) == 6
     table = pd.read_csv(study / "tables" / "advice.csv")
     assert table["rank"][0] == 1
     assert np.isfinite(table["usd_per_request"]).all()
