@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -42,7 +43,9 @@ def test_a_choice_is_made_and_its_page_written(study, tmp_path):
         "For 30,000 rag requests",
     ):
         assert words in page
-    assert "<script" not in page
+    assert page.count('<template class="chart">') == 1
+    assert not re.search(r"<script[^>]* src=|application/vnd.jupyter", page)
+    assert len(page.encode()) <= 3e6
     advice = pd.read_csv(folder / "tables" / "advice.csv")
     assert advice["p_best"].sum() <= 1 + 1e-9
     for name in ("requirements", "prediction_errors", "advice_inputs"):
