@@ -148,7 +148,7 @@ def same_answers(fp16: Sequence[str], quantised: Sequence[str]) -> Exercise:
     return Exercise(
         answer=percent,
         unit="%",
-        tolerance=0.35,
+        tolerance=0.25,  # of three quarters, all are not
         hint_text="where two tokens are nearly as likely, a little noise decides; and after the "
         "first other token the rest goes its own way.",
         solution_text=f"{seen} Another answer need not be a worse one: that is what a score is "

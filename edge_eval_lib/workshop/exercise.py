@@ -101,7 +101,7 @@ class Exercise:
                 return False
         if isinstance(wanted, str):
             return bool(value == wanted.lower())
-        return math.isclose(value, wanted, rel_tol=self.tolerance)
+        return abs(value - wanted) <= max(self.tolerance, 1e-9) * abs(wanted)
 
     def _why_wrong(self, value: Any) -> str:
         for mistake in self.mistakes:
