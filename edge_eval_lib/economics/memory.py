@@ -150,15 +150,12 @@ def side_by_side(first: MemoryEstimate, second: MemoryEstimate) -> MemoryEstimat
 def cpu_workspace_gb(shape: ModelShape, precision: str, training: bool = False) -> float:
     """Estimate what is resident on a CPU beside weights and cache, GB.
 
-    The libraries; and with bitsandbytes what was read in 16 bits and is held otherwise. Weights
-    that are stored quantised are used where the file maps them, so that the file's embeddings and
-    norms stay resident beside those in fp32. Weights that are quantised as they are loaded, as
-    QLoRA's base in training, leave about their 16-bit file's size on the heap (measured: 1.2 to 1.3
-    times that).
+    The libraries; and with bitsandbytes what was read in 16 bits and is held otherwise: weights are
+    used where the file maps them, so that the file's embeddings and norms stay resident beside
+    those in fp32. What loading freed is given back (`machine.heap`).
     """
-    read = 0
-    if precision not in VALUE_BYTES:
-        read = shape.parameters - (0 if training else shape.linear_parameters)
+    quantised = precision not in VALUE_BYTES
+    read = shape.parameters - shape.linear_parameters if quantised else 0
     return CPU_LIBRARIES_GB["train" if training else "serve"] + VALUE_BYTES["fp16"] * read / 1e9
 
 

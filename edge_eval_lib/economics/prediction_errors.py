@@ -127,7 +127,7 @@ def own_memory(study: Study) -> pd.DataFrame:
     if adaptation is None:
         return pd.DataFrame(judged, columns=COLUMNS)
     for method in ("lora", "qlora"):
-        column = f"{method}_peak_memory_gb"
+        column = f"{method}_train_peak_memory_gb"  # what loading held beside it is chance
         figures = {
             f"{row['family']}-{row['size']}_{row['task']}_{method}": (
                 fit.trained_need(study, row, method).total_gb,
@@ -136,7 +136,9 @@ def own_memory(study: Study) -> pd.DataFrame:
             for _, row in adaptation.dropna(subset=[column]).iterrows()
         }
         if figures:
-            judged.append(_peaks(f"{method} memory_gb", MEMORY, figures, TRAINING_TARGET_PCT))
+            judged.append(
+                _peaks(f"{method} training memory_gb", MEMORY, figures, TRAINING_TARGET_PCT)
+            )
     return pd.DataFrame(judged, columns=COLUMNS)
 
 

@@ -23,6 +23,7 @@ ADAPTATION = [
     "adapt_power_w",
     "adapt_train_energy_j",  # of which the training alone, without loading the base
     "adapt_train_s",
+    "adapt_train_peak_memory_gb",
 ]
 ADAPTATION_TEXTS = ["adapt_executed_dtype", "adapt_instruction_set", "adapt_host"]
 COMPRESSION = ["compress_energy_j", "compress_s"]

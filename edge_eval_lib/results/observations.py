@@ -301,7 +301,7 @@ def _adaptation(run: dict) -> tuple[dict, str | None]:
     if not run:
         return {}, None
     row = _totals(run, ADAPT_WINDOWS, "adapt")
-    row |= {f"adapt_train_{f}": run.get(f"adapt_{f}") for f in ("energy_j", "s")}
+    row |= {f"adapt_train_{f}": run.get(f"adapt_{f}") for f in ("energy_j", "s", "peak_memory_gb")}
     peaks = pd.Series([run.get(f"{w}_peak_memory_gb") for w in ADAPT_WINDOWS], dtype=float)
     energy, seconds = row["adapt_energy_j"], row["adapt_s"]
     row["adapt_peak_memory_gb"] = peaks.max()

@@ -21,7 +21,7 @@ _SERVED = ["repetitions", "engine", "executed_dtype", "gpus", *columns.LOAD, *co
            *columns.CALLS, "batch_agreement", "energy_source", "window", "validity", "host",
            "instruction_set", "notes"]  # fmt: skip
 _ADAPTED = ["energy_j", "s", "peak_memory_gb", "power_w", "train_energy_j", "train_s",
-            "with_merge_energy_j", "executed_dtype"]  # fmt: skip
+            "train_peak_memory_gb", "with_merge_energy_j", "executed_dtype"]  # fmt: skip
 _RATIOS = ["energy_ratio", "seconds_ratio", "power_ratio", "memory_ratio",
            "with_merge_energy_ratio", "train_energy_ratio", "train_seconds_ratio"]  # fmt: skip
 _CACHED = ["energy_per_request_j", "throughput_tok_s", "ttft_ms"]
