@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from functools import cache
@@ -153,10 +154,12 @@ def _embedding_model() -> Any:
     # It counts where huggingface_hub was not imported before; a local directory is loaded without a
     # connection in any case.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    # It is imported along, and warns of kernels that only quantised weights would take.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     from sentence_transformers import SentenceTransformer
-    from transformers.utils import logging
+    from transformers.utils.logging import disable_progress_bar
 
-    logging.disable_progress_bar()  # a bar for a second's work drowns a notebook
+    disable_progress_bar()  # a bar for a second's work drowns a notebook
     directory = Path(package.submodule_search_locations[0]) / "model"
     return SentenceTransformer(
         str(directory), device="cpu", local_files_only=True, trust_remote_code=False
