@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edge_eval_lib.economics import fit
 from edge_eval_lib.economics.shape import LORA_MODULES
-from edge_eval_lib.runs import estimate
+from edge_eval_lib.runs import model_time
 from edge_eval_lib.study import Run, Study
 
 
@@ -14,7 +14,7 @@ def left_by_gb(study: Study, run: Run) -> float:
         return 0.0
     model = study.model(run.parameters["model"])
     if run.stage == "compress":
-        return sum(estimate.weights_gb(model, precision) for precision in run.precisions)
+        return sum(model_time.weights_gb(model, precision) for precision in run.precisions)
     wanted = study.training.target_modules
     modules = LORA_MODULES if isinstance(wanted, str) else wanted
     adapter = fit.shape_or_like(model).lora_parameters(study.training.lora_rank, modules)
@@ -23,4 +23,4 @@ def left_by_gb(study: Study, run: Run) -> float:
 
 def bases_gb(study: Study) -> float:
     """Return GB of the base models, which every study keeps once."""
-    return sum(estimate.weights_gb(m, "fp16") for m in study.models if m.source != "local")
+    return sum(model_time.weights_gb(m, "fp16") for m in study.models if m.source != "local")

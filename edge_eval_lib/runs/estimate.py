@@ -14,31 +14,19 @@ from functools import cache
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from edge_eval_lib import compressions, tasks
 from edge_eval_lib.artefacts.place import Key, place
-from edge_eval_lib.economics import fit, flops, latency, published_speed, roofline, speed
-from edge_eval_lib.economics.shape import ModelShape, compressed
+from edge_eval_lib.economics import fit
+from edge_eval_lib.lifecycle import ablation
 from edge_eval_lib.machine.declared import Hardware, load_hardware, load_hardware_file
+from edge_eval_lib.runs import model_time
 from edge_eval_lib.runs.finished import Finished, read_finished
 from edge_eval_lib.study import Model, Run, Study, load_study
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# The stated model of time is `economics.roofline`; for vLLM on a GPU `economics.speed` carries the
-# published T4 figures by it. Here stands what is a run's own.
-# An example's tokens, where its text is at hand: with its answer those of nine tasks within an
-# eighth; a short prompt alone is taken to be up to a third too long.
-TEMPLATE_TOKENS = 20  # of a chat template, with its system prompt
-TOKEN_CHARACTERS = 4
-HARNESS_REQUESTS = 4  # a prompt of lm-evaluation-harness: most tasks are of four choices
-HARNESS_TOKENS = 100  # a request: ASSUMED
-UNCUT_SHARE = 0.1  # of an adapted model's answers: the median of 41 serving runs of our own
 # How often the model's seconds a CPU takes: the median of five studies' runs, two idle cores.
 CPU_TIMES = {"adapt": 0.9, "compress": 1.35, "serve": 0.6}
-START_S = 8.0  # a process, its imports, its kernel, its record: measured on two cores
 BUSY_SHARE = 0.85  # of the power limit: published T4s drew 0.75-0.95 while they trained
 WAITING_SHARE = 0.4  # of the power limit: a T4 with a context that starts, reads or idles
 PUBLISHED = "published T4 figures"
@@ -93,8 +81,10 @@ def costs(study: Study, runs: list[Run], finished: dict[Key, Finished]) -> dict[
             cost = _published_cost(study, run, hardware, *nearest)
         elif run.stage == "power_sweep":
             cost = _sweep_cost(study, hardware, gpus)
+        elif run.stage == "ablation":
+            cost = _ablation_cost(study, hardware)
         else:
-            cost = RunCost(START_S, joules(hardware, 0.0, START_S), START)
+            cost = RunCost(model_time.START_S, joules(hardware, 0.0, model_time.START_S), START)
         if cost is None:
             cost = _model_cost(study, run, hardware, gpus)
         estimated[key] = replace(cost, gpus=max(cost.gpus, gpus))  # as this study's batches need
@@ -111,7 +101,7 @@ def _model_cost(
     study: Study, run: Run, hardware: Hardware, gpus: int, without: str | None = None
 ) -> RunCost:
     times = 1.0 if hardware.gpus else CPU_TIMES.get(run.stage, 1.0)
-    busy_s, waiting_s = (times * s for s in model_s(study, run, hardware, gpus, without))
+    busy_s, waiting_s = (times * s for s in model_time.model_s(study, run, hardware, gpus, without))
     energy_j = joules(hardware, busy_s, waiting_s, gpus)
     return RunCost(busy_s + waiting_s, energy_j, MODEL, gpus)
 
@@ -125,10 +115,43 @@ def _sweep_cost(study: Study, hardware: Hardware, gpus: int) -> RunCost:
     assert sweep is not None
     parameters = {"model": study.models[0].name, "task": study.tasks[0]}
     parameters |= {"method": "none", "precision": "fp16"}
-    busy_s, waiting_s = model_s(study, Run("serve", "", parameters, {}), hardware, gpus)
+    busy_s, waiting_s = model_time.model_s(study, Run("serve", "", parameters, {}), hardware, gpus)
     visits = (len(sweep.points) + 1) * study.repetitions
     busy_s, waiting_s = busy_s * visits, waiting_s + sweep.settle_seconds * visits
     return RunCost(busy_s + waiting_s, joules(hardware, busy_s, waiting_s, gpus), MODEL, gpus)
+
+
+def _ablation_cost(study: Study, hardware: Hardware) -> RunCost:
+    """Estimate an ablation: each cell once to warm up and once a repetition, loading the base anew.
+
+    A cell trains as an adaptation of so few steps does, with gradient checkpointing. A CPU has no
+    autocast for a factor.
+    """
+    steps = study.ablation
+    assert steps is not None
+    examples = (steps.steps + steps.warmup_steps) * study.training.batch_size
+    data = {"train_examples": examples, "heldout_examples": 0}
+    training = {"epochs": 1, "gradient_checkpointing": True}
+    of_cell = study.model_copy(
+        update={
+            "data": study.data.model_copy(update=data),
+            "training": study.training.model_copy(update=training),
+        }
+    )
+    levels = {name: len(of_factor) for name, of_factor in ablation.FACTORS.items()}
+    if not hardware.gpus:
+        levels["autocast"] = 1
+    bases = levels.pop("base")
+    times = math.prod(levels.values()) * (study.repetitions + 1)
+    once_s = model_time.START_S + model_time.idle_s(study, hardware, 1)
+    busy_s = waiting_s = 0.0
+    for method in ("lora", "qlora")[:bases]:
+        parameters = {"model": study.models[0].name, "task": study.tasks[0], "method": method}
+        busy, waiting = model_time.model_s(of_cell, Run("adapt", "", parameters, {}), hardware)
+        busy_s += times * busy
+        waiting_s += times * (waiting - once_s)
+    waiting_s += once_s
+    return RunCost(busy_s + waiting_s, joules(hardware, busy_s, waiting_s), MODEL)
 
 
 def _kinds(run: Run) -> list[tuple[Any, ...]]:
@@ -210,7 +233,7 @@ def _published_cost(
     if run.stage == "serve" and study.workload.engine == "vllm" and variant in table["serving"]:
         row = table["serving"][variant]
         tokens_s = 0.0
-        for concurrency, prompts, length in _batches(study, p["task"], method):
+        for concurrency, prompts, length in model_time.batches(study, p["task"], method):
             at_most = 1e3 * concurrency / row["tpot_ms"]
             tokens_s += prompts * length / min(row["throughput_tok_s"], at_most)
         seconds = times * (tokens_s + row["load_s"])
@@ -221,7 +244,7 @@ def _published_cost(
 
 def _with_waiting(study: Study, hardware: Hardware, cost: RunCost, idles: int = 0) -> RunCost:
     """Add to published work this project's own start and idle baselines."""
-    waiting_s = START_S + _idle_s(study, hardware, idles)
+    waiting_s = model_time.START_S + model_time.idle_s(study, hardware, idles)
     waiting_j = joules(hardware, 0.0, waiting_s, cost.gpus) or 0.0
     energy_j = None if cost.energy_j is None else cost.energy_j + waiting_j
     return replace(cost, seconds=cost.seconds + waiting_s, energy_j=energy_j)
@@ -276,148 +299,3 @@ def _published() -> dict[str, dict[tuple[Any, ...], dict[str, Any]]]:
 
 def _by(table: pd.DataFrame, columns: list[str]) -> dict[tuple[Any, ...], dict[str, Any]]:
     return {tuple(row[c] for c in columns): row for row in table.to_dict("records")}
-
-
-# --- the stated model -------------------------------------------------------------------------
-
-
-def _batches(study: Study, task: str, method: str) -> list[tuple[int, int, int]]:
-    """List (concurrency, prompts, tokens each) of every window of a serving run and its warm-up.
-
-    And of its unmeasured pass for uncut answers: those of `UNCUT_SHARE`, all of an unadapted model.
-    An open loop is taken to be as one at the headline concurrency, a sweep to go on to its end.
-    Where a task converses, every call is a prompt.
-    """
-    workload, prompts, asked_in = study.workload, study.data.evaluation_examples, tasks.find(task)
-    swept = (1 << power for power in range((workload.largest_concurrency or 0).bit_length()))
-    concurrencies = dict.fromkeys([*workload.concurrency, *swept])
-    again = len(workload.arrival_rates_per_s) + workload.prefix_caching
-    batches = [(c, workload.prompts_at(c, prompts)) for c in concurrencies]
-    batches += [(workload.headline_concurrency, prompts)] * again
-    timed = [(c, asked * asked_in.usual_calls, workload.output_tokens) for c, asked in batches]
-    # The warm-up's batches are an eighth of the tokens long; three of them are its least.
-    at_once = workload.headline_concurrency
-    timed.append((at_once, 3 * at_once, max(1, workload.output_tokens // 8)))
-    if workload.uncut_tokens is None or asked_in.converse is not None:
-        return timed
-    more_tokens = workload.uncut_tokens - workload.output_tokens  # what was answered goes on
-    going_on = prompts if method == "none" else math.ceil(UNCUT_SHARE * prompts)
-    return [*timed, (workload.headline_concurrency, going_on, more_tokens)]
-
-
-def model_s(
-    study: Study, run: Run, hardware: Hardware, gpus: int = 1, without: str | None = None
-) -> tuple[float, float]:
-    """Return seconds that a run should compute, and wait (start, reading, idle baselines).
-
-    By the roofline of one device: those that a model is spread over take turns, but for vLLM, whose
-    GPUs share every layer.
-
-    Args:
-        study: The study.
-        run: Adapt, compress, serve or harness.
-        hardware: What the study declares.
-        gpus: How many a vLLM server shares.
-        without: A published model that the published figures are taken without.
-
-    Returns:
-        Seconds of both.
-    """
-    model = study.model(run.parameters["model"])
-    shape, training, workload = fit.shape_or_like(model), study.training, study.workload
-    rates_by = bool(hardware.gpus), workload.engine_kind.launches_every_step
-    device, rates = replace(roofline.device_of(hardware), cards=1), roofline.rates_of(*rates_by)
-    prompt_tokens, tokens = example_tokens(study, run.parameters.get("task"))
-
-    def computing_s(many: float) -> float:
-        operations = flops.prefill_flop(shape.matrix_parameters, many)
-        return operations / (device.flop_s * rates.compute_share)
-
-    load_s = weights_gb(model, "fp16") / roofline.DISK_GB_S
-    if run.stage == "adapt":
-        trained = study.data.train_examples * training.epochs * tokens
-        method, again = run.parameters["method"], training.gradient_checkpointing
-        busy_s = roofline.training_s(
-            shape.matrix_parameters, trained, method, device, again, rates
-        ) + computing_s(2 * study.data.heldout_measured * tokens)
-        busy_s -= (1 - training.adapted_share) * computing_s(trained)  # no backward pass through it
-        return busy_s, START_S + load_s + _idle_s(study, hardware, 1)
-    if run.stage == "compress":
-        made = {p for chain in ("fp16", *run.precisions) for p in compressions.path(chain)}
-        written_gb = sum(weights_gb(model, p) for p in made)
-        busy_s = (load_s * 2 + written_gb) / roofline.DISK_GB_S / 2
-        distilled = study.data.train_examples * training.epochs * tokens
-        for student in filter(compressions.distils, made):  # its teacher reads along
-            parameters = compressed(shape, student).matrix_parameters
-            busy_s += computing_s(distilled) + roofline.training_s(
-                parameters, distilled, "lora", device, False, rates
-            )
-        return busy_s, START_S + load_s
-    shape = compressed(shape, run.parameters["precision"])
-    precision = compressions.estimated_as(run.parameters["precision"])
-    waiting_s = START_S + shape.weight_bytes(precision) / 1e9 / roofline.DISK_GB_S
-    if run.stage == "harness" and study.harness is not None:
-        asked = len(study.harness.tasks) * study.harness.prompts * HARNESS_REQUESTS
-        return computing_s(asked * HARNESS_TOKENS), waiting_s
-    if hardware.gpus and not workload.engine_kind.launches_every_step:
-        device = replace(device, cards=gpus)
-    batches = tuple(_batches(study, run.parameters["task"], run.parameters["method"]))
-    busy_s = _serving_s(shape, precision, device, rates_by, prompt_tokens, batches, without)
-    busy_s += computing_s(study.data.evaluation_examples * tokens)  # the gold answers' likelihoods
-    return busy_s, waiting_s + _idle_s(study, hardware, 2)
-
-
-def example_tokens(study: Study, task: str | None) -> tuple[float, float]:
-    """Estimate the tokens of a task's usual prompt, and of it with its answer.
-
-    From the shipped texts' characters; both are taken to be half of training.max_tokens where the
-    examples are still to be fetched.
-    """
-    if task is None or study.data.source != "embedded":
-        return (study.training.max_tokens / 2,) * 2
-    return _shipped_tokens(task)
-
-
-@cache
-def _shipped_tokens(task: str) -> tuple[float, float]:
-    examples = tasks.load_task(task, train_examples=1, evaluation_examples=8, seed=0).evaluation
-    asked = [sum(len(message["content"]) for message in e.messages) for e in examples]
-    prompt = TEMPLATE_TOKENS + mean(asked) / TOKEN_CHARACTERS
-    return prompt, prompt + mean(len(e.answer) for e in examples) / TOKEN_CHARACTERS
-
-
-@cache
-def _serving_s(
-    shape: ModelShape,
-    precision: str,
-    device: roofline.Device,
-    rates_by: tuple[bool, bool],
-    prompt_tokens: float,
-    batches: tuple[tuple[int, int, int], ...],
-    without: str | None,
-) -> float:
-    """Compute seconds of a serving run's batches: (concurrency, prompts, tokens each)."""
-    at_once, prompts, length = (np.array(column) for column in zip(*batches, strict=True))
-    if rates_by == (True, False):
-        calibration = published_speed.calibration(without)
-        served = speed.predict(
-            shape, precision, device, at_once, prompt_tokens, length, calibration
-        )
-        return float((prompts * length / served.throughput_tok_s).sum())
-    rates = roofline.rates_of(*rates_by)
-    context = prompt_tokens + length / 2
-    step_s = roofline.step_s(shape, precision, device, at_once, context, rates)
-    batch_s = roofline.prompt_s(shape, precision, device, at_once * prompt_tokens, rates)
-    waves = np.ceil(prompts / at_once)
-    return float((waves * latency.latency_s(batch_s, step_s, length)).sum())
-
-
-def _idle_s(study: Study, hardware: Hardware, times: int) -> float:
-    """Compute seconds of idle baselines: an estimate from CPU time, as on most CPUs, takes none."""
-    return times * study.workload.idle_seconds if hardware.gpus else 0.0
-
-
-def weights_gb(model: Model, precision: str) -> float:
-    """Return the GB of a model's weights at a precision."""
-    shape = compressed(fit.shape_or_like(model), precision)
-    return shape.weight_bytes(compressions.estimated_as(precision)) / 1e9

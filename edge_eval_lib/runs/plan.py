@@ -18,7 +18,7 @@ from edge_eval_lib.artefacts.source import kept_warnings
 from edge_eval_lib.economics import fit, roofline
 from edge_eval_lib.economics.prices import load_price_book
 from edge_eval_lib.machine.declared import Hardware, load_hardware
-from edge_eval_lib.runs import disk, estimate, outdated
+from edge_eval_lib.runs import disk, estimate, model_time, outdated
 from edge_eval_lib.runs.finished import Finished, finished_runs
 from edge_eval_lib.runs.problems import (
     listed,
@@ -220,7 +220,7 @@ def _assumptions(study: Study, left: pd.DataFrame, hardware: Hardware) -> list[s
         ),
         (estimate.SCALED, f"{estimate.SCALED}, in proportion to parameters too; "),
         (estimate.MODEL, f"{_model_text(study, hardware)}; downloads not counted; "),
-        (estimate.START, f"{estimate.START_S:.0f} s to start, and no more"),
+        (estimate.START, f"{model_time.START_S:.0f} s to start, and no more"),
     ):
         stages = [stage for stage in STAGES if counts[basis, stage]]
         if stages and basis == estimate.MODEL and not hardware.gpus:
@@ -236,13 +236,13 @@ def _assumptions(study: Study, left: pd.DataFrame, hardware: Hardware) -> list[s
             lines.append(f"  - {many}: {how}")
     if "harness" in set(left["stage"]):
         lines.append(
-            f"  - lm-evaluation-harness: {estimate.HARNESS_REQUESTS} requests of "
-            f"{estimate.HARNESS_TOKENS} tokens a prompt (assumed); a group counts as one task, "
+            f"  - lm-evaluation-harness: {model_time.HARNESS_REQUESTS} requests of "
+            f"{model_time.HARNESS_TOKENS} tokens a prompt (assumed); a group counts as one task, "
             "though each of its tasks has as many"
         )
     if "serve" in set(left["stage"]) and study.workload.uncut_tokens:
         lines.append(
-            f"  - answers that go on beyond the limit: {estimate.UNCUT_SHARE:.0%} of an adapted "
+            f"  - answers that go on beyond the limit: {model_time.UNCUT_SHARE:.0%} of an adapted "
             f"model's and all of an unadapted one's, up to {study.workload.uncut_tokens:,} tokens "
             "each"
         )
@@ -273,7 +273,7 @@ def _model_text(study: Study, hardware: Hardware) -> str:
         f"{f'{compute:g}' if compute else f'{roofline.CPU_TFLOPS} (assumed)'} TFLOP/s, "
         f"{rates.bandwidth_share:.0%} of "
         f"{f'{bandwidth:g}' if bandwidth else f'{roofline.CPU_BANDWIDTH_GB_S:g} (assumed)'} GB/s, "
-        f"disk {roofline.DISK_GB_S} GB/s, {estimate.START_S:.0f} s a start{serving}"
+        f"disk {roofline.DISK_GB_S} GB/s, {model_time.START_S:.0f} s a start{serving}"
     )
 
 

@@ -18,7 +18,7 @@ from edge_eval_lib.lifecycle.data import task_examples
 from edge_eval_lib.machine import host
 from edge_eval_lib.machine.declared import load_hardware
 from edge_eval_lib.paths import project_root
-from edge_eval_lib.runs import catalogue, devices, disk, estimate, plan, problems
+from edge_eval_lib.runs import catalogue, devices, disk, estimate, model_time, plan, problems
 from edge_eval_lib.runs.finished import finished_runs
 from edge_eval_lib.study import load_study, read_yaml
 
@@ -225,7 +225,7 @@ def test_adaptation_costs_what_was_published_by_example():
     )
     cost = costs(study)["adapt", "qwen-3B_rag_lora"]
     share = study.data.train_examples * study.training.epochs / row["train_examples"]
-    waiting_s = estimate.START_S + study.workload.idle_seconds
+    waiting_s = model_time.START_S + study.workload.idle_seconds
     assert cost.basis == estimate.PUBLISHED
     assert cost.seconds == pytest.approx(row["adapt_s"] * share + waiting_s)
     assert cost.energy_j == pytest.approx(
@@ -273,7 +273,7 @@ def test_a_size_that_was_not_published_is_priced_by_its_nearest(tmp_path):
         for adapter in ("rag_qlora", "dialogue_lora"):
             small, large = (found[stage, f"qwen-{size}_{adapter}"] for size in ("0.5B", "1.5B"))
             assert (small.basis, large.basis) == (estimate.SCALED, estimate.PUBLISHED)
-            waiting_s = estimate.START_S + idle_s[stage]
+            waiting_s = model_time.START_S + idle_s[stage]
             assert small.seconds - waiting_s == pytest.approx(
                 share * (large.seconds - waiting_s), rel=1e-9
             )
@@ -340,7 +340,7 @@ def test_int8_by_transformers_on_a_t4_meets_what_was_measured():
             update={"workload": study.workload.model_copy(update={"latency_prompts": 108})}
         )
         more._path = study.path
-        added_s = estimate.model_s(more, run, t4)[0] - estimate.model_s(study, run, t4)[0]
+        added_s = model_time.model_s(more, run, t4)[0] - model_time.model_s(study, run, t4)[0]
         tok_s = 100 * study.workload.output_tokens / added_s
         assert tok_s == pytest.approx(measured_tok_s, rel=0.15)
 
@@ -544,8 +544,39 @@ def test_shipped_examples_are_as_long_as_their_text(task):
     counted = {"closedbook": (31, 40), "openbook": (76, 86), "summarization": (49, 65),
                "dialogue": (55, 75)}  # fmt: skip
     study = load_study("embedded")
-    estimated = estimate.example_tokens(study, task)
+    estimated = model_time.example_tokens(study, task)
     assert estimated == pytest.approx(counted[task], rel=0.35)
     assert estimated[1] == pytest.approx(counted[task][1], rel=0.15)
     fetched = study.model_copy(update={"data": study.data.model_copy(update={"source": "hub"})})
-    assert estimate.example_tokens(fetched, task) == (64, 64)
+    assert model_time.example_tokens(fetched, task) == (64, 64)
+
+
+@pytest.mark.parametrize(("hardware", "cells"), [("this-machine", 4), ("t4", 8)])
+def test_an_ablation_takes_what_its_cells_and_repetitions_take(
+    tmp_path, monkeypatch, hardware, cells
+):
+    if hardware == "this-machine":
+        no_gpu = {"gpus": 0, "gpu_names": []}
+        none = load_hardware("t4").model_copy(update=no_gpu)
+        monkeypatch.setattr(estimate, "load_hardware", lambda *_: none)
+
+    def seconds(repetitions, **settings):
+        study = study_with(
+            tmp_path,
+            "qlora_ablation",
+            hardware=hardware,
+            repetitions=repetitions,
+            ablation={"steps": 3, "warmup_steps": 1} | settings,
+        )
+        cost = costs(study)["ablation", "ablation"]
+        assert cost.basis == estimate.MODEL
+        return cost.seconds
+
+    once, twice = seconds(1), seconds(2)
+    each = (twice - once) / cells
+    assert each > 0.2  # loading the base and four steps
+    # One repetition is two of everything: the first warms up.
+    own_s = model_time.START_S + (10 if hardware == "t4" else 0)
+    assert once == pytest.approx(own_s + 2 * cells * each)
+    longer = seconds(1, steps=7)  # twice the steps, as long to load
+    assert once < longer < own_s + 2 * (once - own_s)

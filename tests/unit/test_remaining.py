@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from edge_eval_lib.machine.declared import load_hardware
-from edge_eval_lib.runs import estimate, remaining
+from edge_eval_lib.runs import estimate, model_time, remaining
 from edge_eval_lib.runs.finished import Finished
 from edge_eval_lib.runs.remaining import OVERHEAD_S, REPORT_S, Expected, Remaining, still_s
 from edge_eval_lib.study import Study, load_study
@@ -101,7 +101,7 @@ def test_a_machine_three_times_as_slow_is_noticed_in_the_first_run_and_learnt(st
 def test_reports_and_what_a_process_takes_to_start_are_counted(study: Study):
     keys = [("score", "score"), *REPORTS]
     left_s = Remaining(remaining.expected_runs(study, keys)).left_s()
-    assert left_s == pytest.approx(estimate.START_S + 2 * REPORT_S + 3 * OVERHEAD_S)
+    assert left_s == pytest.approx(model_time.START_S + 2 * REPORT_S + 3 * OVERHEAD_S)
 
 
 def test_a_run_that_goes_on_has_never_nothing_left():
