@@ -224,11 +224,10 @@ def _assumptions(study: Study, left: pd.DataFrame, hardware: Hardware) -> list[s
     ):
         stages = [stage for stage in STAGES if counts[basis, stage]]
         if stages and basis == estimate.MODEL and not hardware.gpus:
-            times = listed([f"{stage} {estimate.CPU_TIMES.get(stage, 1.0):g}" for stage in stages])
-            how += (
-                f"times {times}, as five studies took on two idle cores: how far that is off "
-                "on another CPU is not known before a run is finished"
-            )
+            known = [f"{s} {estimate.CPU_TIMES[s]:g}" for s in stages if s in estimate.CPU_TIMES]
+            if known:
+                how += f"times {listed(known)}, as five studies took on two idle cores: "
+            how += "how far that is off on another CPU is not known before a run is finished"
         elif stages and basis in (estimate.SCALED, estimate.MODEL):
             how += _error_text(basis, stages)
         if stages:
