@@ -133,7 +133,8 @@ def own_memory(study: Study) -> pd.DataFrame:
                 fit.trained_need(study, row, method).total_gb,
                 row[column],
             )
-            for _, row in adaptation.dropna(subset=[column]).iterrows()
+            for _, row in adaptation.iterrows()
+            if pd.notna(row.get(column))  # tables of an earlier version have no such column
         }
         if figures:
             judged.append(

@@ -9,6 +9,7 @@ import pytest
 
 from edge_eval_lib.economics import (
     calibration,
+    fit,
     form,
     form_choice,
     ladder,
@@ -427,3 +428,23 @@ def test_a_finished_study_is_judged_too(serving, tmp_path, monkeypatch):
     assert set(own["quantity"]) == {*QUANTITIES, "latency_s"}
     assert "serving memory_gb" in set(judged["quantity"])
     assert all(re.fullmatch(r"smollm2-135M_\w+", name) for name in own["worst_row"])
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_training_is_judged_by_its_own_window_where_a_study_recorded_it(
+    tmp_path, monkeypatch, known
+):
+    monkeypatch.setenv("EDGE_EVAL_OUTPUTS", str(tmp_path))
+    study = load_study("embedded")
+    (study.directory / "tables").mkdir(parents=True)
+    row = {"family": "smollm2", "size": "135M", "task": "rag"}
+    own_gb = {m: fit.trained_need(study, row, m).total_gb for m in ("lora", "qlora")}
+    row |= {f"{m}_peak_memory_gb": 9.0 for m in own_gb}  # with loading
+    if known:
+        row |= {f"{m}_train_peak_memory_gb": gb / 1.05 for m, gb in own_gb.items()}
+    table = pd.DataFrame([row])
+    table.to_csv(study.directory / "tables" / "adaptation.csv", index=False)
+    judged = prediction_errors.own_memory(study).set_index("quantity")
+    assert set(judged.index) == {f"{m} training memory_gb" for m in own_gb if known}
+    assert judged["worst_ape_pct"].to_numpy() == pytest.approx([5.0] * len(judged))
+    assert (judged["within_target_pct"] == 100).all()
