@@ -103,7 +103,7 @@ def points(
     if known.empty:
         return None
     told = rows if told is None else told
-    tells = [column for column in dict.fromkeys([*columns, *also]) if column in told]
+    tells = list(dict.fromkeys([*(column for column in columns if column in told), *also]))
     texts = readable(told.loc[known["at"]], tells, digits)
     tips = {f"t{number}": name for number, name in enumerate(texts)}
     texts = texts.set_axis(list(tips), axis=1).set_axis(known.index)

@@ -138,14 +138,12 @@ def _ablation_cost(study: Study, hardware: Hardware) -> RunCost:
             "training": study.training.model_copy(update=training),
         }
     )
-    levels = {name: len(of_factor) for name, of_factor in ablation.FACTORS.items()}
-    if not hardware.gpus:
-        levels["autocast"] = 1
-    bases = levels.pop("base")
-    times = math.prod(levels.values()) * (study.repetitions + 1)
+    factors = ("autocast", "casts") if hardware.gpus else ("casts",)  # beside the base's precision
+    cells = math.prod(len(ablation.FACTORS[factor]) for factor in factors)
+    times = cells * (study.repetitions + 1)
     once_s = model_time.START_S + model_time.idle_s(study, hardware, 1)
     busy_s = waiting_s = 0.0
-    for method in ("lora", "qlora")[:bases]:
+    for method in ("lora", "qlora"):  # whose bases these are
         parameters = {"model": study.models[0].name, "task": study.tasks[0], "method": method}
         busy, waiting = model_time.model_s(of_cell, Run("adapt", "", parameters, {}), hardware)
         busy_s += times * busy
