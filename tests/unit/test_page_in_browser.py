@@ -15,6 +15,7 @@ from nbformat import v4
 
 from edge_eval_lib.economics import published
 from edge_eval_lib.economics.prices import load_price_book
+from edge_eval_lib.paths import project_root
 from edge_eval_lib.results import charts, figures, page, pictures, tables
 from edge_eval_lib.results.readable import show
 from edge_eval_lib.results.report import render
@@ -144,6 +145,18 @@ def test_on_paper_no_column_of_a_wide_table_is_cut_off(opened):
     view.emulate_media(media="print")
     assert view.locator(".sortable table").is_visible()
     assert view.evaluate("document.documentElement.scrollWidth") <= 720
+
+
+def test_on_paper_every_table_of_a_whole_report_is_within_the_page(browser):
+    view = browser.new_page(viewport={"width": 720, "height": 800})
+    view.goto((project_root() / "docs" / "example-report.html").as_uri())
+    view.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+    view.emulate_media(media="print")
+    frames = view.locator(".scroll")
+    assert frames.count() > 10
+    cut = "all => all.filter(frame => frame.scrollWidth > frame.clientWidth).length"
+    assert frames.evaluate_all(cut) == 0
+    view.close()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
