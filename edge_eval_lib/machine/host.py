@@ -86,7 +86,8 @@ def describe() -> Host:
     names = sorted({gpu.name for gpu in gpus})
     counted = (f"{sum(gpu.name == name for gpu in gpus)} x {name}" for name in names)
     return Host(
-        label=" + ".join(counted) or f"{cpu_name()}, {logical} logical CPUs",
+        label=" + ".join(counted)
+        or f"{cpu_name()}, {logical} logical CPU{'s' if logical > 1 else ''}",
         cpu=cpu_name(),
         cores=psutil.cpu_count(logical=False),
         logical_cpus=logical,

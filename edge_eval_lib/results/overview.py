@@ -98,8 +98,9 @@ def _doubtful(variants: pd.DataFrame) -> list[str]:
     where = "their rows are marked, and best figures are taken from the others"
     if len(doubtful) == len(variants):
         where = "no row is left that is not"
+    several = f"{len(doubtful)} of {len(variants)} variants are"
     return [
-        f"{len(doubtful)} of {len(variants)} variants are doubtful by the validity checks "
+        f"{several if len(variants) > 1 else 'The one variant is'} doubtful by the validity checks "
         f"({(verdicts == 'invalid').sum()} of them invalid): {named}; {where}."
     ]
 

@@ -118,6 +118,13 @@ def test_the_description_names_no_host():
     assert f'"{socket.gethostname()}"' not in told
 
 
+def test_one_cpu_is_said_to_be_one(monkeypatch):
+    monkeypatch.setattr(nvml, "all_devices", lambda: [])
+    for cpus, words in (({0}, "1 logical CPU"), ({0, 1}, "2 logical CPUs")):
+        monkeypatch.setattr(psutil.Process, "cpu_affinity", lambda *_, cpus=cpus: list(cpus))
+        assert host.describe().label.endswith(f", {words}")
+
+
 def test_cpu_flags_are_those_of_the_kernel(fresh_cpu, tmp_path, monkeypatch):
     cpuinfo = tmp_path / "cpuinfo"
     flags = "fpu avx2 avx512f amx_tile avx512_bf16"

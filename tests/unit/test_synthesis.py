@@ -765,3 +765,15 @@ def test_tables_are_folded_below_their_sizes_and_three_answers_are_shown(whole):
     section = html.split("Three answers</h2>")[1].split("<h2")[0]
     assert re.findall(r"<strong>(\w+), score", section) == ["Best", "Middle", "Worst"]
     assert "Of 72 scored answers" in section
+
+
+@pytest.mark.parametrize(
+    ("validity", "begins"),
+    [
+        (["warning: interference (serve)"], "The one variant is doubtful by"),
+        (["warning: interference (serve)", "ok"], "1 of 2 variants are doubtful by"),
+    ],
+)
+def test_how_many_variants_are_doubtful_is_said_in_words(validity, begins):
+    (text,) = overview._doubtful(pd.DataFrame({"validity": validity}))
+    assert text.startswith(begins)
