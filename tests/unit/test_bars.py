@@ -63,9 +63,9 @@ def test_a_step_of_a_bar_takes_nothing_that_a_window_would_notice(
     """A training step takes tenths of a second; of ten thousand counts the mean is looked at."""
     monkeypatch.setattr(bars, "shown", lambda: True)
     with bars.counted("steps", 10_000) as count:
-        began = time.perf_counter()
+        began = time.process_time()
         for _ in range(10_000):
             count(1)
-        took_s = (time.perf_counter() - began) / 10_000
+        took_s = (time.process_time() - began) / 10_000
     assert took_s < 1e-4
     assert capsys.readouterr().err.count("\r") < 10

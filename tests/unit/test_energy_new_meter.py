@@ -202,14 +202,16 @@ def test_a_file_in_the_folder_needs_nothing_else(tmp_path):
     )
     program = (
         "from edge_eval_lib.energy import Monitor\n"
-        "with Monitor('cpu') as monitor, monitor.window('work') as window: sum(range(10**6))\n"
-        "print(window.energy_source, round(window.power_w))"
+        "now = [1000.0]\n"
+        "with Monitor('cpu', lambda: now[0]) as monitor, monitor.window('work') as window:\n"
+        "    now[0] += 10\n"
+        "print(window.energy_source, window.power_w)"
     )
     environment = os.environ | {"EDGE_EVAL_EXTENSIONS": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, env=environment
     )
-    assert done.stdout.split() == ["mine", "7"], done.stderr
+    assert done.stdout.split() == ["mine", "7.0"], done.stderr
 
 
 def test_a_sampled_meter_from_outside_fills_the_samples(monkeypatch):
