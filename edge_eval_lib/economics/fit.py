@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -282,7 +282,7 @@ def _alone(
         workspace_gb = memory.cpu_workspace_gb(shape, stored)
     elif workspace == "vllm":
         workspace_gb = memory.vllm_workspace_gb(shape, most)
-    return memory.serving_memory(
+    need = memory.serving_memory(
         shape,
         _held(stored, value_bytes),
         most,
@@ -290,3 +290,6 @@ def _alone(
         bytes_per_value=value_bytes,
         workspace_gb=workspace_gb,
     )
+    if workspace == "cpu":
+        need = replace(need, kv_cache_gb=memory.CPU_CACHES * need.kv_cache_gb)
+    return need

@@ -10,14 +10,12 @@ import importlib.util
 import json
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from functools import cache
+from contextlib import contextmanager
 from pathlib import Path
-from unittest import mock
 
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.models import weights
-from edge_eval_lib.models.load import load_weights, published_directory, require_whole
+from edge_eval_lib.models import gguf, weights
+from edge_eval_lib.models.load import require_whole
 from edge_eval_lib.models.random_weights import write_random_model
 from edge_eval_lib.paths import outputs_root
 from edge_eval_lib.study import Model
@@ -108,40 +106,8 @@ def _from_package(model: Model) -> Path:
     target = _converted(model)
     if weights.is_sound(target):
         return target
-    file = package_file(model)
-
-    import torch
-    from transformers import AutoTokenizer, GgufConfig
-
-    with published_directory(target) as directory, _gguf_read_once():
-        base = load_weights(
-            file.parent,
-            gguf_file=file.name,
-            quantization_config=GgufConfig(gguf_file=file.name, dequantize=True),
-            dtype=torch.float16,
-        )
-        base.hf_quantizer = None  # or save_pretrained would try to write GGUF
-        base.save_pretrained(directory)
-        AutoTokenizer.from_pretrained(
-            file.parent, gguf_file=file.name, trust_remote_code=False
-        ).save_pretrained(directory)
+    gguf.convert_apart(package_file(model), target)
     return target
-
-
-@contextmanager
-def _gguf_read_once() -> Iterator[None]:
-    """Read a GGUF file's head once, and make the table of its tensors' names once.
-
-    transformers does the first three times and the second for every layer it looks at: half of the
-    time that a conversion takes.
-    """
-    import gguf
-
-    slow = ("GGUFReader", "get_tensor_name_map")
-    with ExitStack() as patches:
-        for name in slow:
-            patches.enter_context(mock.patch.object(gguf, name, cache(getattr(gguf, name))))
-        yield
 
 
 def _converted(model: Model) -> Path:

@@ -13,8 +13,6 @@ import contextlib
 import errno
 import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,7 +21,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from edge_eval_lib import scraps
+from edge_eval_lib import apart, scraps
 from edge_eval_lib.artefacts import completion
 from edge_eval_lib.artefacts.place import Place, place, write_failure
 from edge_eval_lib.artefacts.source import notebook_source
@@ -184,17 +182,14 @@ def ensure(study: Study, runs: list[Run]) -> None:
             continue
         ensure(study, [study.run(*needed) for needed in run.needs])
         print(f"{run.stage}  {run.name} is needed first ...", flush=True)
-        command = [sys.executable, "-m", "edge_eval_lib", "run", str(study.path)]
-        command += [run.stage, run.name, "--repetitions", str(study.repetitions)]
+        command = ["edge_eval_lib", "run", str(study.path), run.stage, run.name]
+        command += ["--repetitions", str(study.repetitions)]
         held = devices.release_device()  # which the run needs for itself
         try:
-            done = subprocess.run(command, capture_output=True, text=True)
+            apart.run_module(*command, otherwise=f"{run.stage} {run.name} was stopped.")
         finally:
             if held is not None:
                 devices.hold_device(*held)
-        if done.returncode:
-            lines = done.stderr.strip().splitlines()
-            raise UserError(lines[-1] if lines else f"{run.stage} {run.name} was stopped.")
 
 
 def _needs_hub(study: Study, stage: str) -> bool:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
-from edge_eval_lib import compressions, scraps
+from edge_eval_lib import apart, compressions, scraps
 from edge_eval_lib.artefacts import completion
 from edge_eval_lib.artefacts.place import place
 from edge_eval_lib.errors import UserError
@@ -58,12 +56,11 @@ def rebuilt(study: Study, variant: Variant, target: Path | None = None) -> Path:
     """
     own = study.directory / "study.yaml"  # of a study on another model
     path = own if own.is_file() else study.path
-    command = [sys.executable, "-m", "edge_eval_lib", "rebuild", str(path), str(variant)]
-    command += [] if target is None else ["--target", str(target)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
-        raise UserError(lines[-1] if lines else f"Building the weights of {variant} stopped.")
+    where = [] if target is None else ["--target", str(target)]
+    otherwise = f"Building the weights of {variant} was stopped."
+    apart.run_module(
+        "edge_eval_lib", "rebuild", str(path), str(variant), *where, otherwise=otherwise
+    )
     return target or weights_directory(study, variant)
 
 

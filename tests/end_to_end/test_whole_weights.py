@@ -16,6 +16,7 @@ from edge_eval_lib.engines import open_engine
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.lifecycle import adapt, compress
 from edge_eval_lib.models import load, weights
+from edge_eval_lib.paths import project_root
 from edge_eval_lib.runs.weights import adapter_directory, weights_to_serve
 from edge_eval_lib.study import Training, load_study
 from edge_eval_lib.tasks import load_task
@@ -237,6 +238,34 @@ def test_target_modules_that_the_model_lacks_are_named_with_those_it_has(llama):
             fine_tuning.load(llama, method, training, seed=1)
 
 
+def test_a_packages_model_is_converted_in_a_process_of_its_own(tmp_path):
+    program = (
+        "import sys\n"
+        "from edge_eval_lib import models\n"
+        "from edge_eval_lib.study import load_study\n"
+        f"study = load_study({str(project_root() / 'params' / 'embedded.yaml')!r})\n"
+        "directory = models.model_directory(study.models[0])\n"
+        "print(directory, *({'torch', 'gguf'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    (directory,) = (tmp_path / "outputs" / "models").glob("smollm2-135M-*")
+    assert done.stdout.split() == [str(directory)], done.stderr
+    values = weights.read_tensors(directory)
+    assert sum(value.numel() for value in load_file(directory / "model.safetensors").values()) > 1e8
+    assert len(weights.linear_layers(values)) == 7 * 30
+
+
+def test_a_package_whose_file_is_damaged_is_named(tmp_path, monkeypatch):
+    (tmp_path / "spoiled").mkdir()
+    (tmp_path / "spoiled" / "x.gguf").write_bytes(b"GGUF" + bytes(100))
+    monkeypatch.syspath_prepend(tmp_path)
+    (model,) = load_study(project_root() / "params" / "embedded.yaml").models
+    spoiled = model.model_copy(update={"location": "spoiled/x.gguf"})
+    with pytest.raises(UserError, match=r"Model smollm2-135M: .*spoiled: .*does not load it"):
+        models.model_directory(spoiled)
+    assert not list((tmp_path / "outputs" / "models").glob("*"))
+
+
 # --- what compress writes ---------------------------------------------------------------------
 
 
@@ -329,6 +358,21 @@ def test_4_bit_layers_compute_in_float32_while_they_serve(compressed):
     prompts = [engine.encode([{"role": "user", "content": "Where is the key?"}])]
     engine.serve(prompts, output_tokens=3, concurrency=1)
     assert engine.executed_dtype() == "float32"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU's kernels read packed scales")
+def test_scales_that_are_unpacked_once_give_the_same_numbers_on_a_cpu(compressed):
+    packed, unpacked = (
+        models.load_model(compressed["int4"].directory, "float32").eval() for _ in range(2)
+    )
+    models.unpack_scales(unpacked)
+    layers = [layer for layer in unpacked.modules() if type(layer).__name__ == "Linear4bit"]
+    assert len(layers) == 14
+    assert not any(layer.weight.quant_state.nested for layer in layers)
+    assert all(layer.weight.quant_state.absmax.dtype == torch.float32 for layer in layers)
+    with torch.inference_mode():
+        assert torch.equal(*(model(torch.arange(8)[None]).logits for model in (packed, unpacked)))
+    assert models.executed_dtype(unpacked) == "float32"
 
 
 def test_bfloat16_is_computed_where_it_was_asked_for(compressed, tmp_path):

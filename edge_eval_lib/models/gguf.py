@@ -1,0 +1,69 @@
+"""Convert a GGUF file to safetensors, in a process of its own: `python -m edge_eval_lib.models.gguf`.
+
+What a conversion leaves behind in a process (gguf's tables, freed memory that stays resident) would
+count in the peaks of whatever is measured there next.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from pathlib import Path
+from unittest import mock
+
+from edge_eval_lib import apart
+from edge_eval_lib.errors import UserError
+from edge_eval_lib.models.load import load_weights, published_directory
+
+
+def convert_apart(file: Path, target: Path) -> None:
+    """Write the FP16 of a GGUF file's dequantised weights to a directory, with its tokenizer.
+
+    Raises:
+        UserError: transformers does not load the file.
+    """
+    otherwise = f"The conversion of {file} was stopped."
+    apart.run_module("edge_eval_lib.models.gguf", str(file), str(target), otherwise=otherwise)
+
+
+def _convert(file: Path, target: Path) -> None:
+    import torch
+    from transformers import AutoTokenizer, GgufConfig
+
+    with published_directory(target) as directory, _read_once():
+        base = load_weights(
+            file.parent,
+            gguf_file=file.name,
+            quantization_config=GgufConfig(gguf_file=file.name, dequantize=True),
+            dtype=torch.float16,
+        )
+        base.hf_quantizer = None  # or save_pretrained would try to write GGUF
+        base.save_pretrained(directory)
+        AutoTokenizer.from_pretrained(
+            file.parent, gguf_file=file.name, trust_remote_code=False
+        ).save_pretrained(directory)
+
+
+@contextmanager
+def _read_once() -> Iterator[None]:
+    """Read a GGUF file's head once, and make the table of its tensors' names once.
+
+    transformers does the first three times and the second for every layer it looks at: half of the
+    time that a conversion takes.
+    """
+    import gguf
+
+    slow = ("GGUFReader", "get_tensor_name_map")
+    with ExitStack() as patches:
+        for name in slow:
+            patches.enter_context(mock.patch.object(gguf, name, cache(getattr(gguf, name))))
+        yield
+
+
+if __name__ == "__main__":
+    try:
+        _convert(Path(sys.argv[1]), Path(sys.argv[2]))
+    except UserError as error:
+        sys.exit(str(error))
