@@ -1,4 +1,4 @@
-"""Convert a GGUF file to safetensors, in a process of its own: `python -m edge_eval_lib.models.gguf`.
+"""Convert a GGUF file to safetensors, in a process of its own.
 
 What a conversion leaves behind in a process (gguf's tables, freed memory that stays resident) would
 count in the peaks of whatever is measured there next.
@@ -15,7 +15,7 @@ from unittest import mock
 
 from edge_eval_lib import apart
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.models.load import load_weights, published_directory
+from edge_eval_lib.models.load import load_weights, published_directory, require_whole
 
 
 def convert_apart(file: Path, target: Path) -> None:
@@ -44,6 +44,7 @@ def _convert(file: Path, target: Path) -> None:
         AutoTokenizer.from_pretrained(
             file.parent, gguf_file=file.name, trust_remote_code=False
         ).save_pretrained(directory)
+    require_whole(target)  # remembered: where torch is imported already it takes no process more
 
 
 @contextmanager

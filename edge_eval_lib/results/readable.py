@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -178,9 +179,18 @@ def heading(column: str) -> str:
 
 def _figure_of_a_task(column: str) -> str | None:
     """Return how the tasks that score by a figure call it, where they agree."""
-    figures = (tasks.find(name).figures for name in tasks.names())
-    words = {named[column] for named in figures if column in named}
-    return words.pop() if len(words) == 1 else None
+    words = _figures_of(tuple(tasks.names())).get(column, set())
+    return next(iter(words)) if len(words) == 1 else None
+
+
+@lru_cache
+def _figures_of(names: tuple[str, ...]) -> dict[str, set[str]]:
+    """Collect what those tasks call each figure."""
+    called: dict[str, set[str]] = {}
+    for name in names:
+        for column, words in tasks.find(name).figures.items():
+            called.setdefault(column, set()).add(words)
+    return called
 
 
 def plain_name(column: str) -> str:

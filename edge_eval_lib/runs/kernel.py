@@ -20,6 +20,9 @@ from edge_eval_lib.runs import under_way
 from edge_eval_lib.runs.process import die_with_parent
 
 LONGEST_REASON = 400
+# Looking for garbage among what was imported takes a tenth of the time that a page takes.
+SELDOM = "import gc; gc.set_threshold(100_000)"
+NOTING = "edge-eval"  # papermill's name for our engine
 ORPHANED_WITHIN_S = 1.0
 
 
@@ -29,6 +32,7 @@ def execute(
     parameters: dict[str, Any],
     environment: dict[str, str],
     at: Place,
+    measured: bool = True,
 ) -> str | None:
     """Execute a notebook in a kernel of its own.
 
@@ -38,6 +42,7 @@ def execute(
         parameters: What papermill injects.
         environment: The kernel's.
         at: The run's place, for its scratch files and the reason of a failure.
+        measured: Whether it measures anything: if not, its garbage is collected seldom (`SELDOM`).
 
     Returns:
         None, or why it did not reach its end.
@@ -46,6 +51,7 @@ def execute(
     from jupyter_client import AsyncKernelManager
     from nbclient.exceptions import DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
+    from papermill.engines import NBClientEngine, papermill_engines
     from papermill.iorw import LocalHandler, papermill_io
 
     class RedactingHandler(LocalHandler):
@@ -53,9 +59,30 @@ def execute(
 
         def write(self, buf: str, path: str) -> None:
             super().write(redaction.redact_json(buf), path)
-            under_way.note(at, buf)
+
+    class NotingEngine(NBClientEngine):
+        """Notes how far a notebook is, and writes it at its start and end.
+
+        papermill writes it twice a cell, prose included: a page of pictures 150 times.
+        """
+
+        @classmethod
+        def execute_managed_notebook(cls, nb_man: Any, *arguments: Any, **options: Any) -> None:
+            nb_man.save = lambda **_: None
+            start, cells = nb_man.cell_start, len(nb_man.nb.cells)
+
+            def noted(cell: Any, cell_index: int, **also: Any) -> None:
+                under_way.note(at, cell_index, cells)
+                start(cell, cell_index, **also)
+
+            nb_man.cell_start = noted
+            try:
+                super().execute_managed_notebook(nb_man, *arguments, **options)
+            finally:
+                del nb_man.save
 
     papermill_io.register(str(at.running), RedactingHandler())
+    papermill_engines.register(NOTING, NotingEngine)
     kernels: list[subprocess.Popen[bytes]] = []
     parent = os.getppid()
 
@@ -70,7 +97,8 @@ def execute(
             if self.kernel_name == "python3":  # a kernelspec in the home directory may shadow ours
                 command[0] = sys.executable
             # Its connection is of this machine alone, and its warning of that is for servers.
-            return [*command, "--HistoryManager.enabled=False", "--log-level=ERROR"]
+            command += ["--HistoryManager.enabled=False", "--log-level=ERROR"]
+            return command if measured else [*command, f"--IPKernelApp.exec_lines={SELDOM}"]
 
         async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
             await super().start_kernel(
@@ -99,6 +127,7 @@ def execute(
             execute_notebook(
                 source,
                 notebook,
+                engine_name=NOTING,
                 parameters=parameters,
                 kernel_manager_class=RunKernelManager,
                 cwd=project_root() / "notebooks",

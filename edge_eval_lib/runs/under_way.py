@@ -1,7 +1,7 @@
 """What a run says of itself while it is made, so that others can say where it is.
 
 It lies in the run's scratch directory and is gone with it. It is written when the kernel starts and
-when papermill has written the notebook, between cells: a measured window never waits for it.
+between cells: a measured window never waits for it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import psutil
 from edge_eval_lib.artefacts.place import Place, read_json, write_atomically
 
 FILE = "under_way.json"
-COMPLETED, PARTS = '"status": "completed"', '"cell_type": '  # as papermill writes a notebook
 
 
 @dataclass(frozen=True)
@@ -42,13 +41,12 @@ def begin(at: Place) -> None:
     write_atomically(at.running / FILE, content)
 
 
-def note(at: Place, notebook: str) -> None:
-    """Note how far a run is, by the text of its notebook; a full disk is not ours to report."""
+def note(at: Place, completed: int, cells: int) -> None:
+    """Note how many of its cells a run has completed; a full disk is not ours to report."""
     content = read_json(at.running / FILE)
     if content:
-        counts = {"completed": notebook.count(COMPLETED), "cells": notebook.count(PARTS)}
         with contextlib.suppress(OSError):
-            write_atomically(at.running / FILE, content | counts)
+            write_atomically(at.running / FILE, content | {"completed": completed, "cells": cells})
 
 
 def read(at: Place) -> UnderWay | None:

@@ -115,7 +115,7 @@ def test_a_long_run_shows_life(
     at = place(undone_study, *ADAPT)
     at.running.mkdir(parents=True)
     under_way.begin(at)
-    under_way.note(at, '"cell_type": "code" "status": "completed" "cell_type": "code"')
+    under_way.note(at, 1, 2)
     with Progress(undone_study, keys=[ADAPT]) as shown:
         shown.begin(ADAPT)
         time.sleep(0.9)
@@ -207,7 +207,7 @@ def test_status_of_what_runs_and_of_what_was_killed(undone_study: Study):
     at.running.mkdir(parents=True)
     under_way.begin(at)
     (undone_study.directory / ".lock").write_text(str(os.getpid()))
-    under_way.note(at, '"cell_type": "code" "status": "completed" "cell_type": "code"')
+    under_way.note(at, 1, 2)
     first, *_, told, left = status(undone_study).splitlines()
     assert f"make is at work on it (process {os.getpid()}) since " in first
     assert told.startswith(f"running  adapt  {ADAPTER}  since ")
