@@ -375,6 +375,19 @@ def test_scales_that_are_unpacked_once_give_the_same_numbers_on_a_cpu(compressed
     assert models.executed_dtype(unpacked) == "float32"
 
 
+def test_a_model_that_is_not_quantised_is_served_without_bitsandbytes(compressed):
+    """Its libraries would count in the load's time and memory."""
+    program = (
+        "import sys; from pathlib import Path; from edge_eval_lib.engines import open_engine\n"
+        "engine = open_engine('transformers', Path(sys.argv[1]), 'float32')\n"
+        "engine.import_libraries(); engine.load(); engine.serve([[5, 6]], 2, 1)\n"
+        "print('torch' in sys.modules, 'bitsandbytes' in sys.modules)"
+    )
+    command = [sys.executable, "-c", program, str(compressed["fp16"].directory)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout.split() == ["True", "False"], done.stderr
+
+
 def test_bfloat16_is_computed_where_it_was_asked_for(compressed, tmp_path):
     made = compress.quantize(
         compressed["fp16"].directory, "int4", "bfloat16", tmp_path / "bfloat16"
