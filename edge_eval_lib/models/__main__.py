@@ -1,12 +1,19 @@
-"""Check a directory of weights, for a process that must not import torch: load.require_whole."""
+"""A process of its own: check a directory of weights, or convert a GGUF file to one.
+
+Called with the directory alone, or with the file and the directory to write.
+"""
 
 import sys
 from pathlib import Path
 
 from edge_eval_lib.errors import UserError
-from edge_eval_lib.models.load import require_complete
+from edge_eval_lib.models import gguf, load
 
+arguments = [Path(argument) for argument in sys.argv[1:]]
 try:
-    require_complete(Path(sys.argv[1]))
+    if len(arguments) == 1:
+        load.require_complete(arguments[0])
+    else:
+        gguf.convert(arguments[0], arguments[1])
 except UserError as error:
     sys.exit(str(error))

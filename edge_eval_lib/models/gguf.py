@@ -6,7 +6,6 @@ count in the peaks of whatever is measured there next.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -14,21 +13,21 @@ from pathlib import Path
 from unittest import mock
 
 from edge_eval_lib import apart
-from edge_eval_lib.errors import UserError
 from edge_eval_lib.models.load import load_weights, published_directory, require_whole
 
 
 def convert_apart(file: Path, target: Path) -> None:
+    """`convert` in a process of its own."""
+    otherwise = f"The conversion of {file} was stopped."
+    apart.run_module("edge_eval_lib.models", str(file), str(target), otherwise=otherwise)
+
+
+def convert(file: Path, target: Path) -> None:
     """Write the FP16 of a GGUF file's dequantised weights to a directory, with its tokenizer.
 
     Raises:
-        UserError: transformers does not load the file.
+        UserError: transformers does not load the file, or what it holds is no whole model.
     """
-    otherwise = f"The conversion of {file} was stopped."
-    apart.run_module("edge_eval_lib.models.gguf", str(file), str(target), otherwise=otherwise)
-
-
-def _convert(file: Path, target: Path) -> None:
     import torch
     from transformers import AutoTokenizer, GgufConfig
 
@@ -61,10 +60,3 @@ def _read_once() -> Iterator[None]:
         for name in slow:
             patches.enter_context(mock.patch.object(gguf, name, cache(getattr(gguf, name))))
         yield
-
-
-if __name__ == "__main__":
-    try:
-        _convert(Path(sys.argv[1]), Path(sys.argv[2]))
-    except UserError as error:
-        sys.exit(str(error))

@@ -200,7 +200,7 @@ def unpack_scales(model: PreTrainedModel) -> None:
     """Undo the double quantisation of 4-bit layers' scales, of a model that runs on a CPU.
 
     Without a kernel that reads them as they are, bitsandbytes makes scales of them for every
-    product anew: a sixth of a step. Made once they are the same numbers, four bytes instead of one
+    product anew: a tenth of a step. Made once they are the same numbers, four bytes instead of one
     for 64 weights. A model to be written stays as it is.
     """
     import torch
