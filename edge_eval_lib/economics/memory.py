@@ -157,7 +157,7 @@ def cpu_workspace_gb(shape: ModelShape, precision: str, training: bool = False) 
     The libraries; and with bitsandbytes what was read in 16 bits and is held otherwise: weights are
     used where the file maps them, so that the file's embeddings and norms stay resident beside
     those in fp32. What loading freed is given back (`machine.heap`). NF4's scales are unpacked when
-    they are loaded (`models.unpack_scales`).
+    they are loaded (`models.load.unpack_scales`).
     """
     beside = 0.0
     if precision not in VALUE_BYTES:

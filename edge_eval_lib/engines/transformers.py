@@ -75,7 +75,6 @@ class TransformersEngine(Engine):
 
         self.open_tokenizer(self.directory)
         self.model = models.load_model(self.directory, self.compute_dtype).eval()
-        models.unpack_scales(self.model)
         self.room = getattr(self.model.config, "max_position_embeddings", None)
         # What a call's configuration leaves open is filled from the model's own: end-of-sequence
         # tokens that would stop it, and penalties that would make it other than greedy.

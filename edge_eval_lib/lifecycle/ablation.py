@@ -109,7 +109,6 @@ def load_cell(directory: Path, cell: Cell, study: Study) -> PeftModel:
     elif cell.autocast is None:
         stored = "float32"
     base = models.load_model(directory, stored, quantization)
-    models.unpack_scales(base)
     if cell.casts == "with":
         cast_all_but_layers(base)
     model = adapt.add_adapter(base, adapt.lora_config(study.training, directory), study.seed)

@@ -173,7 +173,6 @@ def load_for_training(
     from peft import prepare_model_for_kbit_training
 
     base = models.load_model(directory, compute_dtype, quantization)
-    models.unpack_scales(base)
     if quantization is not None:
         base = prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
     model = add_adapter(base, lora, seed)

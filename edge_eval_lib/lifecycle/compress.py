@@ -111,7 +111,7 @@ def quantize(
     with models.published_directory(target) as directory:
         if configuration is None or compressor == "bitsandbytes":
             model = models.load_model(
-                source, compute_dtype if configuration else "float16", configuration
+                source, compute_dtype if configuration else "float16", configuration, to_write=True
             )
             layers = _checked_kinds(model, precision, target.name)
             in_fp16 = _fp16_bytes(model)
@@ -151,7 +151,7 @@ def change(
     apply = compressions.change(precision)
     assert apply is not None
     is_quantised = compressions.storage(precision) != "fp16"
-    model = models.load_model(source, compute_dtype if is_quantised else "float32")
+    model = models.load_model(source, compute_dtype if is_quantised else "float32", to_write=True)
     with torch.no_grad():
         model = apply(model.eval(), given) or model
     layers = _checked_kinds(model, precision, target.name)

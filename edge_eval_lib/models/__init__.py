@@ -18,7 +18,6 @@ from edge_eval_lib.models.load import (
     quieten,
     require_logits,
     require_whole,
-    unpack_scales,
 )
 from edge_eval_lib.models.problems import hub_problem, weight_problems
 from edge_eval_lib.models.random_weights import write_random_model
@@ -44,7 +43,6 @@ __all__ = [
     "quieten",
     "require_logits",
     "require_whole",
-    "unpack_scales",
     "weight_problems",
     "write_random_model",
 ]

@@ -72,7 +72,11 @@ def require_complete(directory: Path) -> None:
 
 
 def load_model(
-    directory: Path, compute_dtype: str, quantization: Any = None, on_cpu: bool = False
+    directory: Path,
+    compute_dtype: str,
+    quantization: Any = None,
+    on_cpu: bool = False,
+    to_write: bool = False,
 ) -> PreTrainedModel:
     """A causal language model on the GPU if there is one, else on the CPU, ready to run.
 
@@ -80,7 +84,8 @@ def load_model(
     `quantization` is None, or a transformers quantisation configuration for weights that are to be
     quantised while they load; a directory that holds quantised weights needs none. Raises UserError
     for weights that are not what the configuration asks for, and for a layer that bitsandbytes left
-    unquantised. 4-bit layers compute in the type that was asked for (`keep_compute_dtype`).
+    unquantised. 4-bit layers compute in the type that was asked for (`keep_compute_dtype`), and on
+    a CPU their scales are unpacked (`unpack_scales`) unless the model is `to_write`.
     """
     import torch
 
@@ -93,6 +98,8 @@ def load_model(
         **asked,
     )
     keep_compute_dtype(model)
+    if not to_write:
+        unpack_scales(model)
     heap.give_back()  # or peaks of memory would hold what loading happened to leave
     return model
 
@@ -201,7 +208,7 @@ def unpack_scales(model: PreTrainedModel) -> None:
 
     Without a kernel that reads them as they are, bitsandbytes makes scales of them for every
     product anew: a tenth of a step. Made once they are the same numbers, four bytes instead of one
-    for 64 weights. A model to be written stays as it is.
+    for 64 weights.
     """
     import torch
 

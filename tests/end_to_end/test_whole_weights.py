@@ -363,11 +363,13 @@ def test_4_bit_layers_compute_in_float32_while_they_serve(compressed):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU's kernels read packed scales")
 def test_scales_that_are_unpacked_once_give_the_same_numbers_on_a_cpu(compressed):
     packed, unpacked = (
-        models.load_model(compressed["int4"].directory, "float32").eval() for _ in range(2)
+        models.load_model(compressed["int4"].directory, "float32", to_write=to_write).eval()
+        for to_write in (True, False)
     )
-    models.unpack_scales(unpacked)
     layers = [layer for layer in unpacked.modules() if type(layer).__name__ == "Linear4bit"]
     assert len(layers) == 14
+    stored = [layer for layer in packed.modules() if type(layer).__name__ == "Linear4bit"]
+    assert all(layer.weight.quant_state.nested for layer in stored)
     assert not any(layer.weight.quant_state.nested for layer in layers)
     assert all(layer.weight.quant_state.absmax.dtype == torch.float32 for layer in layers)
     with torch.inference_mode():
