@@ -10,6 +10,7 @@ import shlex
 import sys
 from urllib.parse import unquote
 
+from edge_eval_lib.artefacts import completion, place
 from edge_eval_lib.runs import catalogue
 from edge_eval_lib.study import load_study
 
@@ -26,7 +27,10 @@ if not everything:
     RUNS = {key: run for key, run in RUNS.items() if key[0] == "score"}
     COLLECTED = list(RUNS)
 EXPERIMENT = catalogue.experiment(study) if everything else []
-NEEDS = {"experiment": COLLECTED, "synthesis": [*COLLECTED, *EXPERIMENT]}
+# What writes a page, and what it waits for. The paper's needs nothing of these; it is made beside
+# scores and report, when nothing is measured any more.
+MEASURED = [key for key in RUNS if key[0] not in completion.COLLECTING]
+NEEDS = {"experiment": COLLECTED, "synthesis": [*COLLECTED, *EXPERIMENT], "paper": MEASURED}
 
 
 def word(text):
@@ -35,14 +39,14 @@ def word(text):
 
 
 def settings(keys):
-    return [f"settings/{stage}/{name}.json" for stage, name in keys]
+    return [place.record(study, *key) for key in keys]
 
 
 def missing(stage):
     """The runs that a run needs and that are not there, by its wildcards."""
 
     def files(wildcards):
-        needs = NEEDS.get(stage) or RUNS[stage, wildcards.name].needs
+        needs = NEEDS[stage] if stage in NEEDS else RUNS[stage, wildcards.name].needs
         wanted = settings(needs) if everything or stage in NEEDS else []
         return [file for file in wanted if not os.path.exists(file)]
 
@@ -62,6 +66,8 @@ def priority(stage):
 
 
 def gpus(stage):
+    if stage == "paper":
+        return 0
     return lambda wildcards: 1 if stage in NEEDS else RUNS[stage, wildcards.name].gpus
 
 
@@ -85,7 +91,7 @@ for stage in [*dict.fromkeys(stage for stage, _ in RUNS), *NEEDS]:
         input:
             missing(stage),
         output:
-            f"settings/{stage}/{{name}}.json",
+            place.record(study, stage, "{name}"),
         priority: priority(stage)
         resources:
             machine=gpus(stage),

@@ -66,6 +66,11 @@ def place(study: Study, stage: str, name: str) -> Place:
     return Place(directory, stage, name)
 
 
+def record(study: Study, stage: str, name: str) -> str:
+    """Return where a run's record lies, from the outputs of its study: Snakemake's name of it."""
+    return os.path.relpath(place(study, stage, name).settings, study.directory)
+
+
 def read_failure(at: Place) -> dict[str, Any] | None:
     """Read what is known of a run's last, failed attempt; None if it did not fail."""
     failure = read_json(at.failure)

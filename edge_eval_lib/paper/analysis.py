@@ -31,6 +31,8 @@ from edge_eval_lib.paper.plausible import (
 from edge_eval_lib.paths import outputs_root
 from edge_eval_lib.results.columns import METRICS
 from edge_eval_lib.results.headline import frontier_table
+from edge_eval_lib.results.observations import adaptations
+from edge_eval_lib.results.tables import adaptation_table
 from edge_eval_lib.results.variants import full_break_even, variants_table
 from edge_eval_lib.uncertainty import ratio_interval
 
@@ -92,7 +94,7 @@ def build(
         figures: Checked figures; by default those of params/published.
         input_tokens: Input of an API request, instead of the 500 tokens that the paper assumes.
         embedded: Adaptation table of the embedded study, to be set beside the paper's pair where
-            the file exists; by default outputs/embedded/tables/adaptation.csv.
+            the file exists; by default made of that study's own adaptations, where there are some.
     """
     figures = figures or published.load()
     book = load_price_book()
@@ -106,10 +108,15 @@ def build(
         variants["ttft_ms"] / 1e3, variants["tpot_ms"] / 1e3, variants["output_tokens_per_request"]
     )
     variants["usd_per_request"] = costs(variants, prices).local_usd_per_request
-    default = outputs_root() / "embedded" / "tables" / "adaptation.csv"
-    path = Path(embedded) if embedded else default
-    measured = pd.read_csv(path) if path.is_file() else None
-    return Paper(figures, rows, variants, prices, book, measured)
+    return Paper(figures, rows, variants, prices, book, _embedded_adaptation(embedded))
+
+
+def _embedded_adaptation(file: str | Path | None) -> pd.DataFrame | None:
+    """Read or make the embedded study's adaptation table; None where there is none."""
+    if file is not None:
+        return pd.read_csv(file) if Path(file).is_file() else None
+    trained = adaptations(outputs_root() / "embedded")  # not its tables, which are made meanwhile
+    return adaptation_table(trained) if len(trained) else None
 
 
 def costs(variants: pd.DataFrame, prices: Prices) -> BreakEvenCosts:

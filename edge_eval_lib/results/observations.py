@@ -214,6 +214,20 @@ def observations_of(runs: pd.DataFrame, requests: pd.DataFrame) -> pd.DataFrame:
     return table.reindex(columns=[*columns.OBSERVATION_COLUMNS, *columns.calls_in(table)])
 
 
+def adaptations(directory: Path) -> pd.DataFrame:
+    """One row an adapter that a study has trained, as observations are; none needs be served.
+
+    `directory` is the study's outputs. Empty where nothing was trained.
+    """
+    runs = scraps.collect(directory / "runs" / "adapt").to_dict("records")
+    rows = [
+        {c: run[c] for c in ADAPTER} | _adaptation(run)[0]
+        for run in runs
+        if Place(directory, "adapt", Path(run["notebook"]).stem).settings.is_file()
+    ]
+    return pd.DataFrame(rows).reindex(columns=list(columns.OBSERVATION_COLUMNS))
+
+
 def _before_serving(run: dict, adapt: dict, compress: dict) -> tuple[dict, list, list[dict]]:
     """What a serving run and its adapter's runs recorded before the first request.
 

@@ -65,9 +65,9 @@ def find_run(study: Study, stage: str, name: str, gpus: int | None = None) -> Ru
         if kept := kept_code(study):  # the report says so
             content["kept"] = kept
     else:
-        beside = outputs_root() / "embedded" / "tables" / "adaptation.csv"  # shown in the report
-        published = sorted((project_root() / "params" / "published").glob("*"))
-        content = {"figures": _content_hash([*published, beside])}
+        published = (project_root() / "params" / "published").glob("*")
+        beside = (outputs_root() / "embedded" / "settings" / "adapt").glob("*.json")  # shown too
+        content = {"figures": _content_hash([*published, *beside])}
     # Tables are cheap: any edit of the library makes them again, and never a measured run.
     library = project_root() / "edge_eval_lib"
     code = [*library.rglob("*.py"), *(library / "templates").rglob("*")]

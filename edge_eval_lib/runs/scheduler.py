@@ -14,7 +14,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Collection, Iterable
@@ -30,6 +29,7 @@ from edge_eval_lib.artefacts.place import (
     Place,
     place,
     read_failure,
+    record,
     write_atomically,
     write_failure,
 )
@@ -89,7 +89,6 @@ def make_all(
         local = (profile or "local") == "local"
         with Progress(study, len(devices.devices()) if local else 1) as progress:
             failed = _make(study, profile, progress)
-            failed |= _make_paper(study, progress)
         left = completion.survey(study, catalogue.all_runs(study))
         _keep_wall_time(study, undone.keys() - left.keys(), time.monotonic() - started)
         if left:
@@ -115,7 +114,7 @@ def _settle_code(study: Study, again: set[str], kept: set[str]) -> None:
 
 
 def _make(study: Study, profile: str | None, progress: Progress) -> dict[Key, str]:
-    """Have every run made that is not done, but the paper's; what failed, and why.
+    """Have every run made that is not done; what failed, and why.
 
     As often as it takes: whether a run is out of date may show only when what it needs is made,
     and what a run finds damaged is made again before it. At the end what there is is scored and
@@ -126,17 +125,16 @@ def _make(study: Study, profile: str | None, progress: Progress) -> dict[Key, st
     for _ in range(MOST_PASSES):
         undone = outdated.put_away(study)
         if undone and not tried:  # the reports are made again when the runs are
-            reports = [key for key in catalogue.final_runs(study) if key[0] != "paper"]
-            progress.expect([*undone, *reports])
+            progress.expect([*undone, *catalogue.final_runs(study)])
         todo = _possible(study, undone, failed)
         if not todo or todo == tried:  # made, and out of date at once: files change meanwhile
             break
         tried = todo
         failed |= _pass(study, profile, todo, progress, everything=True)
-    served = (study.directory / "runs" / "serve").glob("*.ipynb")
-    incomplete = ("score", "synthesis")  # what can be made of the runs that there are
+    served = any((study.directory / "runs" / "serve").glob("*.ipynb"))
+    incomplete = ("score", "synthesis", "paper") if served else ("paper",)  # made of what there is
     todo = [key for key in outdated.put_away(study) if key[0] in incomplete]
-    if todo and any(served):
+    if todo:
         for key in todo:
             failed.pop(key, None)  # tried once more, without what is missing
         failed |= _pass(study, profile, todo, progress, everything=False)
@@ -152,7 +150,7 @@ def _possible(study: Study, undone: Collection[Key], failed: Collection[Key]) ->
     settled = all(set(r.needs).isdisjoint(undone) for r in runs if (r.stage, r.name) not in undone)
     blocked = set(failed)
     todo = []
-    for run in [run for run in catalogue.all_runs(study) if run.stage != "paper"]:
+    for run in catalogue.all_runs(study):
         key = (run.stage, run.name)
         if key in blocked or not blocked.isdisjoint(run.needs):
             blocked.add(key)
@@ -213,24 +211,6 @@ def _why_stopped(study: Study, code: int) -> str:
     ]
     said = f": {' '.join(' '.join(lines[errors[-1] :][:2]).split())}" if errors else ""
     return f"Snakemake, which schedules the runs, ended with exit code {code}{said} (see {log})."
-
-
-def _make_paper(study: Study, progress: Progress) -> dict[Key, str]:
-    """Make the paper's report, which no study owns, unless it is up to date; why it failed."""
-    key = ("paper", "paper")
-    if key not in catalogue.final_runs(study) or key not in outdated.put_away(study):
-        return {}
-    at = place(study, *key)
-    before = read_failure(at)
-    command = [sys.executable, "-m", "edge_eval_lib", "run", str(study.path), *key]
-    progress.begin(key)
-    code = supervised(command, subprocess.DEVNULL, dict(os.environ), progress.hear)
-    if code == 0:
-        progress.end(key)
-        return {}
-    failure = read_failure(at)
-    said = failure["reason"] if failure and failure != before else f"It ended with code {code}."
-    return {key: said}
 
 
 def make_report(study: Study) -> None:
@@ -350,7 +330,7 @@ def _snakemake(
     if not profile or profile == "local":
         command += ["--resources", f"machine={len(devices.devices())}"]
     command += ["--config", *(f"{key}={json.dumps(value)}" for key, value in config.items())]
-    command += ["--", *(f"settings/{stage}/{name}.json" for stage, name in todo)]
+    command += ["--", *(record(study, *key) for key in todo)]
     environment = os.environ | {
         "EDGE_EVAL_OUTPUTS": str(outputs_root()),
         "EDGE_EVAL_PYTHON": sys.executable,  # for the commands of a profile

@@ -367,18 +367,51 @@ def test_a_home_directory_that_cannot_be_written_is_no_obstacle(grid: Grid):
     assert set(grid.published()) == EVERY_RUN
 
 
-def test_two_at_a_time_make_the_paper_s_report_once(grid: Grid):
+def add_the_paper(grid: Grid) -> Path:
+    """Give the grid a paper's notebook; where its executed one will lie."""
     notebook = grid.directory / "notebooks" / NOTEBOOKS["score"]
     shutil.copy(notebook, grid.directory / "notebooks" / NOTEBOOKS["paper"])
+    return grid.outputs.parent / "paper" / "runs" / "paper" / "paper.ipynb"
+
+
+def test_two_at_a_time_make_the_paper_s_report_once(grid: Grid):
+    paper = add_the_paper(grid)
     grid.misbehave(paper__paper="nap")
     both = [grid.start(grid.command("paper")) for _ in range(2)]
     for process in both:
         output, _ = process.communicate(timeout=240)
         assert process.returncode == 0, output
-    paper = grid.outputs.parent / "paper"
-    assert (paper / "runs" / "paper" / "paper.ipynb").is_file()
-    assert not list(paper.glob("failed/*/*"))
+    assert paper.is_file()
+    assert not list((grid.outputs.parent / "paper").glob("failed/*/*"))
     assert grid.all().returncode == 0
+
+
+def test_the_paper_s_report_is_made_beside_scores_when_everything_is_measured(grid: Grid):
+    paper = add_the_paper(grid)
+    grid.misbehave(paper__paper="nap", score__score="nap")
+    grid.forget("serve", INT8)
+    done = grid.all()
+    assert done.returncode == 0, done.stdout + done.stderr
+    runs = grid.outputs / "runs"
+    (_, served), (began, ended), (paper_began, paper_ended) = (
+        tuple(nbformat.read(file, 4).metadata.papermill[f"{end}_time"] for end in ("start", "end"))
+        for file in (runs / "serve" / f"{INT8}.ipynb", runs / "score" / "score.ipynb", paper)
+    )
+    assert served < min(began, paper_began)
+    assert max(began, paper_began) < min(ended, paper_ended)
+    content = paper.read_bytes()
+    again = grid.all()
+    assert (again.returncode, paper.read_bytes()) == (0, content), again.stdout
+
+
+def test_the_paper_s_report_needs_no_run_that_failed(grid: Grid):
+    paper = add_the_paper(grid)
+    grid.misbehave(**{f"serve__{INT8}": "raise"})
+    grid.forget("serve", INT8)
+    done = grid.all()
+    assert done.returncode != 0
+    assert "1 run of small failed" in done.stdout + done.stderr
+    assert paper.is_file()
 
 
 @pytest.mark.quick

@@ -5,9 +5,11 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from finished import executed
 from tiny import VARIANT_COLUMNS
 
 from edge_eval_lib import paper
+from edge_eval_lib.artefacts.place import Place
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.paper import analysis, fronts, published, qlora, small_models
 from edge_eval_lib.paper.code_points import CHECKS, code_against_figures
@@ -263,6 +265,35 @@ def test_the_embedded_pair_stands_beside_the_papers_or_is_missing(study, tmp_pat
     beside = qlora.qlora_beside_embedded(with_pair)
     assert len(beside) == 19
     assert beside["study"].iloc[0].startswith("embedded")
+
+
+def test_the_embedded_pair_is_read_from_its_finished_adaptations(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGE_EVAL_OUTPUTS", str(tmp_path))
+    assert paper.build().embedded_adaptation is None
+
+    def adapt(task: str, method: str, energy_j: float, done: bool = True):
+        parts = {"base_load": 1.0, "adapt": energy_j - 1.0}
+        scraps = {"family": "smollm2", "size": "135M", "task": task, "method": method}
+        scraps |= {f"{part}_energy_j": value for part, value in parts.items()}
+        scraps |= {f"{part}_s": value / 8 for part, value in parts.items()}
+        scraps |= {
+            "adapt_peak_memory_gb": 1.5,
+            "provenance": {"host": "here"},
+            "run_complete": True,
+        }
+        at = Place(tmp_path / "embedded", "adapt", f"{task}_{method}")
+        for file in (at.notebook, at.settings if done else at.outdated):
+            file.parent.mkdir(parents=True, exist_ok=True)
+        at.notebook.write_bytes(executed(*scraps.items()))
+        (at.settings if done else at.outdated).write_text("{}")
+
+    adapt("rag", "lora", 100.0)
+    adapt("rag", "qlora", 130.0)
+    adapt("dialogue", "lora", 100.0)
+    adapt("dialogue", "qlora", 150.0, done=False)  # its settings have changed
+    table = paper.build().embedded_adaptation.set_index("task")
+    assert table.loc["rag", ["energy_ratio", "seconds_ratio"]].tolist() == pytest.approx([1.3, 1.3])
+    assert np.isnan(table.loc["dialogue", "energy_ratio"])
 
 
 # --- code against figures ---------------------------------------------------------------------
