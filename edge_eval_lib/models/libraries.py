@@ -17,7 +17,7 @@ from edge_eval_lib.models.load import quieten
 
 
 @contextlib.contextmanager
-def _leanly() -> Iterator[None]:
+def leanly() -> Iterator[None]:
     """Import without what takes time and serves nothing here.
 
     The garbage collector would search what is imported again and again: a fifth of the time. As
@@ -41,7 +41,7 @@ def _leanly() -> Iterator[None]:
             gc.enable()
 
 
-@_leanly()
+@leanly()
 def import_for_inference(directory: Path) -> None:
     """Import what loading and running the model in `directory` takes."""
     quieten()
@@ -62,7 +62,7 @@ def import_for_inference(directory: Path) -> None:
         _import_bitsandbytes()
 
 
-@_leanly()
+@leanly()
 def import_for_compression(directory: Path) -> None:
     """Import what merging an adapter into the model in `directory` and quantising the sum takes."""
     import_for_inference(directory)
@@ -73,7 +73,7 @@ def import_for_compression(directory: Path) -> None:
     _import_parts("peft.tuners.lora.bnb", "peft.utils.transformers_weight_conversion")
 
 
-@_leanly()
+@leanly()
 def import_for_training(directory: Path) -> None:
     """Import what training a LoRA adapter on the model in `directory` takes, on a 4-bit base too.
 
