@@ -11,7 +11,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import orjson
 
 from edge_eval_lib import redaction, scraps
 from edge_eval_lib.artefacts.place import Place, write_failure
@@ -19,7 +21,11 @@ from edge_eval_lib.paths import project_root
 from edge_eval_lib.runs import under_way
 from edge_eval_lib.runs.process import die_with_parent
 
+if TYPE_CHECKING:
+    from jupyter_client import KernelManager
+
 LONGEST_REASON = 400
+START_TIMEOUT_S = 120
 # Looking for garbage among what was imported takes a tenth of the time that a page takes.
 SELDOM = "import gc; gc.set_threshold(100_000)"
 NOTING = "edge-eval"  # papermill's name for our engine
@@ -49,40 +55,8 @@ def execute(
     """
     scraps.skip_uri_grammar()
     from jupyter_client import AsyncKernelManager
-    from nbclient.exceptions import DeadKernelError
-    from papermill import PapermillExecutionError, execute_notebook
-    from papermill.engines import NBClientEngine, papermill_engines
-    from papermill.iorw import LocalHandler, papermill_io
+    from jupyter_core.utils import run_sync
 
-    class RedactingHandler(LocalHandler):
-        """Writes notebooks without the environment's secrets."""
-
-        def write(self, buf: str, path: str) -> None:
-            super().write(redaction.redact_json(buf), path)
-
-    class NotingEngine(NBClientEngine):
-        """Notes how far a notebook is, and writes it at its start and end.
-
-        papermill writes it twice a cell, prose included: a page of pictures 150 times.
-        """
-
-        @classmethod
-        def execute_managed_notebook(cls, nb_man: Any, *arguments: Any, **options: Any) -> None:
-            nb_man.save = lambda **_: None
-            start, cells = nb_man.cell_start, len(nb_man.nb.cells)
-
-            def noted(cell: Any, cell_index: int, **also: Any) -> None:
-                under_way.note(at, cell_index, cells)
-                start(cell, cell_index, **also)
-
-            nb_man.cell_start = noted
-            try:
-                super().execute_managed_notebook(nb_man, *arguments, **options)
-            finally:
-                del nb_man.save
-
-    papermill_io.register(str(at.running), RedactingHandler())
-    papermill_engines.register(NOTING, NotingEngine)
     kernels: list[subprocess.Popen[bytes]] = []
     parent = os.getppid()
 
@@ -107,9 +81,7 @@ def execute(
             kernels.append(self.provisioner.process)  # type: ignore[union-attr]
 
     def stop(signal_number: int, _frame: Any) -> None:
-        for kernel in kernels:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(kernel.pid, signal.SIGKILL)
+        _kill(kernels)
         shutil.rmtree(at.running, ignore_errors=True)
         # The threads of a killed parent end one after another, and its child hears of the first.
         ends = time.monotonic() + ORPHANED_WITHIN_S
@@ -122,26 +94,83 @@ def execute(
         os._exit(128 + signal_number)
 
     kills_before = _out_of_memory_kills()
+    manager = RunKernelManager(kernel_name=_kernel_name(source))
     with _signals(stop):
         try:
-            execute_notebook(
-                source,
-                notebook,
-                engine_name=NOTING,
-                parameters=parameters,
-                kernel_manager_class=RunKernelManager,
-                cwd=project_root() / "notebooks",
-                progress_bar=False,
-                start_timeout=120,
-                shutdown_kernel="immediate",
-            )
-        except PapermillExecutionError as error:
-            return sentence(error.ename, error.evalue)
-        except DeadKernelError:
-            return _why_dead(kernels, kills_before)
+            # It starts while papermill, which takes as long, is imported.
+            run_sync(manager.start_kernel)(cwd=project_root() / "notebooks")
+            return _execute_in(manager, source, notebook, parameters, at)
         except Exception as error:  # whatever it is, it belongs to this run alone
+            from nbclient.exceptions import DeadKernelError
+
+            if isinstance(error, DeadKernelError):
+                return _why_dead(kernels, kills_before)
             return sentence(type(error).__name__, str(error))
+        finally:
+            _kill(kernels)
+
+
+def _execute_in(
+    manager: KernelManager, source: Path, notebook: Path, parameters: dict[str, Any], at: Place
+) -> str | None:
+    """Execute a notebook in a kernel that starts, and stop that; None, or why a cell failed."""
+    from papermill import PapermillExecutionError, execute_notebook
+    from papermill.clientwrap import PapermillNotebookClient
+    from papermill.engines import Engine, papermill_engines
+    from papermill.iorw import LocalHandler, papermill_io
+
+    class RedactingHandler(LocalHandler):
+        """Writes notebooks without the environment's secrets."""
+
+        def write(self, buf: str, path: str) -> None:
+            super().write(redaction.redact_json(buf), path)
+
+    class NotingEngine(Engine):
+        """Notes how far a notebook is, and writes it at its start and end.
+
+        papermill writes it twice a cell, prose included: a page of pictures 150 times.
+        """
+
+        @classmethod
+        def execute_managed_notebook(cls, nb_man: Any, *_: Any, **_options: Any) -> None:
+            nb_man.save = lambda **_: None
+            start, cells = nb_man.cell_start, len(nb_man.nb.cells)
+
+            def noted(cell: Any, cell_index: int, **also: Any) -> None:
+                under_way.note(at, cell_index, cells)
+                start(cell, cell_index, **also)
+
+            nb_man.cell_start = noted
+            client = PapermillNotebookClient(
+                nb_man, km=manager, startup_timeout=START_TIMEOUT_S, shutdown_kernel="immediate"
+            )
+            client.owns_km = True  # it stops the kernel, and what talks to it
+            try:
+                client.execute()
+            finally:
+                del nb_man.save
+
+    papermill_io.register(str(at.running), RedactingHandler())
+    papermill_engines.register(NOTING, NotingEngine)
+    try:
+        execute_notebook(
+            source, notebook, engine_name=NOTING, parameters=parameters, progress_bar=False
+        )
+    except PapermillExecutionError as error:
+        return sentence(error.ename, error.evalue)
     return None
+
+
+def _kernel_name(source: Path) -> str:
+    metadata = orjson.loads(source.read_bytes())["metadata"]
+    return metadata.get("kernelspec", {}).get("name", "python3")
+
+
+def _kill(kernels: list[subprocess.Popen[bytes]]) -> None:
+    for kernel in kernels:
+        with contextlib.suppress(ProcessLookupError):
+            if kernel.poll() is None:
+                os.killpg(kernel.pid, signal.SIGKILL)
 
 
 @contextlib.contextmanager

@@ -124,7 +124,7 @@ def _try_run(
     if not _needs_hub(study, run.stage):
         environment |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     notebook = at.running / "notebook.ipynb"
-    measured = run.stage not in UNMEASURED
+    measured = run.stage not in (*UNMEASURED, *completion.COLLECTING)
     reason = kernel.execute(source, notebook, parameters, environment, at, measured)
     if reason is None and not scraps.is_complete(notebook):
         return "The notebook ended without recording run_complete in its last cell."
