@@ -215,16 +215,11 @@ def observations_of(runs: pd.DataFrame, requests: pd.DataFrame) -> pd.DataFrame:
 
 
 def adaptations(directory: Path) -> pd.DataFrame:
-    """One row an adapter that a study has trained, as observations are; none needs be served.
-
-    `directory` is the study's outputs. Empty where nothing was trained.
-    """
+    """One row an adapter trained below a study's outputs, as observations are; none was served."""
+    done = {file.stem for file in (directory / "settings" / "adapt").glob("*.json")}
     runs = scraps.collect(directory / "runs" / "adapt").to_dict("records")
-    rows = [
-        {c: run[c] for c in ADAPTER} | _adaptation(run)[0]
-        for run in runs
-        if Place(directory, "adapt", Path(run["notebook"]).stem).settings.is_file()
-    ]
+    current = [run for run in runs if Path(run["notebook"]).stem in done]
+    rows = [{c: run[c] for c in ADAPTER} | _adaptation(run)[0] for run in current]
     return pd.DataFrame(rows).reindex(columns=list(columns.OBSERVATION_COLUMNS))
 
 

@@ -125,6 +125,8 @@ def _try_run(
         environment |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     notebook = at.running / "notebook.ipynb"
     measured = run.stage not in (*UNMEASURED, *completion.COLLECTING)
+    if not measured:  # others are made beside it: threads that wait leave them the cores
+        environment["OMP_WAIT_POLICY"] = "PASSIVE"
     reason = kernel.execute(source, notebook, parameters, environment, at, measured)
     if reason is None and not scraps.is_complete(notebook):
         return "The notebook ended without recording run_complete in its last cell."
