@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from collections.abc import Iterable
 from contextlib import contextmanager
@@ -10,10 +11,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from edge_eval_lib import bars
+from edge_eval_lib.models import prefixes
 from edge_eval_lib.models.tokens import answer_ids, prompt_ids
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from torch import Tensor
+    from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
     from edge_eval_lib.tasks import Example
 
@@ -75,6 +78,8 @@ def read_texts(
 ) -> list[list[Reading]]:
     """Read texts after their prompts, each prompt once however many texts follow it.
 
+    Where several are read at a time, what all prompts begin with is computed once.
+
     Args:
         model: The model.
         tokenizer: Its tokenizer, which pads on the left.
@@ -86,15 +91,35 @@ def read_texts(
         The readings of each prompt's texts.
     """
     readings: list[list[Reading]] = []
+    begun = _begin(model, prompts) if batch_size > 1 and prompts else None
     with bars.counted("answers read", len(prompts)) as count:
         while len(readings) < len(prompts):
             batch = texts[len(readings) : len(readings) + batch_size]
             while len(batch) > 1 and len(batch) * _longest(batch) > LOGITS_AT_ONCE:
                 batch.pop()
             asked = prompts[len(readings) : len(readings) + len(batch)]
-            readings += _read_batch(model, tokenizer, asked, batch)
+            readings += _read_batch(model, tokenizer, asked, batch, begun)
             count(len(batch))
     return readings
+
+
+def _begin(model: PreTrainedModel, prompts: list[list[int]]) -> Cache | None:
+    """Read what all prompts begin with; None if that is nothing, or cannot be gone on from.
+
+    A row then holds what is shared, padding and the rest, so that the model must take places and
+    keep all keys and values.
+    """
+    import torch
+
+    shared = prefixes.common_beginning(prompts)
+    of_peft = getattr(model, "get_base_model", None)
+    forward = (of_peft() if of_peft else model).forward
+    takes_places = "position_ids" in inspect.signature(forward).parameters
+    if not shared or not takes_places or not prefixes.has_whole_cache(model):
+        return None
+    with torch.inference_mode():
+        ids = torch.tensor([prompts[0][:shared]], device=model.device)
+        return model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
 
 
 def _read_batch(
@@ -102,12 +127,21 @@ def _read_batch(
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[list[int]],
     texts: list[list[list[int]]],
+    begun: Cache | None,
 ) -> list[list[Reading]]:
     import torch
 
     readings: list[list[Reading]] = [[] for _ in prompts]
-    inputs = tokenizer.pad({"input_ids": prompts}, return_tensors="pt").to(model.device)
+    shared = begun.get_seq_length() if begun else 0
+    rest = [prompt[shared:] for prompt in prompts]
+    inputs = dict(tokenizer.pad({"input_ids": rest}, return_tensors="pt").to(model.device))
     with torch.inference_mode():
+        if begun:
+            inputs["past_key_values"] = copy.deepcopy(begun)
+            inputs["past_key_values"].batch_repeat_interleave(len(prompts))
+            mask = inputs["attention_mask"]
+            inputs["attention_mask"] = torch.cat([mask.new_ones(len(prompts), shared), mask], dim=1)
+            inputs["position_ids"] = _places(inputs["attention_mask"])[:, shared:]
         read = model(**inputs, use_cache=True, logits_to_keep=1)
         places = max(map(len, texts))
         for place in range(places):
@@ -121,13 +155,13 @@ def _read_batch(
                 for i, row in enumerate(following):
                     ids[i, : len(row)], mask[i, : len(row)] = torch.tensor(row), 1
                 cache = read.past_key_values  # reading fills it further
+                mask = torch.cat([inputs["attention_mask"], mask.to(model.device)], dim=1)
                 more = model(
                     input_ids=ids.to(model.device),
-                    attention_mask=torch.cat(
-                        [inputs["attention_mask"], mask.to(model.device)], dim=1
-                    ),
+                    attention_mask=mask,
                     past_key_values=cache if place == places - 1 else copy.deepcopy(cache),
                     use_cache=True,
+                    **({"position_ids": _places(mask)[:, -ids.shape[1] :]} if begun else {}),
                 )
                 logits = torch.cat([logits, more.logits], dim=1)
             for i, (row, scores) in enumerate(zip(rows, logits.cpu().float(), strict=True)):
@@ -144,6 +178,11 @@ def _read_batch(
                         )
                     )
     return readings
+
+
+def _places(mask: Tensor) -> Tensor:
+    """Number the tokens of each row from 0, whatever padding is between them."""
+    return (mask.cumsum(dim=1) - 1).clamp(min=0)
 
 
 def _longest(texts: list[list[list[int]]]) -> int:

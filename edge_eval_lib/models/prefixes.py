@@ -94,15 +94,25 @@ class PrefixStore:
 
 def require_whole_cache(model: Any) -> None:
     """UserError for a model that forgets: one with sliding windows or a state instead of keys."""
-    from transformers import DynamicCache
-    from transformers.cache_utils import DynamicLayer
-
-    kinds = {type(layer) for layer in DynamicCache(config=model.config).layers}
-    if kinds - {DynamicLayer}:
+    if not has_whole_cache(model):
         raise UserError(
             f"workload.prefix_caching: a {model.config.model_type} model does not keep all keys "
             "and values (sliding windows or states), and the engine transformers cannot share them."
         )
+
+
+def has_whole_cache(model: Any) -> bool:
+    """Return whether a model keeps the keys and values of all tokens."""
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer
+
+    return {type(layer) for layer in DynamicCache(config=model.config).layers} <= {DynamicLayer}
+
+
+def common_beginning(prompts: list[list[int]]) -> int:
+    """Return how many first tokens all prompts share; none of them ends there."""
+    first, *others = prompts
+    return min((_common(first[:-1], other[:-1]) for other in others), default=0)
 
 
 def _common(tokens: list[int], others: list[int]) -> int:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 LONGEST_REASON = 400
 START_TIMEOUT_S = 120
+JUPYTER_LISTENS_S, LISTEN_S = 0.2, 0.02
 # Looking for garbage among what was imported takes a tenth of the time that a page takes.
 SELDOM = "import gc; gc.set_threshold(100_000)"
 NOTING = "edge-eval"  # papermill's name for our engine
@@ -55,7 +56,17 @@ def execute(
     """
     scraps.skip_uri_grammar()
     from jupyter_client import AsyncKernelManager
+    from jupyter_client.channels import AsyncZMQSocketChannel
     from jupyter_core.utils import run_sync
+
+    class StartChannel(AsyncZMQSocketChannel):
+        """Listens shortly for what a starting kernel may still say: each run would wait 0.2 s."""
+
+        async def get_msg(  # type: ignore[override]
+            self, timeout: float | None = None
+        ) -> dict[str, Any]:
+            listen_s = LISTEN_S if timeout == JUPYTER_LISTENS_S else timeout
+            return await super().get_msg(listen_s)
 
     kernels: list[subprocess.Popen[bytes]] = []
     parent = os.getppid()
@@ -79,6 +90,11 @@ def execute(
                 env=environment, preexec_fn=lambda: die_with_parent(signal.SIGKILL), **options
             )
             kernels.append(self.provisioner.process)  # type: ignore[union-attr]
+
+        def client(self, **options: Any) -> Any:
+            made = super().client(**options)
+            made.iopub_channel_class = StartChannel
+            return made
 
     def stop(signal_number: int, _frame: Any) -> None:
         _kill(kernels)

@@ -27,10 +27,13 @@ def tiny(tmp_path_factory):
     return model, models.load_tokenizer(directory)
 
 
-def test_log_probabilities_and_margins_are_those_of_a_plain_forward_pass(tiny):
+@pytest.mark.parametrize("shared", [[], [3, 4, 20, 21, 22]])
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_log_probabilities_and_margins_are_those_of_a_plain_forward_pass(tiny, shared, batch_size):
     model, tokenizer = tiny
-    prompts, texts = [[5, 6, 7], [8, 9]], [[[10, 11, 12], [13]], [[14, 15]]]
-    read = read_texts(model, tokenizer, prompts, texts, 2)
+    prompts, texts = [[5, 6, 7], [8, 9], [5]], [[[10, 11, 12], [13]], [[14, 15]], [[16]]]
+    prompts = [shared + prompt for prompt in prompts]
+    read = read_texts(model, tokenizer, prompts, texts, batch_size)
     for prompt, of_prompt, readings in zip(prompts, texts, read, strict=True):
         for text, reading in zip(of_prompt, readings, strict=True):
             with torch.inference_mode():
@@ -42,6 +45,18 @@ def test_log_probabilities_and_margins_are_those_of_a_plain_forward_pass(tiny):
                 (ranked[:, 0] - ranked[:, 1]).tolist(), abs=1e-5
             )
             assert reading.nll == pytest.approx(np.mean(reading.token_nlls))
+
+
+def test_what_all_prompts_begin_with_is_computed_once(tiny):
+    model, tokenizer = tiny
+    rows, embedding = [], model.get_input_embeddings()
+    hook = embedding.register_forward_pre_hook(lambda _, given: rows.append(given[0].shape))
+    prompts = [[3, 4, 20, 21, 22, last] for last in range(30, 34)]
+    try:
+        read_texts(model, tokenizer, prompts, [[[7]]] * 4, 2)
+    finally:
+        hook.remove()
+    assert rows == [(1, 5), (2, 1), (2, 1)]
 
 
 def test_confidence_is_taken_over_the_answer_and_not_over_what_follows_its_end():
