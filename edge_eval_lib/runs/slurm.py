@@ -92,8 +92,8 @@ def wanted(gpus: int, nodes: str) -> list[str]:
     """Return sbatch's options for what a run has to itself, from sinfo's `%P %c %m %G` of nodes.
 
     Where SLURM manages GPUs: as many as are given, each with an equal share of its node's
-    processors and memory. Elsewhere: a whole node. Nodes are those of SBATCH_PARTITION, else of
-    the default partition.
+    processors and memory; one for a page that needs none, for such nodes may refuse a job without.
+    Elsewhere: a whole node. Nodes are those of SBATCH_PARTITION, else of the default partition.
     """
     rows = [line.split(maxsplit=3) for line in nodes.splitlines() if line.strip()]
     partition = os.environ.get("SBATCH_PARTITION")
@@ -108,7 +108,7 @@ def wanted(gpus: int, nodes: str) -> list[str]:
     processors, memory_mb = (min(share) for share in zip(*shares, strict=True))
     # SLURM says 1 MB where its configuration does not say how much there is.
     memory = [f"--mem-per-gpu={memory_mb}M"] if memory_mb > 1 else []
-    return [f"--gpus={gpus}", f"--cpus-per-gpu={processors}", *memory]
+    return [f"--gpus={max(gpus, 1)}", f"--cpus-per-gpu={processors}", *memory]
 
 
 def status(job: str) -> str:

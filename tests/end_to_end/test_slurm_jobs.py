@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import pytest
 import tiny
@@ -17,6 +19,7 @@ from slurm_cluster import missing_programs
 from slurm_cluster import slurm as running_slurm
 
 from edge_eval_lib.runs import slurm
+from edge_eval_lib.study import NOTEBOOKS
 
 pytestmark = [pytest.mark.end_to_end, pytest.mark.usefixtures("_tables_alone")]
 
@@ -65,8 +68,19 @@ def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
         }
 
 
+def add_a_paper(environment: dict[str, str], directory: Path) -> None:
+    """A paper's page of one cell beside the other notebooks, in a directory of its own."""
+    shutil.copytree(os.environ["EDGE_EVAL_NOTEBOOKS"], directory, symlinks=True)
+    cell = nbformat.v4.new_code_cell("from edge_eval_lib import scraps\n\nscraps.complete()")
+    python = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": python})
+    nbformat.write(notebook, directory / NOTEBOOKS["paper"])
+    environment["EDGE_EVAL_NOTEBOOKS"] = str(directory)
+
+
 @pytest.mark.timeout(2 * MAKE_ALL_WITHIN_S + 60)
 def test_a_study_survives_the_loss_of_a_job_and_loses_nothing_finished(environment, tmp_path):
+    add_a_paper(environment, tmp_path / "notebooks")
     study = tiny.make_tiny_study(tmp_path, configurations=CONFIGURATIONS, unadapted_base=False)
     outputs = tmp_path / "outputs" / "tiny"
     command = [sys.executable, "-m", "edge_eval_lib", "all", str(study), "--profile", "slurm"]
@@ -104,6 +118,7 @@ def test_a_study_survives_the_loss_of_a_job_and_loses_nothing_finished(environme
     assert "Traceback" not in told
     kept = published()
     assert set(kept) == EVERY_RUN - {CANCELLED}
+    assert (tmp_path / "outputs" / "paper" / "report.html").is_file()
     # The rest was scored and reported all the same.
     assert set(pd.read_csv(outputs / "tables" / "variants.csv")["precision"]) == {"fp16"}
 

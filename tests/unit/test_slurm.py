@@ -95,6 +95,10 @@ def test_a_model_spread_over_two_gpus_has_both_on_one_node():
     assert slurm.wanted(2, T4_NODES)[0] == "--gpus=2"
 
 
+def test_a_page_that_needs_no_gpu_asks_nodes_of_gpus_for_one():
+    assert slurm.wanted(0, T4_NODES) == slurm.wanted(1, T4_NODES)
+
+
 def test_gpus_of_every_type_of_a_node_share_it():
     node = "all* 48 480000 gpu:a100:4(S:0),gpu:t4:2,shard:t4:8"
     assert slurm.wanted(1, node) == ["--gpus=1", "--cpus-per-gpu=8", "--mem-per-gpu=80000M"]
