@@ -123,7 +123,7 @@ def execute(
                 return _why_dead(kernels, kills_before)
             return sentence(type(error).__name__, str(error))
         finally:
-            _kill(kernels)
+            _kill([kernel for kernel in kernels if kernel.poll() is None])
 
 
 def _execute_in(
@@ -183,10 +183,10 @@ def _kernel_name(source: Path) -> str:
 
 
 def _kill(kernels: list[subprocess.Popen[bytes]]) -> None:
+    """Kill kernels and what they have started."""
     for kernel in kernels:
         with contextlib.suppress(ProcessLookupError):
-            if kernel.poll() is None:
-                os.killpg(kernel.pid, signal.SIGKILL)
+            os.killpg(kernel.pid, signal.SIGKILL)
 
 
 @contextlib.contextmanager
