@@ -110,9 +110,9 @@ def execute(
         os._exit(128 + signal_number)
 
     kills_before = _out_of_memory_kills()
-    manager = RunKernelManager(kernel_name=_kernel_name(source))
     with _signals(stop):
         try:
+            manager = RunKernelManager(kernel_name=_kernel_name(source))
             # It starts while papermill, which takes as long, is imported.
             run_sync(manager.start_kernel)(cwd=project_root() / "notebooks")
             return _execute_in(manager, source, notebook, parameters, at)

@@ -8,7 +8,7 @@ import pytest
 from nbformat import v4
 from papermill.iorw import LocalHandler
 
-from edge_eval_lib.artefacts.place import place
+from edge_eval_lib.artefacts.place import Place, place
 from edge_eval_lib.runs import kernel, under_way
 from edge_eval_lib.study import load_study
 
@@ -65,6 +65,15 @@ def test_what_was_done_before_a_failure_is_written(execute, failing, said):
     reason, file = execute("print('first')", failing)
     assert said in reason
     assert printed(file)[:2] == ["first\n", "so far\n"]
+
+
+@pytest.mark.parametrize("content", ["<<<<<<< HEAD", "{}", '{"metadata": []}'])
+def test_a_source_that_is_no_notebook_is_said_in_a_sentence(tmp_path, content):
+    (tmp_path / "source.ipynb").write_text(content)
+    at = Place(tmp_path, "serve", "x_r01")
+    own = os.environ | {"JUPYTER_RUNTIME_DIR": str(tmp_path)}
+    reason = kernel.execute(tmp_path / "source.ipynb", tmp_path / "x.ipynb", {}, own, at)
+    assert "Error" in (reason or "")
 
 
 def test_garbage_is_collected_seldom_only_where_nothing_is_measured(execute):
