@@ -49,7 +49,8 @@ def read_answers(
     texts = [
         [gold, tokens] if tokens else [gold] for gold, tokens in zip(golds, answered, strict=True)
     ]
-    readings = engine.read(prompts, texts, workload.headline_concurrency)
+    with engine.unmeasured():
+        readings = engine.read(prompts, texts, workload.headline_concurrency)
     return [
         AnswersRead(example.id, gold, rest[0] if rest and rest[0].argmax_ids else None)
         for example, (gold, *rest) in zip(examples, readings, strict=True)
@@ -168,12 +169,10 @@ def uncut_answers(
     given = [generations[i].token_ids for i in cut]
     if any(token < 0 for tokens in given for token in tokens):  # pieces of text
         given = [[] for _ in cut]
-    continued = engine.serve(
-        [generations[i].prompt_ids + tokens for i, tokens in zip(cut, given, strict=True)],
-        workload.uncut_tokens - max(map(len, given)),
-        workload.headline_concurrency,
-        True,
-    )
+    begun = [generations[i].prompt_ids + tokens for i, tokens in zip(cut, given, strict=True)]
+    most = workload.uncut_tokens - max(map(len, given))
+    with engine.unmeasured():
+        continued = engine.serve(begun, most, workload.headline_concurrency, True)
     for row, tokens, more in zip(answers.index[cut], given, continued, strict=True):
         if not more.failure:
             whole = tokens + more.token_ids

@@ -18,6 +18,7 @@ from edge_eval_lib.models.load import (
     quieten,
     require_logits,
     require_whole,
+    weights_unpacked,
 )
 from edge_eval_lib.models.problems import hub_problem, weight_problems
 from edge_eval_lib.models.random_weights import write_random_model
@@ -44,5 +45,6 @@ __all__ = [
     "require_logits",
     "require_whole",
     "weight_problems",
+    "weights_unpacked",
     "write_random_model",
 ]

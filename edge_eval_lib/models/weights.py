@@ -13,8 +13,6 @@ from collections.abc import Iterable, Mapping
 from math import ceil
 from pathlib import Path
 
-import numpy as np
-
 from edge_eval_lib.errors import UserError
 from edge_eval_lib.paths import outputs_root
 from edge_eval_lib.tensors import Tensor, read_config, read_json, read_tensors
@@ -52,6 +50,8 @@ def require_numbers(tensors: Mapping[str, Tensor]) -> None:
 def _not_numbers(tensor: Tensor) -> int:
     if tensor.dtype not in EXPONENT or not tensor.nbytes:
         return 0
+    import numpy as np  # late: what starts a run would pay for it, and reads no weights
+
     kind, exponent = EXPONENT[tensor.dtype]
     values = np.memmap(
         tensor.file, np.uint8, "r", offset=tensor.start, shape=(tensor.nbytes,)

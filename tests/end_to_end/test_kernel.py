@@ -2,6 +2,8 @@
 
 import gc
 import os
+import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -82,3 +84,15 @@ def test_garbage_is_collected_seldom_only_where_nothing_is_measured(execute):
         reason, file = execute(code, measured=measured)
         assert reason is None
         assert printed(file) == [f"{threshold}\n"]
+
+
+def test_what_runs_a_notebook_imports_nothing_that_it_does_not_need():
+    """Each of a study's runs starts such a process; what it leaves out can be imported later."""
+    program = (
+        "import sys; from edge_eval_lib.runs import kernel\n"
+        "with kernel._left_out(*kernel.UNUSED): import papermill\n"
+        "print(sorted({'numpy', 'pandas', 'pyarrow', 'chardet'} & set(sys.modules)))\n"
+        "import pyarrow.fs; print(pyarrow.fs.__name__)\n"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert said.stdout.splitlines() == ["[]", "pyarrow.fs"], said.stderr

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -375,6 +376,37 @@ def test_scales_that_are_unpacked_once_give_the_same_numbers_on_a_cpu(compressed
     with torch.inference_mode():
         assert torch.equal(*(model(torch.arange(8)[None]).logits for model in (packed, unpacked)))
     assert models.executed_dtype(unpacked) == "float32"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU's kernels read packed weights")
+def test_weights_that_are_unpacked_once_give_the_same_answers(compressed, monkeypatch):
+    engine = open_engine("transformers", compressed["int4"].directory, "float32")
+    engine.load()
+    layers = [layer for layer in engine.model.modules() if type(layer).__name__ == "Linear4bit"]
+    prompts, texts = [[5, 6, 7], [8, 9]], [[[7, 8], [9]], [[6]]]
+
+    def asked():
+        answers = engine.serve(prompts, 6, 2)
+        return [answer.token_ids for answer in answers], engine.read(prompts, texts, 2)
+
+    packed = asked()
+    with engine.unmeasured():
+        assert sum("forward" in vars(layer) for layer in layers) == 14
+        assert asked() == packed
+    assert not any("forward" in vars(layer) for layer in layers)
+    little = SimpleNamespace(available=1 << 10)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: little)
+    with engine.unmeasured():
+        assert not any("forward" in vars(layer) for layer in layers)
+        assert asked() == packed
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_other_layers_are_left_as_they_are(compressed, precision):
+    engine = open_engine("transformers", compressed[precision].directory, "float32")
+    engine.load()
+    with engine.unmeasured():
+        assert not any("forward" in vars(layer) for layer in engine.model.modules())
 
 
 def test_a_model_that_is_not_quantised_is_served_without_bitsandbytes(compressed):
