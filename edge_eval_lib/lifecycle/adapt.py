@@ -89,6 +89,7 @@ def answer_batches(
     from transformers import DataCollatorForSeq2Seq
 
     pad = DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=IGNORED)
+    on_cpu = models.default_device() == "cpu"
 
     def collate(rows: list[dict[str, list[int]]]) -> BatchEncoding:
         batch = pad(rows)
@@ -96,8 +97,9 @@ def answer_batches(
         # A token is predicted by the one before it.
         kept = min(longest + 1, batch["labels"].shape[1])
         batch["labels"] = batch["labels"][:, -kept:]
-        # As places: a number would slice the states, and a slice takes a slower product on CPUs.
-        batch["logits_to_keep"] = torch.arange(-kept, 0)
+        # A number slices the states, and on CPUs a slice takes a slower product than places do.
+        # With several GPUs places, being a tensor, could be divided among them like the examples.
+        batch["logits_to_keep"] = torch.arange(-kept, 0) if on_cpu else kept
         return batch
 
     return collate

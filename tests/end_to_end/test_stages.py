@@ -129,6 +129,19 @@ def test_leaving_out_the_prompts_logits_changes_neither_loss_nor_gradient(base, 
         assert torch.allclose(left, right, atol=1e-6)
 
 
+def test_the_logits_to_keep_are_divided_among_no_gpus(base, examples, monkeypatch):
+    """A tensor would be, along its first dimension, where the trainer copies a model to each."""
+    tokenizer = models.load_tokenizer(base)
+    rows = adapt.encode(tokenizer, examples.train, 512)[:2]
+    kept = {}
+    for device in ("cpu", "cuda:0"):
+        monkeypatch.setattr(models, "default_device", lambda device=device: device)
+        kept[device] = adapt.answer_batches(tokenizer)(rows)["logits_to_keep"]
+    assert isinstance(kept["cuda:0"], int)
+    assert kept["cpu"].tolist() == list(range(-kept["cuda:0"], 0))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU takes a slice as it is")
 def test_the_head_gets_what_it_multiplies_in_one_piece(base, examples):
     """Of a slice torch makes a batched product on CPUs, which takes half as long again."""
     tokenizer = models.load_tokenizer(base)
